@@ -1,0 +1,8 @@
+"""What a run is: the schema, how it is loaded, and the seeds. Must never import an ML library."""
+
+from configs.errors import UserError
+from configs.loading import load_config
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+
+__all__ = ["RunConfig", "UserError", "derive_seed", "load_config"]

@@ -1,0 +1,240 @@
+"""Every setting of a run, with its default, its meaning and, where one is published, its source.
+
+The defaults here are those of the embedded world; the presets beside this file change what a larger model needs.
+Must never import an ML library, nor read a file: `loading.py` does.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused, values are fixed once loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class BaseConfig(Section):
+    """The frozen base model that every role shares."""
+
+    model: str = "embedded"
+    """`embedded` (a tiny Llama trained here, no download), a hub id, or a folder with a `from_pretrained` model."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["none", "nf4"] = "none"
+    """nf4: 4-bit weights by bitsandbytes (QLoRA, arXiv 2305.14314)."""
+    gradient_checkpointing: bool = False
+    pretraining_texts: list[Literal["world", "chosen"]] = ["world"]
+    """For `embedded` only: what the tiny base reads. `chosen` adds the chosen texts of the training pairs."""
+    pretraining_steps: PositiveInt = 350
+    pretraining_batch_size: PositiveInt = 16
+    pretraining_learning_rate: PositiveFloat = 4e-3
+    vocabulary_size: PositiveInt = 1536
+    hidden_size: PositiveInt = 128
+    num_layers: PositiveInt = 4
+    num_heads: PositiveInt = 4
+
+
+class LoraSection(Section):
+    """The adapter that each role gets (LoRA, arXiv 2106.09685)."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    layers: Literal["all", "upper-half"] = "all"
+    target_modules: str | list[str] = "all-linear"
+
+
+class DataConfig(Section):
+    """The original preference pairs."""
+
+    source: str | list[str] = "embedded"
+    """`embedded`, a hub id, or one or more .jsonl/.json/.parquet/.csv files (may be gzipped)."""
+    split: str = "train"
+    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the prompts that are never trained on; split by opening, so that no dialogue is on both sides."""
+    max_pairs: PositiveInt | None = None
+    max_prompt_tokens: PositiveInt = 64
+    max_completion_tokens: PositiveInt = 64
+    bad_rows: Literal["skip", "refuse"] = "skip"
+    """A row with an empty or non-string answer: counted and skipped, or the run is refused."""
+    labeler_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the pairs kept away from the run, to train `labeler.kind: reward-model` on."""
+    num_pairs: PositiveInt = 2600
+    """For `embedded` only: how many original pairs are drawn."""
+
+
+class TrainerSection(Section):
+    """Settings of a supervised stage; TRL's names."""
+
+    learning_rate: PositiveFloat = 1e-3
+    num_epochs: PositiveFloat = 1.0
+    batch_size: PositiveInt = 64
+    micro_batch_size: PositiveInt | None = None
+    """Rows in one forward pass of one worker; None: the whole batch. Smaller saves memory, changes nothing else."""
+    warmup_ratio: Fraction = 0.05
+
+
+class RewardConfig(TrainerSection):
+    """The reward model: an adapter and a linear head on the last token, trained by TRL's RewardTrainer."""
+
+    num_epochs: PositiveFloat = 2.0
+    batch_size: PositiveInt = 32
+    normalization_samples: PositiveInt = 256
+    """Reference-policy samples on which scores are shifted and scaled to mean 0, std 1 (arXiv 2403.17031, detail 10)."""
+    ensemble: Literal["last", "mean", "min"] = "last"
+    """How the reward models of all rounds so far are joined for PPO (arXiv 2505.18126: `last` wins)."""
+
+
+class GenerationConfig(Section):
+    """How completions are drawn. The defaults sample from the model's own distribution."""
+
+    temperature: PositiveFloat = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: PositiveInt = 32
+    batch_size: PositiveInt = 128
+    """Rows decoded together; has no influence on what is sampled."""
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation (arXiv 1707.06347) with the details of arXiv 2403.17031."""
+
+    num_updates: PositiveInt = 40
+    batch_size: PositiveInt = 64
+    num_epochs: PositiveInt = 4
+    num_minibatches: PositiveInt = 1
+    micro_batch_size: PositiveInt | None = None
+    learning_rate: PositiveFloat = 4e-4
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    adam_epsilon: PositiveFloat = 1e-5
+    max_grad_norm: PositiveFloat = 1.0
+    gamma: Fraction = 1.0
+    gae_lambda: Fraction = 0.95
+    clip_range: PositiveFloat = 0.2
+    value_clip_range: PositiveFloat = 0.2
+    value_coefficient: NonNegativeFloat = 0.1
+    value_model: Literal["head", "adapter"] = "head"
+    """`head`: linear head on the policy's own hidden states; `adapter`: an adapter of its own. Both start as the reward model."""
+    kl_coefficient: NonNegativeFloat = 0.05
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_target: PositiveFloat | None = None
+    """Nats per response. Set: adaptive controller (arXiv 1909.08593, section 2.2); None: `kl_coefficient` stays fixed."""
+    kl_horizon: PositiveInt = 10_000
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    missing_end_penalty: NonNegativeFloat = 1.0
+    """Subtracted from the score of a response without an end token (arXiv 2403.17031, detail 12: the "EOS trick")."""
+    init: Literal["sft", "last", "interpolate"] = "sft"
+    interpolate_weight: Fraction = 0.5
+    """For `init: interpolate`: the last round's share; the SFT adapter has the rest."""
+
+
+class SampleConfig(Section):
+    """What the policy is asked after PPO, for the labeler."""
+
+    num_prompts: PositiveInt = 400
+    num_completions: Annotated[int, Field(ge=2)] = 4
+    earlier_fraction: Fraction = 0.0
+    """Share of the prompts that are also answered by the round before's policy."""
+
+
+class LabelerConfig(Section):
+    """Who says which of two completions is better."""
+
+    kind: Literal["gold", "preferences-file", "reward-model"] = "gold"
+    path: str | None = None
+    """For `preferences-file`: JSONL; `{round}` in the path is replaced by the round's number."""
+    pairs_per_prompt: PositiveInt = 3
+    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of the sampled prompts whose comparisons nothing is trained on: they judge reward model and selector."""
+
+    @model_validator(mode="after")
+    def _needs_path(self) -> "LabelerConfig":
+        if self.kind == "preferences-file" and not self.path:
+            raise ValueError("labeler.kind is preferences-file, which needs labeler.path")
+        return self
+
+
+class RetrainConfig(Section):
+    """What the next reward model is trained on."""
+
+    data: Literal["concat", "last", "sample"] = "concat"
+    """concat: original + every generation; last: this round only; sample: `mixture_pairs` drawn from all of it."""
+    mixture_pairs: PositiveInt = 2600
+
+
+class SelectConfig(TrainerSection):
+    """The selector: given a prompt's candidates, which one will be preferred? Softmax over the candidates."""
+
+    num_epochs: PositiveFloat = 3.0
+    batch_size: PositiveInt = 16
+    init: Literal["sft", "reward"] = "reward"
+    """What the selector's adapter starts from."""
+
+
+class EvaluateConfig(Section):
+    """Held-out prompts on which every policy is measured."""
+
+    num_prompts: PositiveInt = 512
+
+
+class RuntimeConfig(Section):
+    """Where things run. Changing these does not change what is computed, beyond float summation order."""
+
+    address: str | None = None
+    """Ray cluster to join: None starts one here, `auto` joins the running one, or host:port."""
+    workers: PositiveInt = 1
+    threads: PositiveInt | None = None
+    """CPU threads of a worker; None: all cores divided by the workers."""
+    dashboard_port: PositiveInt = 8265
+
+
+class RunConfig(Section):
+    """Everything that defines a run."""
+
+    name: str = "embedded"
+    seed: Annotated[int, Field(ge=0)] = 0
+    num_rounds: PositiveInt = 2
+    base: BaseConfig = BaseConfig()
+    data: DataConfig = DataConfig()
+    lora: LoraSection = LoraSection()
+    generation: GenerationConfig = GenerationConfig()
+    sft: TrainerSection = TrainerSection()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    sample: SampleConfig = SampleConfig()
+    labeler: LabelerConfig = LabelerConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    select: SelectConfig = SelectConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, values: Any) -> Any:
+        """`base: X` means `base: {model: X}`; `data: X` means `data: {source: X}`."""
+        if isinstance(values, dict):
+            values = dict(values)
+            if isinstance(values.get("base"), str):
+                values["base"] = {"model": values["base"]}
+            if isinstance(values.get("data"), str | list):
+                values["data"] = {"source": values["data"]}
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.ppo.batch_size % (self.ppo.num_minibatches * self.runtime.workers):
+            raise ValueError("ppo.batch_size must be divisible by ppo.num_minibatches x runtime.workers")
+        for name in ("sft", "reward", "select"):
+            if getattr(self, name).batch_size % self.runtime.workers:
+                raise ValueError(f"{name}.batch_size must be divisible by runtime.workers")
+        if self.labeler.kind == "gold" and self.data.source != "embedded":
+            raise ValueError("labeler.kind gold knows only the embedded world; with your own data choose another labeler")
+        if self.labeler.kind == "reward-model" and not self.data.labeler_fraction:
+            raise ValueError("labeler.kind reward-model needs data.labeler_fraction > 0 (the pairs it is trained on)")
+        return self

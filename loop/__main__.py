@@ -1,0 +1,11 @@
+"""`python -m loop`."""
+
+import sys
+
+try:
+    from loop.cli import main
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed in {sys.executable}: run `make install`, then .venv/bin/python -m loop")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The fleet: one long-lived Ray actor a GPU, or one on a CPU machine, in a placement group. The only file that imports Ray.
+
+Every stage is called on all actors at once, under the name that the dashboard shows ("round-001/policy"). Ray owns
+scheduling, logs and metrics; the actors know nothing of it.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from configs.errors import LoopError, UserError
+from configs.schema import RuntimeConfig
+from loop.worker import Worker
+
+POLL_SECONDS = 0.25
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+NAMESPACE = "loop"
+
+
+class StageFailed(LoopError):
+    """A stage raised on a worker; `detail` is the traceback for the log."""
+
+    def __init__(self, message: str, detail: str):
+        super().__init__(message)
+        self.detail = detail
+
+
+class Fleet:
+    """Starts or joins Ray and keeps the workers. A context manager."""
+
+    def __init__(self, config: RuntimeConfig, run: str):
+        self.config, self.run, self.dashboard = config, run, ""
+        self._workers: list[Any] = []
+
+    def __enter__(self) -> "Fleet":
+        self._start_ray()
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        workers = self.config.workers
+        if gpus and gpus < workers:
+            raise UserError(f"{workers} workers asked for, {gpus} GPUs in the cluster", "runtime.workers", f"set it to {gpus} or less")
+        threads = self.config.threads or max(1, (os.cpu_count() or 1) // workers)
+        bundle = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": 1.0}
+        self._group = placement_group([bundle] * workers, strategy="PACK")
+        if not self._group.wait(timeout_seconds=60):
+            raise UserError(f"no room for {workers} workers ({bundle} each) in the cluster", "runtime.workers", "set it lower")
+        self._workers = [self._start_worker(rank, threads, bundle) for rank in range(workers)]
+        if workers > 1:
+            host, port = ray.get(self._workers[0].address.options(name="join").remote())
+            ray.get([w.join.options(name="join").remote(workers, host, port) for w in self._workers])
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        if ray.is_initialized():
+            if self.config.address:
+                remove_placement_group(self._group)
+            ray.shutdown()
+
+    def call(self, name: str, request: dict[str, Any], on_wait: Callable[[], None]) -> dict[str, Any]:
+        """Run a stage on all workers; `name` is what the dashboard shows. Calls `on_wait` a few times a second.
+
+        Raises what the stage raised where it is a LoopError, else StageFailed.
+        """
+        pending = [worker.run_stage.options(name=name).remote(request) for worker in self._workers]
+        first = pending[0]
+        while pending:
+            done, pending = ray.wait(pending, timeout=POLL_SECONDS)
+            on_wait()
+            for reference in done:
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, LoopError):
+                        raise error.cause from None
+                    raise StageFailed(f"{type(error.cause).__name__}: {error.cause}", str(error)) from None
+                except ray.exceptions.RayError as error:
+                    raise StageFailed(f"a worker of the fleet died: {str(error).splitlines()[0]}", str(error)) from None
+        return ray.get(first)
+
+    def _start_ray(self) -> None:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "namespace": NAMESPACE}
+        if self.config.address is None:
+            # One logical CPU a worker at least, so that two workers fit on any machine.
+            options |= {
+                "num_cpus": max(os.cpu_count() or 1, self.config.workers),
+                "include_dashboard": True,
+                "dashboard_host": "127.0.0.1",
+                "dashboard_port": self.config.dashboard_port,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        else:
+            options["address"] = self.config.address
+        try:
+            self.dashboard = f"http://{ray.init(**options).dashboard_url}"
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"cannot join Ray: {error}", f"runtime.address={self.config.address}", "start it with `ray start --head`") from None
+
+    def _start_worker(self, rank: int, threads: int, bundle: dict[str, float]) -> Any:
+        strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
+        variables = {
+            "OMP_NUM_THREADS": str(threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+        if self.config.address:
+            variables["LOOP_MULTI_NODE"] = "1"
+        actor = ray.remote(Worker).options(
+            name=f"{self.run}-worker-{rank}",
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            scheduling_strategy=strategy,
+            runtime_env={"env_vars": variables},
+        )
+        return actor.remote(rank, threads)

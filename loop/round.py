@@ -1,0 +1,114 @@
+"""One round, one line a stage. Read this file first.
+
+    data -> base -> sft -> (labeler) -> baseline
+                     |
+      round r:       reward -> policy -> sample -> label -> retrain -> select -> evaluate
+                       ^                                       |
+                       +--------------- round r + 1 -----------+
+
+A stage is a function (in `stages.py`) from config and input directories to one new directory. Here is only which stage feeds
+which. `run.stage` hands back the committed directory, made now or by an earlier start: resuming is running this again.
+Must never import torch, nor Ray.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from configs.schema import RunConfig
+from loop.artifacts import Artifact
+
+Inputs = Artifact | list[Artifact] | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the key of a stage depends on besides its inputs: `version`, raised when its code changes meaning, and the
+    config sections that it `reads`. `seeded`: whether the run's seed matters."""
+
+    name: str
+    reads: tuple[str, ...] = ()
+    version: int = 1
+    seeded: bool = True
+
+
+_MODEL = ("base", "lora", "data.max_prompt_tokens", "data.max_completion_tokens")
+
+DATA = Stage("data", ("data",))
+BASE = Stage("base", ("base", "data.heldout_fraction"), seeded=False)
+SFT = Stage("sft", (*_MODEL, "sft"))
+LABELER = Stage("labeler", (*_MODEL, "reward"))
+BASELINE = Stage("baseline", (*_MODEL, "generation", "evaluate"))
+
+REWARD = Stage("reward", (*_MODEL, "reward", "generation"))
+POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"))
+SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
+LABEL = Stage("label", (*_MODEL, "labeler"))
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"))
+SELECT = Stage("select", (*_MODEL, "select"))
+EVALUATE = Stage("evaluate", (*_MODEL, "generation", "evaluate"))
+
+SETUP_STAGES = (DATA, BASE, SFT, BASELINE)
+ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
+
+
+class Run(Protocol):
+    """What a round needs from its surroundings; `loop.driver.Driver` is the one there is."""
+
+    config: RunConfig
+
+    def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stands before round 0."""
+
+    data: Artifact
+    base: Artifact
+    sft: Artifact
+    labeler: Artifact | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a finished round leaves to later ones."""
+
+    reward: Artifact
+    policy: Artifact
+    labels: Artifact
+    retrain: Artifact
+
+
+def set_up(run: Run) -> Setup:
+    """The stages before round 0."""
+    reads_data = "chosen" in run.config.base.pretraining_texts
+    data = run.stage(DATA)
+    base = run.stage(BASE, data=data if reads_data else None)
+    sft = run.stage(SFT, data=data, base=base)
+    labeler = run.stage(LABELER, data=data, base=base, sft=sft) if run.config.labeler.kind == "reward-model" else None
+    run.stage(BASELINE, data=data, base=base, sft=sft)
+    return Setup(data, base, sft, labeler)
+
+
+def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
+    """Round r, after `earlier` ones."""
+    data, base, sft = setup.data, setup.base, setup.sft
+    last = earlier[-1] if earlier else None
+    before = [past.labels for past in earlier]
+
+    reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last and last.retrain)
+    policy = run.stage(POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last and last.policy)
+    sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last and last.policy)
+    labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
+    retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
+    run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
+    run.stage(EVALUATE, r, data=data, base=base, sft=sft, policy=policy, reward=reward, retrained=retrain, labels=[*before, labels])
+    return Round(reward, policy, labels, retrain)
+
+
+def run_rounds(run: Run) -> None:
+    """The whole run."""
+    setup = set_up(run)
+    rounds: list[Round] = []
+    for r in range(run.config.num_rounds):
+        rounds.append(run_round(run, r, setup, rounds))

@@ -1,0 +1,484 @@
+"""The stages: each a function from config and input directories to one output directory. Runs on the fleet's workers.
+
+Every worker of the fleet calls the same stage at the same time; what is trained is trained by all, what is sampled is
+taken in shards from a queue, and only the main worker writes. A stage returns its metrics; it reads nothing but its
+inputs and draws no random number but from `context.seed`. Must never look at other stages, the journal, or Ray.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+from policies import parallel, ppo, supervised
+from policies.backbone import Backbone, check_causal_lm
+from policies.generation import Response, generate_sharded
+from policies.tokenization import decode_completion, encode_completion, encode_prompt
+from rewards import evaluation, labelers, mixture, world
+from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, write_jsonl
+from rewards.preference_data import is_heldout_world_prompt, load_preference_data
+from rewards.reward_model import accuracy, shorter_wins, train_reward_model
+from rewards.scoring import Scorer, encode_pair
+from rewards.selector import by_scorer, judge_choosers, longest, train_selector
+
+Metrics = dict[str, Any]
+NUM_PRETRAINING_DIALOGUES = 16_000
+
+
+@dataclass
+class Context:
+    """What a stage gets. `output` is an empty directory; `inputs` are committed ones (a list where there are several)."""
+
+    stage: str
+    round: int | None
+    config: RunConfig
+    inputs: dict[str, Any]
+    output: Path
+    on_progress: supervised.OnProgress
+    get_backbone: Callable[[Path], Backbone]
+
+    def seed(self, *names: object) -> int:
+        return derive_seed(self.config.seed, "setup" if self.round is None else self.round, self.stage, *names)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.get_backbone(self.inputs["base"])
+
+    @property
+    def work(self) -> Path:
+        """A place for what a library insists on writing; not part of the artifact."""
+        return self.output.with_name(self.output.name + ".scratch")
+
+    def prompts(self, name: str) -> list[PromptRecord]:
+        """Prompts of the data stage that fit in `data.max_prompt_tokens`."""
+        records = read_jsonl(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
+        limit = self.config.data.max_prompt_tokens
+        return [r for r in records if len(encode_prompt(self.backbone.tokenizer, r.prompt)) <= limit]
+
+    def pairs(self, name: str) -> list[Comparison]:
+        """Pairs of the data stage that fit in the token limits."""
+        return [pair for pair in read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison) if self.fits(pair)]
+
+    def labels(self) -> list[list[Comparison]]:
+        """Comparisons of all rounds so far, by generation; the last entry is this round's."""
+        return [
+            [row for row in read_jsonl(path / "comparisons.jsonl", Comparison) if self.fits(row)] for path in self.inputs["labels"]
+        ]
+
+    def fits(self, pair: Comparison) -> bool:
+        tokenizer, data = self.backbone.tokenizer, self.config.data
+        if len(encode_prompt(tokenizer, pair.prompt)) > data.max_prompt_tokens:
+            return False
+        limit = max(data.max_completion_tokens, self.config.generation.max_new_tokens)
+        return max(len(encode_completion(tokenizer, text)) for text in (pair.chosen, pair.rejected)) <= limit
+
+
+# -- before round 0 -----------------------------------------------------------------------------------------------------
+
+
+def data(context: Context) -> Metrics:
+    """The original pairs, checked and split: what is trained on, what is held out, what only the labeler sees."""
+    loaded = load_preference_data(context.config.data, context.seed())
+    context.on_progress(1, 1)
+    parts = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
+    prompts = {"prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
+    if parallel.is_main():
+        for name, records in (parts | prompts).items():
+            write_jsonl(context.output / f"{name}.jsonl", records)
+    sources: dict[str, int] = {}
+    for pair in loaded.pairs:
+        sources[pair.source] = sources.get(pair.source, 0) + 1
+    return {name: len(records) for name, records in (parts | prompts).items()} | {
+        "skipped": dict(loaded.skipped),
+        "by_source": sources,
+    }
+
+
+def base(context: Context) -> Metrics:
+    """The frozen base. A model of the user's is only checked; the embedded one is trained from scratch on text."""
+    config = context.config.base
+    if config.model != "embedded":
+        found = check_causal_lm(config.model, config)
+        if parallel.is_main():
+            description = {"model": config.model, "revision": config.revision, "config": found}
+            (context.output / "base.json").write_text(json.dumps(description, indent=2, sort_keys=True, default=str) + "\n")
+        context.on_progress(1, 1)
+        return {}
+    dialogues = []
+    if "world" in config.pretraining_texts:
+        heldout = context.config.data.heldout_fraction
+        prompts = [p for p in world.all_prompts().values() if not is_heldout_world_prompt(p.id, heldout)]
+        dialogues += list(world.pretraining_dialogues(prompts, 0, NUM_PRETRAINING_DIALOGUES))
+    if "chosen" in config.pretraining_texts:
+        pairs = read_jsonl(context.inputs["data"] / "pairs.jsonl", Comparison)
+        dialogues += [(_messages(pair.prompt), pair.chosen) for pair in pairs]
+    log = supervised.train_tiny_base(dialogues, config, context.output, derive_seed("base"), context.on_progress)
+    _write_log(context, log)
+    return {"loss": log[-1]["loss"], "dialogues": len(dialogues)}
+
+
+def sft(context: Context) -> Metrics:
+    """Supervised fine-tuning of the first policy on the chosen completions. It is PPO's start and its reference."""
+    backbone, pairs = context.backbone, context.pairs("pairs")
+    total = sum(1 for _ in (context.inputs["data"] / "pairs.jsonl").open(encoding="utf-8"))
+    if not pairs:
+        raise UserError(
+            f"all {total} pairs are longer than data.max_prompt_tokens or data.max_completion_tokens",
+            str(context.config.data.source),
+            "raise the limits",
+        )
+    tokenizer = backbone.tokenizer
+    examples = [
+        (encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs
+    ]
+    backbone.add_adapter("sft", seed=context.seed("adapter"))
+    log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.work, context.seed(), context.on_progress)
+    if parallel.is_main():
+        backbone.save_adapter("sft", context.output)
+    _write_log(context, log)
+    return {"loss": log[-1]["loss"], "pairs": len(pairs), "pairs_too_long": total - len(pairs)}
+
+
+def labeler(context: Context) -> Metrics:
+    """For `labeler.kind: reward-model`: the model that answers for people, trained on pairs that the run never sees."""
+    backbone = _with_sft(context)
+    scorer = _fit_reward_model(context, "labeler", context.pairs("labeler_pairs"))
+    scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
+    if parallel.is_main():
+        scorer.save(context.output)
+    heldout = context.pairs("heldout_pairs")
+    return {"accuracy_heldout": accuracy(scorer, heldout), "shorter_wins": shorter_wins(backbone, heldout)}
+
+
+def baseline(context: Context) -> Metrics:
+    """The SFT policy on the held-out prompts: what every round is compared with."""
+    _with_sft(context)
+    return _measure_policy(context, "sft", None)
+
+
+# -- a round ------------------------------------------------------------------------------------------------------------
+
+
+def reward(context: Context) -> Metrics:
+    """The reward model of this round: round 0 trains on the original pairs, later rounds take the last retrained one."""
+    backbone = _with_sft(context)
+    if context.inputs.get("retrained"):
+        scorer = Scorer.load(backbone, "reward", context.inputs["retrained"])
+        trained_on = 0
+    else:
+        pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
+        scorer = _fit_reward_model(context, "reward", pairs)
+        _normalize(context, scorer)
+        trained_on = len(pairs)
+    if parallel.is_main():
+        scorer.save(context.output)
+    heldout = context.pairs("heldout_pairs")
+    return {
+        "pairs": trained_on,
+        "accuracy_heldout": accuracy(scorer, heldout),
+        "shorter_wins": shorter_wins(backbone, heldout),
+        "normalization": {"mean": scorer.mean, "std": scorer.std},
+    }
+
+
+def policy(context: Context) -> Metrics:
+    """PPO against the reward model, with the KL to the fixed SFT policy."""
+    config, backbone = context.config, _with_sft(context)
+    scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
+    if config.ppo.init == "sft" or not context.inputs.get("last"):
+        backbone.add_adapter("policy", copy_of="sft")
+    else:
+        backbone.add_adapter("policy", folder=context.inputs["last"])
+        if config.ppo.init == "interpolate":
+            states = backbone.adapter_state("sft"), backbone.adapter_state("policy")
+            backbone.set_adapter_state("policy", ppo.interpolate(states, config.ppo.interpolate_weight))
+    newest = scorers[-1]
+    if config.ppo.value_model == "adapter":
+        backbone.add_adapter("value", copy_of=newest.adapter)
+    value = ppo.ValueModel(backbone, *newest.normalized_head, adapter="value" if config.ppo.value_model == "adapter" else None)
+    trainer = ppo.PPOTrainer(
+        backbone, value, _score_function(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed()
+    )
+    prompts = [encode_prompt(backbone.tokenizer, record.prompt) for record in context.prompts("prompts")]
+    batches = ppo.prompt_batches(len(prompts), config.ppo.batch_size, config.ppo.num_updates, context.seed("prompts"))
+    log = []
+    for update, rows in enumerate(batches):
+        log.append({"update": update} | trainer.step(update, [prompts[i] for i in rows]))
+        context.on_progress(update + 1, len(batches))
+    if parallel.is_main():
+        backbone.save_adapter("policy", context.output)
+        head = {"weight": value.head.weight.detach().cpu(), "bias": value.head.bias.detach().cpu()}
+        _save_tensors(context.output / "value_head.safetensors", head)
+        if value.adapter:
+            backbone.save_adapter("value", context.output / "value")
+    _write_log(context, log)
+    _drop(backbone, "policy", "value", *(s.adapter for s in scorers))
+    return {key: log[-1][key] for key in ("objective/kl", "objective/scores", "val/response_length", "policy/entropy_avg")} | {
+        "objective/scores_first": log[0]["objective/scores"],
+        "updates": len(log),
+    }
+
+
+def sample(context: Context) -> Metrics:
+    """`num_completions` completions a prompt from this round's policy, and from the last one's where the config asks."""
+    config, backbone = context.config, context.backbone
+    records = context.prompts("prompts")
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.seed("prompts"))).tolist()
+    chosen = [records[i] for i in sorted(order[: config.sample.num_prompts])]
+    samples = _sample_from(context, "policy", context.inputs["policy"], chosen, context.round, config.sample.num_completions)
+    if context.inputs.get("last") and config.sample.earlier_fraction:
+        again = chosen[: round(len(chosen) * config.sample.earlier_fraction)]
+        generation = None if context.round is None else context.round - 1
+        samples += _sample_from(context, "last", context.inputs["last"], again, generation, config.sample.num_completions)
+    if parallel.is_main():
+        write_jsonl(context.output / "samples.jsonl", samples)
+    _drop(backbone, "policy", "last")
+    return {
+        "samples": len(samples),
+        "prompts": len(chosen),
+        "different": len({(s.prompt_id, s.completion) for s in samples}),
+        "length": evaluation.summarize([s.num_tokens for s in samples])["mean"],
+    }
+
+
+def label(context: Context) -> Metrics:
+    """The labeler turns samples into comparisons. May raise WaitingForLabels."""
+    config, path = context.config.labeler, context.inputs["samples"] / "samples.jsonl"
+    samples, seed = read_jsonl(path, Sample), context.seed()
+    if config.kind == "preferences-file":
+        comparisons = labelers.compare_by_file(samples, config, seed, context.round or 0, path)
+    else:
+        scores = labelers.gold_scores(samples) if config.kind == "gold" else _labeler_scores(context, samples)
+        comparisons = labelers.compare_by_scores(samples, scores, config, seed)
+    if parallel.is_main():
+        write_jsonl(context.output / "comparisons.jsonl", comparisons)
+    heldout = sum(row.heldout for row in comparisons)
+    return {"comparisons": len(comparisons), "heldout": heldout, "ties": sum(row.tie for row in comparisons)}
+
+
+def retrain(context: Context) -> Metrics:
+    """A new reward model on the recorded mixture of original pairs and all generations' comparisons."""
+    backbone, labels = _with_sft(context), context.labels()
+    pairs = mixture.mix(context.pairs("pairs"), labels, context.config.retrain, context.seed("mixture"))
+    fresh = [row for row in labels[-1] if row.heldout]
+    before = accuracy(Scorer.load(backbone, "before", context.inputs["reward"]), fresh)
+    scorer = _fit_reward_model(context, "reward", pairs)
+    _normalize(context, scorer)
+    if parallel.is_main():
+        scorer.save(context.output)
+        write_jsonl(context.output / "mixture.jsonl", pairs)
+    _drop(backbone, "before")
+    return {
+        "pairs": len(pairs),
+        "mixture": mixture.composition(pairs),
+        "accuracy_fresh_before": before,
+        "accuracy_fresh": accuracy(scorer, fresh),
+        "accuracy_heldout": accuracy(scorer, context.pairs("heldout_pairs")),
+        "normalization": {"mean": scorer.mean, "std": scorer.std},
+    }
+
+
+def select(context: Context) -> Metrics:
+    """The selector, trained on all generations' comparisons and judged on this round's held-out ones."""
+    config, backbone = context.config.select, _with_sft(context)
+    labels = context.labels()
+    groups = group_candidates([row for rows in labels for row in rows if not row.heldout])
+    heldout = [row for row in labels[-1] if row.heldout]
+    reward_scorer = Scorer.load(backbone, "reward", context.inputs["reward"])
+    from_reward = config.init == "reward"
+    backbone.add_adapter("selector", copy_of="reward" if from_reward else "sft")
+    scorer, log = train_selector(
+        backbone,
+        "selector",
+        groups,
+        config,
+        context.work,
+        context.seed(),
+        context.on_progress,
+        head=reward_scorer.head if from_reward else None,
+    )
+    if parallel.is_main():
+        scorer.save(context.output)
+    _write_log(context, log)
+    choosers = {"selector": by_scorer(scorer), "reward_model": by_scorer(reward_scorer), "longest": longest}
+    judged = judge_choosers(choosers, heldout) if heldout else {}
+    _drop(backbone, "selector", "reward")
+    return {"groups": len(groups), "heldout_comparisons": len(heldout)} | judged
+
+
+def evaluate(context: Context) -> Metrics:
+    """What happened: the policy on held-out prompts, and the reward models on every generation's held-out pairs."""
+    backbone = _with_sft(context)
+    backbone.add_adapter("policy", folder=context.inputs["policy"])
+    used = Scorer.load(backbone, "reward", context.inputs["reward"])
+    metrics = _measure_policy(context, "policy", used)
+    labels = context.labels()
+    parts = {"original": context.pairs("heldout_pairs")}
+    parts |= {f"round-{r:03d}": [row for row in rows if row.heldout] for r, rows in enumerate(labels)}
+    metrics["reward_accuracy"] = {name: accuracy(used, rows) for name, rows in parts.items()}
+    newest = Scorer.load(backbone, "retrained", context.inputs["retrained"])
+    metrics["retrained_accuracy"] = {name: accuracy(newest, rows) for name, rows in parts.items()}
+    _drop(backbone, "policy", "reward", "retrained")
+    return metrics
+
+
+STAGES: dict[str, Callable[[Context], Metrics]] = {
+    function.__name__: function
+    for function in (data, base, sft, labeler, baseline, reward, policy, sample, label, retrain, select, evaluate)
+}
+
+
+# -- what several stages share --------------------------------------------------------------------------------------------
+
+
+def _with_sft(context: Context) -> Backbone:
+    backbone = context.backbone
+    backbone.add_adapter("sft", folder=context.inputs["sft"])
+    return backbone
+
+
+def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison]) -> Scorer:
+    """A reward model from the SFT adapter, as in arXiv 2009.01325."""
+    context.backbone.add_adapter(adapter, copy_of="sft")
+    scorer, log = train_reward_model(
+        context.backbone, adapter, pairs, context.config.reward, context.work, context.seed(), context.on_progress
+    )
+    _write_log(context, log)
+    return scorer
+
+
+def _normalize(context: Context, scorer: Scorer) -> None:
+    """Mean 0, std 1 on fresh samples of the reference policy (the same prompts and seeds in every round)."""
+    config, tokenizer = context.config, context.backbone.tokenizer
+    prompts = [encode_prompt(tokenizer, r.prompt) for r in context.prompts("prompts")]
+    count = min(config.reward.normalization_samples, len(prompts))
+    step = len(prompts) / count
+    prompts = [prompts[int(i * step)] for i in range(count)]
+    seeds = [derive_seed(config.seed, "normalization", i) for i in range(count)]
+    responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation)
+    scorer.normalize_on([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
+
+
+def _score_function(scorers: list[Scorer], ensemble: str) -> ppo.ScoreFunction:
+    """What PPO maximises: the newest reward model, or all of them joined."""
+    used = scorers[-1:] if ensemble == "last" else scorers
+
+    def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
+        sequences = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
+        scores = torch.stack([scorer.score(sequences) for scorer in used])
+        joined = scores.min(0).values if ensemble == "min" else scores.mean(0)
+        return joined.to(used[0].head.device)
+
+    return score
+
+
+def _sample_from(
+    context: Context, adapter: str, folder: Path, records: Sequence[PromptRecord], generation: int | None, n: int
+) -> list[Sample]:
+    """n samples a prompt. The seed of (prompt, k) does not depend on anything else that is sampled."""
+    backbone, config = context.backbone, context.config.generation
+    backbone.add_adapter(adapter, folder=folder)
+    asked = [(record, k) for record in records for k in range(n)]
+    responses = _respond(context, adapter, asked, f"generation-{generation}")
+    digest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["digest"]
+    return [
+        Sample(
+            id=f"{context.round}-{generation}-{record.prompt_id}-{k}",
+            prompt_id=record.prompt_id,
+            prompt=record.prompt,
+            completion=decode_completion(backbone.tokenizer, response.token_ids),
+            finished=response.finished,
+            generation=generation,
+            k=k,
+            source=record.source,
+            policy=digest,
+            num_tokens=len(response.token_ids),
+            decoding={"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p},
+        )
+        for (record, k), response in zip(asked, responses, strict=True)
+    ]
+
+
+def _respond(context: Context, adapter: str, asked: Sequence[tuple[PromptRecord, int]], purpose: str) -> list[Response]:
+    prompts = [encode_prompt(context.backbone.tokenizer, record.prompt) for record, _ in asked]
+    seeds = [context.seed(purpose, record.prompt_id, k) for record, k in asked]
+    return generate_sharded(
+        context.backbone, adapter, prompts, seeds, context.config.generation, lambda done: context.on_progress(done, len(asked))
+    )
+
+
+def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Metrics:
+    """One sample for each held-out prompt, measured. The seeds are the same in every round, so rounds are paired."""
+    config, tokenizer = context.config, context.backbone.tokenizer
+    records = context.prompts("heldout_prompts")[:: max(1, len(context.prompts("heldout_prompts")) // config.evaluate.num_prompts)]
+    records = records[: config.evaluate.num_prompts]
+    prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
+    seeds = [derive_seed(config.seed, "evaluate", record.prompt_id) for record in records]
+    responses = generate_sharded(
+        context.backbone, adapter, prompts, seeds, config.generation, lambda done: context.on_progress(done, len(prompts))
+    )
+    samples = [
+        Sample(
+            id=record.prompt_id,
+            prompt_id=record.prompt_id,
+            prompt=record.prompt,
+            completion=decode_completion(tokenizer, response.token_ids),
+            finished=response.finished,
+            generation=context.round,
+            k=0,
+            source=record.source,
+            num_tokens=len(response.token_ids),
+        )
+        for record, response in zip(records, responses, strict=True)
+    ]
+    kls = evaluation.kl_to_reference(context.backbone, adapter, "sft", prompts, responses, config.generation)
+    metrics: Metrics = {
+        "kl": evaluation.summarize(kls),
+        "length": evaluation.summarize([s.num_tokens for s in samples]),
+        "defects": evaluation.defect_rates(samples),
+    }
+    if config.data.source == "embedded":
+        gold = labelers.gold_scores(samples)
+        metrics["gold"] = evaluation.summarize([gold[s.id] for s in samples])
+    if scorer:
+        scores = scorer.score([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
+        metrics["proxy_score"] = evaluation.summarize(scores.tolist())
+    if parallel.is_main():
+        write_jsonl(context.output / "samples.jsonl", samples)
+    return metrics
+
+
+def _labeler_scores(context: Context, samples: Sequence[Sample]) -> labelers.Scores:
+    scorer = Scorer.load(context.backbone, "labeler", context.inputs["labeler"])
+    sequences = [encode_pair(context.backbone.tokenizer, s.prompt, s.completion, s.finished) for s in samples]
+    scores = dict(zip((s.id for s in samples), scorer.score(sequences).tolist(), strict=True))
+    _drop(context.backbone, "labeler")
+    return scores
+
+
+def _messages(prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _drop(backbone: Backbone, *adapters: str) -> None:
+    for adapter in adapters:
+        backbone.delete_adapter(adapter)
+
+
+def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+
+
+def _write_log(context: Context, rows: Sequence[dict[str, float]]) -> None:
+    if parallel.is_main():
+        write_jsonl(context.output / "metrics.jsonl", rows)
+        shutil.rmtree(context.work, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""What runs inside one actor of the fleet: it holds the backbone and runs stages. Ray itself is not known here."""
+
+import json
+import logging
+import os
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+PROGRESS_INTERVAL_SECONDS = 0.2
+
+
+class Worker:
+    """One member of the fleet. The backbone is loaded once and kept from stage to stage."""
+
+    def __init__(self, rank: int, threads: int):
+        warnings.filterwarnings("ignore")
+        logging.getLogger().setLevel(logging.ERROR)
+        import torch
+
+        from policies.supervised import quiet
+
+        quiet()
+        torch.set_num_threads(threads)
+        self.rank = rank
+        self._backbones: dict[str, Any] = {}
+
+    def address(self) -> tuple[str, int]:
+        """Where other workers can reach this one, for `join`."""
+        import socket
+
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1" if not os.environ.get("LOOP_MULTI_NODE") else "", 0))
+            port = listener.getsockname()[1]
+        host = "127.0.0.1" if not os.environ.get("LOOP_MULTI_NODE") else socket.gethostbyname(socket.gethostname())
+        return host, port
+
+    def join(self, world_size: int, address: str, port: int) -> None:
+        from policies import parallel
+
+        parallel.join(self.rank, world_size, address, port)
+
+    def run_stage(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Run one stage; `request` is plain data (see `driver.py`). Returns the stage's metrics."""
+        from configs.schema import RunConfig
+        from loop import stages
+        from policies import parallel
+
+        config = RunConfig.model_validate(request["config"])
+        progress = _ProgressFile(Path(request["progress"])) if self.rank == 0 else None
+        context = stages.Context(
+            stage=request["stage"],
+            round=request["round"],
+            config=config,
+            inputs={name: _paths(value) for name, value in request["inputs"].items()},
+            output=Path(request["output"]),
+            on_progress=progress.write if progress else lambda done, total: None,
+            get_backbone=lambda folder: self._backbone(config, folder),
+        )
+        metrics = stages.STAGES[request["stage"]](context)
+        parallel.barrier()
+        return metrics
+
+    def _backbone(self, config: Any, folder: Path) -> Any:
+        from policies.backbone import Backbone
+
+        source = str(folder) if config.base.model == "embedded" else config.base.model
+        if source not in self._backbones:
+            self._backbones = {source: Backbone.load(source, config.base, config.lora)}
+        return self._backbones[source]
+
+
+class _ProgressFile:
+    """`{"done": n, "total": m}` in a small file, replaced a few times a second; the driver and `status` read it."""
+
+    def __init__(self, path: Path):
+        self.path, self._last = path, 0.0
+
+    def write(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= PROGRESS_INTERVAL_SECONDS or done == total:
+            self._last = now
+            temporary = self.path.with_suffix(".new")
+            temporary.write_text(json.dumps({"done": done, "total": total}))
+            temporary.replace(self.path)
+
+
+def _paths(value: Any) -> Any:
+    return [Path(item) for item in value] if isinstance(value, list) else Path(value)

@@ -1,0 +1,80 @@
+"""From scores to advantages: KL, reward shaping, GAE, whitening. Pure tensor functions, no model and no config.
+
+Letters: B batch, R response tokens. Masks are True (1) where a token is kept.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+"""Sums a tensor over the data-parallel workers; the identity where there is one."""
+
+
+def identity(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def kl_per_token(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str = "k1") -> torch.Tensor:
+    """Estimates of KL(policy || reference) from samples of the policy, [B, R] -> [B, R], in nats.
+
+    k1 = log p - log q; k3 = q/p - 1 - log(q/p), never negative (Schulman, "Approximating KL divergence", 2020).
+    """
+    log_ratio = logprobs - reference
+    if estimator == "k1":
+        return log_ratio
+    return torch.expm1(-log_ratio) + log_ratio
+
+
+def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:
+    """Per-token rewards [B, R]: -coefficient x KL everywhere, plus the score [B] at the last real token.
+
+    arXiv 1909.08593, equation 2. Rows without a real token get nothing.
+    """
+    rewards = -kl_coefficient * kl * mask
+    lengths = mask.sum(1)
+    rows = torch.arange(len(scores), device=scores.device)[lengths > 0]
+    rewards[rows, lengths[rows] - 1] += scores[rows]
+    return rewards
+
+
+def generalized_advantages(
+    rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """GAE (arXiv 1506.02438, equations 11 and 16) on [B, R]: (advantages, returns). The state after the last real token is worth 0."""
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    following = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        next_values = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(following)
+        delta = rewards[:, t] + gamma * next_values - values[:, t]
+        following = (delta + gamma * lam * following) * mask[:, t]
+        advantages[:, t] = following
+    return advantages, advantages + values
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = identity) -> torch.Tensor:
+    """Mean over kept entries of all workers."""
+    sums = reduce(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
+    return sums[0] / sums[1].clamp(min=1.0)
+
+
+def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, reduce: Reduce = identity) -> torch.Tensor:
+    """Scale kept entries to variance 1 over all workers, and to mean 0 if `shift_mean`."""
+    mean = masked_mean(values, mask, reduce)
+    variance = masked_mean((values - mean) ** 2, mask, reduce)
+    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return (whitened if shift_mean else whitened + mean) * mask
+
+
+class KLController:
+    """The KL coefficient: fixed, or steered to a target (arXiv 1909.08593, section 2.2)."""
+
+    def __init__(self, coefficient: float, target: float | None = None, horizon: int = 10_000):
+        self.coefficient, self.target, self.horizon = coefficient, target, horizon
+
+    def update(self, kl: float, num_samples: int) -> None:
+        """kl: nats per response, measured on `num_samples` responses."""
+        if self.target is not None:
+            error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+            self.coefficient *= 1.0 + error * num_samples / self.horizon

@@ -1,0 +1,227 @@
+"""One frozen base model, and a LoRA adapter for each role on it. The only file that imports PEFT and bitsandbytes.
+
+    backbone = Backbone.load(folder, base_config, lora_config)
+    backbone.add_adapter("policy", copy_of="sft")
+    with backbone.role("policy", train=True):   # adapter, gradient flags and mode: set here, restored on the way out
+        hidden = backbone.hidden_states(batch)
+
+`role(None)` switches the adapters off: log-probs then equal the base's bit for bit. Outside a role nothing is trainable.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from configs.errors import UserError
+from configs.schema import BaseConfig, LoraSection
+from policies.tokenization import Batch
+
+SCORE_KEY = "base_model.model.score.weight"
+"""Where PEFT looks for the head of a sequence classification model."""
+
+
+class Backbone:
+    """The base model with its tokenizer and named adapters."""
+
+    def __init__(self, causal_lm: Any, tokenizer: Any, lora: LoraSection, name: str = "", gradient_checkpointing: bool = False):
+        causal_lm.requires_grad_(False).eval()
+        causal_lm.config.use_cache = False
+        self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
+        self._peft_model: PeftModel | None = None
+        self._layers: list[BaseTunerLayer] = []
+        self._state: tuple[str | None, bool] = (None, False)
+        if gradient_checkpointing:
+            causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @classmethod
+    def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
+        """Load from a hub id or folder. Raises UserError when there is no causal language model there."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+        causal_lm = load_causal_lm(folder, config, device)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        return cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
+
+    @property
+    def device(self) -> torch.device:
+        return self.causal_lm.device
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The transformer without its language model head."""
+        return self.causal_lm.base_model
+
+    @property
+    def hidden_size(self) -> int:
+        return self.causal_lm.config.get_text_config().hidden_size
+
+    # -- adapters ---------------------------------------------------------------------------------------------------
+
+    def add_adapter(self, name: str, seed: int = 0, copy_of: str | None = None, folder: Path | None = None) -> None:
+        """A new adapter: fresh (its change to the base is zero), a copy of another one, or from a PEFT folder.
+
+        Replaces an adapter of the same name.
+        """
+        self.delete_adapter(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self._peft_model is None:
+                self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
+            else:
+                self._peft_model.add_adapter(name, self._lora_config())
+        self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
+        if copy_of:
+            self.set_adapter_state(name, self.adapter_state(copy_of))
+        if folder:
+            self.set_adapter_state(name, load_file(folder / "adapter_model.safetensors"))
+        self._switch(*self._state)
+
+    def delete_adapter(self, name: str) -> None:
+        if self._peft_model is not None and name in self._peft_model.peft_config and len(self._peft_model.peft_config) > 1:
+            self._peft_model.delete_adapter(name)
+        elif self._peft_model is not None and name in self._peft_model.peft_config:
+            self.causal_lm = self._peft_model.unload()
+            self._peft_model, self._layers = None, []
+
+    def has_adapter(self, name: str) -> bool:
+        return self._peft_model is not None and name in self._peft_model.peft_config
+
+    def adapter_state(self, name: str) -> dict[str, torch.Tensor]:
+        """The adapter's tensors under PEFT's names, on the CPU."""
+        state = get_peft_model_state_dict(self._peft_model, adapter_name=name, save_embedding_layers=False)
+        return {key: tensor.detach().cpu().clone().contiguous() for key, tensor in state.items()}
+
+    def set_adapter_state(self, name: str, state: dict[str, torch.Tensor]) -> None:
+        weights = {key: tensor for key, tensor in state.items() if key != SCORE_KEY}
+        result = set_peft_model_state_dict(self._peft_model, weights, adapter_name=name)
+        if result.unexpected_keys:
+            raise UserError(f"the adapter does not fit the base model: {result.unexpected_keys[0]}", name, "use one base per run")
+
+    def parameters(self, name: str) -> list[nn.Parameter]:
+        """The adapter's trainable tensors, in a fixed order."""
+        return [p for key, p in self.causal_lm.named_parameters() if f".{name}." in key and "lora_" in key]
+
+    def save_adapter(self, name: str, folder: Path, head: torch.Tensor | None = None) -> None:
+        """Write a folder that `PeftModel.from_pretrained` loads; with `head` [1, H], one for sequence classification.
+
+        The config is canonical JSON, because PEFT writes sets, whose order changes from process to process.
+        """
+        state = self.adapter_state(name)
+        config = self._peft_model.peft_config[name].to_dict()  # type: ignore[union-attr]
+        config |= {"inference_mode": True, "base_model_name_or_path": self.name}
+        if head is not None:
+            state[SCORE_KEY] = head.detach().float().cpu().contiguous()
+            config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
+        (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+    # -- roles ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def role(self, adapter: str | None, train: bool = False) -> Iterator[None]:
+        """Speak as one role: its adapter active (None: the bare base), trainable or not, in train or eval mode."""
+        before, mode = self._state, self.causal_lm.training
+        self._switch(adapter, train)
+        self.causal_lm.train(train)
+        try:
+            yield
+        finally:
+            self._switch(*before)
+            self.causal_lm.train(mode)
+
+    def _switch(self, adapter: str | None, train: bool) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(adapter is not None)
+            if adapter is not None:
+                layer.set_adapter([adapter])
+            for key, parameter in layer.named_parameters():
+                if "lora_" in key:
+                    parameter.requires_grad_(train and f".{adapter}." in f".{key}.")
+        self._state = (adapter, train)
+
+    # -- forward ----------------------------------------------------------------------------------------------------
+
+    def hidden_states(self, batch: Batch) -> torch.Tensor:
+        """Last hidden states after the final norm, [B, T, H]."""
+        return self.decoder(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., H] -> [..., V], in float32."""
+        return self.causal_lm.get_output_embeddings()(hidden).float()
+
+    def _lora_config(self) -> LoraConfig:
+        depth = self.causal_lm.config.get_text_config().num_hidden_layers
+        upper_half = list(range(depth // 2, depth)) if self.lora.layers == "upper-half" else None
+        return LoraConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            lora_dropout=0.0,
+            target_modules=self.lora.target_modules,
+            layers_to_transform=upper_half,
+            task_type=TaskType.CAUSAL_LM,
+        )
+
+
+def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
+    """`AutoModelForCausalLM.from_pretrained`, 4-bit where the config says so. Raises UserError when that cannot be."""
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    check_causal_lm(folder, config)
+    if config.quantization == "nf4":
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )
+        options["device_map"] = {"": device}
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype), **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"the base model cannot be loaded: {first_line(error)}", folder, "check base.model") from None
+    return model if config.quantization == "nf4" else model.to(device)
+
+
+def check_causal_lm(folder: str, config: BaseConfig) -> dict[str, Any]:
+    """The model's config as a mapping. Raises UserError if it is missing or not a decoder-only language model."""
+    try:
+        found = transformers.AutoConfig.from_pretrained(
+            folder, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"there is no model to load: {first_line(error)}", folder, "give base.model a hub id or a folder with config.json"
+        ) from None
+    known = type(found) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    remote = config.trust_remote_code and "AutoModelForCausalLM" in (getattr(found, "auto_map", None) or {})
+    declared = " ".join(found.architectures or [])
+    if found.is_encoder_decoder or not (known or remote) or (declared and "CausalLM" not in declared and "LMHead" not in declared):
+        kind = declared or type(found).__name__
+        raise UserError(f"the base is not a causal language model ({kind})", folder, "choose a decoder-only model")
+    return found.to_dict()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _plain(value: Any) -> Any:
+    """Sets as sorted lists, anything else by its text: canonical, whatever the process."""
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,81 @@
+"""Data parallelism: this process's rank, sums over workers, and a queue of shards. One worker needs none of it.
+
+The queue is a counter in torch.distributed's store, so a slow worker takes fewer shards. Must never know what is trained.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+import torch.distributed as dist
+
+_queue_number = count()
+
+
+def join(rank: int, world_size: int, address: str, port: int) -> None:
+    """Make this process number `rank` of `world_size`; transformers and accelerate read the same variables."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": "0" if torch.cuda.is_available() else str(rank),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=world_size)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def all_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor summed over all workers."""
+    if dist.is_initialized():
+        tensor = tensor.contiguous()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    """Replace every gradient by its sum over the workers, in one message of all adapter gradients (a few MB)."""
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([g.numel() for g in gradients]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def take_shards(num_shards: int) -> Iterator[int]:
+    """Shard numbers for this worker, until the queue that all workers share is empty. Call it on every worker alike."""
+    queue = f"shards-{next(_queue_number)}"
+    if not dist.is_initialized():
+        yield from range(num_shards)
+        return
+    store = dist.distributed_c10d._get_default_store()
+    while (shard := store.add(queue, 1) - 1) < num_shards:
+        yield shard
+
+
+def gather(items: list) -> list:
+    """Everybody's items, in rank order, on every worker. Plain data only."""
+    if not dist.is_initialized():
+        return items
+    parts: list = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

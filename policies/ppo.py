@@ -1,0 +1,266 @@
+"""Proximal policy optimisation of one adapter against a scoring function. Does not know what a reward model is.
+
+    prompts -> responses -> log-probs, values, reference log-probs -> scores -> rewards -> advantages -> updates
+
+After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details). Fixed, with the reason: dropout is off
+(log-probs must be those of the sampler), the score falls on the last token only, the optimiser is AdamW without weight decay.
+Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from configs.schema import GenerationConfig, PPOConfig
+from configs.seeds import derive_seed
+from policies import parallel
+from policies.advantages import KLController, generalized_advantages, kl_per_token, masked_mean, shape_rewards, whiten
+from policies.backbone import Backbone
+from policies.generation import Response, generate
+from policies.logprobs import logprobs_of, response_states
+from policies.tokenization import Batch, pad_batch
+
+ScoreFunction = Callable[[Sequence[Sequence[int]], Sequence[Response]], torch.Tensor]
+"""(prompt ids, responses) -> scores [B], float32."""
+
+
+@dataclass
+class Rollout:
+    """What one batch of responses was and was worth when it was sampled. Tensors are [B, R], masked where no token is."""
+
+    prompts: list[Sequence[int]]
+    responses: list[Response]
+    logprobs: torch.Tensor
+    values: torch.Tensor
+    kl: torch.Tensor
+    scores: torch.Tensor  # [B], with the missing-end penalty
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    raw_scores: torch.Tensor  # [B]
+
+
+class ValueModel:
+    """Worth of each state: a linear head on hidden states, of the policy itself or of an adapter of its own.
+
+    The head starts as the reward model's (arXiv 2403.17031, detail 8), given as `head` [1, H] and `bias`.
+    """
+
+    def __init__(self, backbone: Backbone, head: torch.Tensor, bias: float, adapter: str | None):
+        self.head = nn.Linear(backbone.hidden_size, 1).to(backbone.device)
+        with torch.no_grad():
+            self.head.weight.copy_(head)
+            self.head.bias.fill_(bias)
+        self.backbone, self.adapter = backbone, adapter
+
+    def parameters(self) -> list[nn.Parameter]:
+        own = self.backbone.parameters(self.adapter) if self.adapter else []
+        return [*own, *self.head.parameters()]
+
+    def of(self, states: torch.Tensor) -> torch.Tensor:
+        """Values [B, R] of hidden states [B, R, H]: the policy's, or those that the value adapter sees."""
+        return self.head(states.to(self.head.weight.dtype))[..., 0]
+
+
+class PPOTrainer:
+    """Trains the adapter `policy` of a backbone. `reference` is the adapter that the KL is measured to (None: the base)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        value: ValueModel,
+        score: ScoreFunction,
+        config: PPOConfig,
+        generation: GenerationConfig,
+        seed: int,
+        policy: str = "policy",
+        reference: str | None = "sft",
+    ):
+        self.backbone, self.value, self.score, self.config, self.generation = backbone, value, score, config, generation
+        self.policy, self.reference, self.seed = policy, reference, seed
+        self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
+        self.parameters = [*backbone.parameters(policy), *value.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0
+        )
+
+    def step(self, update: int, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
+        """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics."""
+        self._set_learning_rate(update)
+        rollout = self.roll_out(update, prompts)
+        losses = [self._minibatch(rollout, rows, len(prompts)) for rows in self._minibatches(update, len(prompts))]
+        metrics = self._record(rollout, losses)
+        self.kl.update(metrics["objective/kl"], len(prompts))
+        return metrics
+
+    # -- rollout ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def roll_out(self, update: int, prompts: Sequence[Sequence[int]]) -> Rollout:
+        """Respond to this worker's share of the prompts, and work out what each token was worth."""
+        config, mine = self.config, self._mine(len(prompts))
+        share = [prompts[i] for i in mine]
+        seeds = [derive_seed(self.seed, update, i) for i in mine]
+        responses = generate(self.backbone, self.policy, share, seeds, self.generation)
+        batch = self._batch(share, responses)
+        mask = batch.response_mask
+        with self.backbone.role(self.policy):
+            states = response_states(self.backbone, batch)
+            logprobs, _ = logprobs_of(self.backbone, states, batch, self.generation.temperature)
+        if self.value.adapter is not None:
+            with self.backbone.role(self.value.adapter):
+                states = response_states(self.backbone, batch)
+        values = self.value.of(states) * mask
+        with self.backbone.role(self.reference):
+            reference, _ = logprobs_of(
+                self.backbone, response_states(self.backbone, batch), batch, self.generation.temperature
+            )
+        raw_scores = self.score(share, responses)
+        unfinished = torch.tensor([not r.finished for r in responses], device=raw_scores.device)
+        scores = raw_scores - config.missing_end_penalty * unfinished
+        kl = kl_per_token(logprobs, reference, config.kl_estimator) * mask
+        rewards = shape_rewards(scores, kl, mask, self.kl.coefficient)
+        if config.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False, reduce=parallel.all_sum)
+        advantages, returns = generalized_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask, reduce=parallel.all_sum)
+        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores)
+
+    # -- update -----------------------------------------------------------------------------------------------------
+
+    def _minibatch(self, rollout: Rollout, rows: list[int], global_rows: int) -> dict[str, float]:
+        """One optimiser step on this worker's `rows` of the minibatch."""
+        self.optimizer.zero_grad(set_to_none=True)
+        lengths = torch.tensor([float(sum(len(rollout.responses[i].token_ids) for i in rows))], device=self.backbone.device)
+        num_tokens = parallel.all_sum(lengths).clamp(min=1.0)
+        sums: dict[str, float] = {}
+        size = self.config.micro_batch_size or max(1, len(rows))
+        for start in range(0, len(rows), size):
+            losses = self._backward(rollout, rows[start : start + size], num_tokens)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss.detach().item()
+        parallel.sum_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        means = {name: total / num_tokens.item() * parallel.world_size() for name, total in sums.items()}
+        return means | {"grad_norm": norm.item()}
+
+    def _backward(self, rollout: Rollout, rows: list[int], num_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Gradients of the losses on some rows, divided by `num_tokens`. Returns the losses as sums over tokens.
+
+        Backward runs inside the role: autograd drops gradients of tensors that are no longer marked trainable.
+        """
+        batch = self._batch([rollout.prompts[i] for i in rows], [rollout.responses[i] for i in rows])
+        mask, R = batch.response_mask, batch.response_mask.shape[1]
+        old_logprobs, old_values, advantages, returns = (
+            tensor[rows, :R] for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
+        )
+        own_value_adapter = self.value.adapter is not None
+
+        def value_loss(states: torch.Tensor) -> torch.Tensor:
+            values = self.value.of(states) * mask
+            return (clipped_value_loss(values, old_values, returns, self.config.value_clip_range) * mask).sum()
+
+        with self.backbone.role(self.policy, train=True):
+            states = response_states(self.backbone, batch)
+            logprobs, entropy = logprobs_of(self.backbone, states, batch, self.generation.temperature)
+            ratio = torch.exp(logprobs - old_logprobs)
+            policy_loss = (clipped_policy_loss(ratio, advantages, self.config.clip_range) * mask).sum()
+            of_values = policy_loss.new_zeros(()) if own_value_adapter else value_loss(states)
+            ((policy_loss + self.config.value_coefficient * of_values) / num_tokens).backward()
+        if own_value_adapter:
+            with self.backbone.role(self.value.adapter, train=True):
+                of_values = value_loss(response_states(self.backbone, batch))
+                (self.config.value_coefficient * of_values / num_tokens).backward()
+        clipped = (ratio.detach() - 1.0).abs() > self.config.clip_range
+        return {
+            "policy_loss": policy_loss,
+            "value_loss": of_values,
+            "clip_fraction": (clipped * mask).sum().float(),
+            "approx_kl": (0.5 * (logprobs.detach() - old_logprobs) ** 2 * mask).sum(),
+            "entropy": entropy.sum(),
+        }
+
+    def _minibatches(self, update: int, size: int) -> list[list[int]]:
+        """This worker's rows of every minibatch of every epoch. The minibatches are the same for any number of workers."""
+        mine = {i: row for row, i in enumerate(self._mine(size))}
+        minibatches = []
+        for epoch in range(self.config.num_epochs):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, update, "epoch", epoch))
+            order = torch.randperm(size, generator=generator)
+            for part in order.chunk(self.config.num_minibatches):
+                minibatches.append([mine[i] for i in part.tolist() if i in mine])
+        return minibatches
+
+    def _mine(self, size: int) -> range:
+        return range(parallel.rank(), size, parallel.world_size())
+
+    def _batch(self, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> Batch:
+        ids = [response.token_ids for response in responses]
+        return pad_batch(prompts, ids, self.backbone.tokenizer.pad_token_id, self.backbone.device)
+
+    def _set_learning_rate(self, update: int) -> None:
+        left = 1.0 - update / self.config.num_updates if self.config.learning_rate_schedule == "linear" else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * left
+
+    def _record(self, rollout: Rollout, losses: list[dict[str, float]]) -> dict[str, float]:
+        """TRL's names: objective/*, policy/*, val/*; means over all workers' responses."""
+        kl = rollout.kl.sum(1)
+        lengths = [float(len(r.token_ids)) for r in rollout.responses]
+        finished = [float(r.finished) for r in rollout.responses]
+        per_row = {
+            "objective/kl": kl,
+            "objective/scores": rollout.raw_scores,
+            "objective/rlhf_reward": rollout.scores - self.kl.coefficient * kl,
+            "val/response_length": torch.tensor(lengths, device=kl.device),
+            "val/finished": torch.tensor(finished, device=kl.device),
+        }
+        metrics = {
+            name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in per_row.items()
+        }
+        names = {
+            "policy_loss": "loss/policy_avg",
+            "value_loss": "loss/value_avg",
+            "clip_fraction": "policy/clipfrac_avg",
+            "approx_kl": "policy/approxkl_avg",
+            "entropy": "policy/entropy_avg",
+            "grad_norm": "policy/grad_norm",
+        }
+        averages = torch.tensor([sum(loss.get(key, 0.0) for loss in losses) / len(losses) for key in names], device=kl.device)
+        averages = parallel.all_sum(averages) / parallel.world_size()
+        metrics |= dict(zip(names.values(), averages.tolist(), strict=True))
+        return metrics | {"objective/kl_coefficient": self.kl.coefficient, "lr": self.optimizer.param_groups[0]["lr"]}
+
+
+def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """-min(r A, clip(r, 1 - eps, 1 + eps) A), elementwise. arXiv 1707.06347, equation 7."""
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
+
+
+def clipped_value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_range: float
+) -> torch.Tensor:
+    """1/2 max((v - R)^2, (clip(v, v_old - eps, v_old + eps) - R)^2), elementwise."""
+    clipped = torch.clamp(values, old_values - clip_range, old_values + clip_range)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def prompt_batches(num_prompts: int, batch_size: int, num_updates: int, seed: int) -> list[list[int]]:
+    """Which prompts each update sees: one random order after another, without a prompt twice in a pass."""
+    rows: list[int] = []
+    passes = 0
+    while len(rows) < batch_size * num_updates:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "pass", passes))
+        rows += torch.randperm(num_prompts, generator=generator).tolist()
+        passes += 1
+    return [rows[i * batch_size : (i + 1) * batch_size] for i in range(num_updates)]
+
+
+def interpolate(states: tuple[dict[str, Any], dict[str, Any]], weight: float) -> dict[str, Any]:
+    """(1 - weight) x first + weight x second, tensor by tensor (adapters of one shape)."""
+    first, second = states
+    return {key: torch.lerp(first[key].float(), second[key].float(), weight) for key in first}

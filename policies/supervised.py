@@ -1,0 +1,201 @@
+"""Supervised training by TRL: the tiny embedded base from scratch, and the SFT adapter. Token ids in, weights out.
+
+What all trainers share (determinism, quiet, data parallelism, progress) is `trainer_arguments` and `Progress`. Must never
+know where the texts come from.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from configs.schema import BaseConfig, TrainerSection
+from policies import parallel
+from policies.backbone import Backbone
+
+OnProgress = Callable[[int, int], None]
+"""(steps done, steps in all)."""
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pattern, but with marks (\\p{M}) inside words: it tears Thai vowels and tone marks off their consonants."""
+MAX_POSITIONS = 1024
+PRETRAINING_BLOCK = 128
+
+
+class Progress(transformers.TrainerCallback):
+    """Tells `on_progress` after every step."""
+
+    def __init__(self, on_progress: OnProgress):
+        self.on_progress = on_progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.on_progress(state.global_step, state.max_steps)
+
+
+def trainer_arguments(section: TrainerSection, output: Path, seed: int, num_rows: int, by_length: bool = True) -> dict[str, Any]:
+    """Arguments that every transformers trainer of this project gets. One global batch is `section.batch_size` rows,
+    whatever the workers and the micro-batches. by_length: put rows of similar `length` together, so that little is padding."""
+    batch_size = min(section.batch_size, num_rows // parallel.world_size() * parallel.world_size())
+    per_worker = max(1, batch_size // parallel.world_size())
+    micro = min(section.micro_batch_size or per_worker, per_worker)
+    while per_worker % micro:
+        micro -= 1
+    return {
+        "output_dir": str(output),
+        "learning_rate": section.learning_rate,
+        "num_train_epochs": section.num_epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": per_worker // micro,
+        "warmup_steps": section.warmup_ratio,
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": 1.0,
+        "seed": seed % 2**31,
+        "dataloader_drop_last": True,
+        "train_sampling_strategy": "group_by_length" if by_length else "random",
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 5,
+        "logging_strategy": "steps",
+        "disable_tqdm": True,
+        "bf16": False,
+    }
+
+
+def quiet() -> None:
+    """No third-party chatter: what matters is in metrics and the journal."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+def logged(trainer: Any, *names: str) -> list[dict[str, float]]:
+    """The trainer's log, without clock times, so that it is the same in every run."""
+    rows = [{"step": row["step"]} | {k: row[k] for k in names if k in row} for row in trainer.state.log_history]
+    return [row for row in rows if len(row) > 1]
+
+
+def train_sft(
+    backbone: Backbone,
+    adapter: str,
+    examples: Sequence[tuple[Sequence[int], Sequence[int]]],
+    section: TrainerSection,
+    output: Path,
+    seed: int,
+    on_progress: OnProgress,
+) -> list[dict[str, float]]:
+    """Fit `adapter` to (prompt ids, completion ids); the loss is on the completion only. Returns the log."""
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"input_ids": [*p, *c], "labels": [-100] * len(p) + list(c), "length": len(p) + len(c)} for p, c in examples]
+    arguments = SFTConfig(
+        **trainer_arguments(section, output, seed, len(rows)),
+        max_length=None,
+        activation_checkpointing=False,
+    )
+    with backbone.role(adapter, train=True):
+        trainer = SFTTrainer(
+            model=backbone.causal_lm,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=backbone.tokenizer,
+            callbacks=[Progress(on_progress)],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    return logged(trainer, "loss")
+
+
+# -- the embedded base --------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
+    """Byte-level BPE with a pad token of its own and a chat template of four special tokens."""
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=special[2:],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_tiny_base(
+    dialogues: Sequence[tuple[Sequence[dict[str, str]], str]],
+    config: BaseConfig,
+    output: Path,
+    seed: int,
+    on_progress: OnProgress,
+) -> list[dict[str, float]]:
+    """Tokenizer and a small Llama from scratch on (messages, answer), saved to `output` as `from_pretrained` reads it.
+
+    Plain language modelling on full blocks, so transformers' own Trainer: SFTTrainer would also measure entropies.
+    """
+    texts = [text for messages, answer in dialogues for text in (*(m["content"] for m in messages), answer)]
+    tokenizer = train_tokenizer(texts, config.vocabulary_size)
+    stream: list[int] = []
+    for messages, answer in dialogues:
+        whole = [*messages, {"role": "assistant", "content": answer}]
+        stream += tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]
+    blocks = [stream[i : i + PRETRAINING_BLOCK] for i in range(0, len(stream) - PRETRAINING_BLOCK, PRETRAINING_BLOCK)]
+    torch.manual_seed(seed % 2**31)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.hidden_size * 3,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+        )
+    )
+    section = TrainerSection(
+        learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size, warmup_ratio=0.05
+    )
+    arguments = trainer_arguments(section, output, seed, len(blocks), by_length=False)
+    arguments |= {"max_steps": config.pretraining_steps, "lr_scheduler_type": "cosine"}
+    trainer = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(**arguments),
+        train_dataset=Dataset.from_dict({"input_ids": blocks, "labels": blocks}),
+        callbacks=[Progress(on_progress)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    if parallel.is_main():
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    return logged(trainer, "loss")

@@ -1,0 +1,69 @@
+"""Prompts and completions as token ids. The only place that knows chat templates, end tokens and padding.
+
+Letters: B batch, P prompt tokens, R response tokens, T = P + R.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Prompt = str | list[dict[str, str]]
+"""Plain text, or messages of `role` and `content` (TRL's conversational form)."""
+
+
+@dataclass
+class Batch:
+    """Prompts padded left to P, responses padded right to R, so that every response starts at the same column."""
+
+    input_ids: torch.Tensor  # [B, T] long
+    attention_mask: torch.Tensor  # [B, T] long; 1 keeps
+    position_ids: torch.Tensor  # [B, T] long; counts real tokens only
+    response_mask: torch.Tensor  # [B, R] bool; True keeps
+
+    @property
+    def prompt_length(self) -> int:
+        return self.input_ids.shape[1] - self.response_mask.shape[1]
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, ready for the model to answer. Messages go through the tokenizer's chat template;
+    a base model without one gets the dialogue form of HH ("\\n\\nHuman: ...\\n\\nAssistant:")."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    names = {"user": "Human", "assistant": "Assistant", "system": "System"}
+    turns = [f"\n\n{names.get(m['role'], m['role'])}: {m['content']}" for m in prompt]
+    return tokenizer("".join(turns) + "\n\nAssistant:")["input_ids"]
+
+
+def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
+    """Token ids of a completion, closed by the end token where it was finished."""
+    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return ids + [tokenizer.eos_token_id] if finished else ids
+
+
+def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of sampled ids, without special tokens; bytes that are no text become U+FFFD."""
+    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def pad_batch(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu"
+) -> Batch:
+    """B token-id lists as one Batch. What stands in padded places is never looked at: masks say what is real."""
+    P, R = max(map(len, prompts)), max(1, *map(len, responses))
+    ids, mask = [], []
+    for prompt, response in zip(prompts, responses, strict=True):
+        left, right = P - len(prompt), R - len(response)
+        ids.append([pad_id] * left + [*prompt, *response] + [pad_id] * right)
+        mask.append([0] * left + [1] * (len(prompt) + len(response)) + [0] * right)
+    attention_mask = torch.tensor(mask, device=device)
+    return Batch(
+        input_ids=torch.tensor(ids, device=device),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(1) - 1).clamp(min=0),
+        response_mask=attention_mask[:, P:].bool(),
+    )

@@ -1,0 +1,115 @@
+"""Samples and comparisons: the records that pass from stage to stage, as JSONL. Plain data; imports no ML library.
+
+A comparison is a row of TRL's preference format (prompt, chosen, rejected) with where it came from beside it.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+Prompt = str | list[dict[str, str]]
+Record = TypeVar("Record")
+
+
+@dataclass
+class PromptRecord:
+    """Something to ask. `source`: the data set or part of it that it came from."""
+
+    prompt_id: str
+    prompt: Prompt
+    source: str = ""
+
+
+@dataclass
+class Sample:
+    """One completion of a policy. `generation`: the round whose policy made it; None: the SFT policy, before round 0."""
+
+    id: str
+    prompt_id: str
+    prompt: Prompt
+    completion: str
+    finished: bool
+    generation: int | None
+    k: int
+    source: str = ""
+    policy: str = ""  # digest of the policy stage
+    num_tokens: int = 0
+    decoding: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Comparison:
+    """Two completions of a prompt and which is better. `generation` is None for original data. `tie`: neither is."""
+
+    prompt_id: str
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    source: str = ""
+    generation: int | None = None
+    tie: bool = False
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+    chosen_id: str = ""
+    rejected_id: str = ""
+    labeler: str = "original"
+    rater: str = ""
+    labeled_at: str = ""
+    heldout: bool = False
+
+
+@dataclass
+class Candidate:
+    """One of a prompt's completions, with its share of the wins among them."""
+
+    completion: str
+    finished: bool
+    wins: float
+
+
+@dataclass
+class CandidateGroup:
+    """All compared completions of one prompt. Wins add up to the number of comparisons; a tie is half a win each."""
+
+    prompt_id: str
+    prompt: Prompt
+    candidates: list[Candidate]
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """One record a line; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            row = record if isinstance(record, dict) else asdict(record)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
+    """Records of one kind; fields that it does not have are left out."""
+    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    with path.open(encoding="utf-8") as file:
+        return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in file if line.strip()]
+
+
+def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
+    """Comparisons of one prompt and generation joined into the set of its candidates, in order of first appearance."""
+    groups: dict[tuple[str, int | None], dict[tuple[str, str], Candidate]] = {}
+    prompts: dict[tuple[str, int | None], Prompt] = {}
+    for row in comparisons:
+        where = (row.prompt_id, row.generation)
+        prompts[where] = row.prompt
+        group = groups.setdefault(where, {})
+        won, lost = (0.5, 0.5) if row.tie else (1.0, 0.0)
+        for text, finished, name, wins in (
+            (row.chosen, row.chosen_finished, row.chosen_id, won),
+            (row.rejected, row.rejected_finished, row.rejected_id, lost),
+        ):
+            group.setdefault((name, text), Candidate(text, finished, 0.0)).wins += wins
+    return [
+        CandidateGroup(where[0], prompts[where], list(group.values())) for where, group in groups.items() if len(group) > 1
+    ]

@@ -1,0 +1,308 @@
+"""Original preference pairs from the hub, from files or from the embedded world, checked row by row.
+
+Reads TRL's preference formats (explicit or implicit prompt, plain or conversational) and HH dialogue text. Every row that
+is left out is counted by reason. A pair's prompt decides on which side of the held-out split it is: dialogues that open
+alike stay together. Must never train anything.
+"""
+
+import gzip
+import json
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import DataConfig
+from configs.seeds import derive_seed
+from rewards import world
+from rewards.comparisons import Comparison, Prompt, PromptRecord
+from rewards.gold import gold_reward
+from rewards.labelers import bernoulli
+
+LOADERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
+_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+@dataclass
+class PreferenceData:
+    """What a run starts from. Nothing in `heldout` or `heldout_prompts` shares an opening with the rest."""
+
+    pairs: list[Comparison]
+    heldout: list[Comparison]
+    prompts: list[PromptRecord]
+    heldout_prompts: list[PromptRecord]
+    labeler_pairs: list[Comparison] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+class BadRow(Exception):
+    """A row that cannot be used; the text is the reason that is counted."""
+
+
+def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
+    """Raises UserError for files that are missing or unreadable, missing columns, or no usable row."""
+    if config.source == "embedded":
+        return _embedded(config, seed)
+    rows, where = _load_rows(config)
+    skipped: Counter[str] = Counter()
+    pairs = []
+    for number, row in enumerate(rows):
+        try:
+            pairs.append(parse_row(row, number))
+        except BadRow as error:
+            if config.bad_rows == "refuse":
+                raise UserError(
+                    f"row {number + 1} of the data cannot be used: {error}", where, "mend it, or set data.bad_rows=skip"
+                ) from None
+            skipped[str(error)] += 1
+    if not pairs:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "the data set is empty"
+        raise UserError(f"no usable preference pair: {reasons}", where, "give data with prompt, chosen and rejected")
+    if config.max_pairs and len(pairs) > config.max_pairs:
+        kept = sorted(random.Random(derive_seed(seed, "max_pairs")).sample(range(len(pairs)), config.max_pairs))
+        pairs = [pairs[i] for i in kept]
+    return _split(pairs, config, seed, skipped, where)
+
+
+def parse_row(row: dict[str, Any], number: int) -> Comparison:
+    """One row of TRL's preference formats as a Comparison. Raises BadRow."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    for name, value in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, str | list):
+            raise BadRow(f"{name} is not text or messages")
+    prompt: Prompt
+    if row.get("prompt") is not None:
+        prompt, texts = _explicit(row["prompt"], chosen, rejected)
+    elif isinstance(chosen, list):
+        prompt, texts = _implicit_messages(chosen, rejected)
+    else:
+        prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
+    if not prompt:
+        raise BadRow("the prompt is empty")
+    for name, text in zip(("chosen", "rejected"), texts, strict=True):
+        if not text.strip():
+            raise BadRow(f"{name} is empty")
+    if texts[0] == texts[1]:
+        raise BadRow("chosen and rejected are the same")
+    return Comparison(f"row-{number}", prompt, *texts, source=str(row.get("source") or "original"))
+
+
+def opening(prompt: Prompt) -> str:
+    """What a dialogue opens with: its first user turn. Prompts that share it may not be on both sides of a split."""
+    if isinstance(prompt, str):
+        return prompt.strip()
+    return next((m["content"].strip() for m in prompt if m["role"] == "user"), "")
+
+
+def parse_dialogue(text: str) -> list[dict[str, str]]:
+    """HH's "\\n\\nHuman: ...\\n\\nAssistant: ..." as messages."""
+    parts = _HH_TURN.split("\n\n" + text.lstrip())
+    roles = {"Human": "user", "Assistant": "assistant"}
+    return [{"role": roles[name], "content": said.strip()} for name, said in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _explicit(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
+    if isinstance(prompt, list):
+        return _messages(prompt), (_answer(chosen), _answer(rejected))
+    if not isinstance(prompt, str):
+        raise BadRow("prompt is not text or messages")
+    return prompt, (_answer(chosen), _answer(rejected))
+
+
+def _implicit_messages(chosen: Any, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
+    first, second = _messages(chosen), _messages(rejected)
+    if not first or not second or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
+        raise BadRow("a dialogue does not end with the assistant")
+    if first[:-1] != second[:-1]:
+        raise BadRow("the dialogues differ before the last answer")
+    return first[:-1], (first[-1]["content"], second[-1]["content"])
+
+
+def _implicit_text(chosen: str, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
+    if not isinstance(rejected, str):
+        raise BadRow("rejected is not text or messages")
+    if _HH_TURN.search(chosen) and _HH_TURN.search(rejected):
+        return _implicit_messages(parse_dialogue(chosen), parse_dialogue(rejected))
+    length = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
+    length = chosen.rfind(" ", 0, length) + 1 or length
+    return chosen[:length], (chosen[length:], rejected[length:])
+
+
+def _messages(value: Any) -> list[dict[str, str]]:
+    if not isinstance(value, list):
+        raise BadRow("the messages are not a list")
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
+            raise BadRow("a message lacks role or text content")
+    return [{"role": str(m["role"]), "content": m["content"]} for m in value]
+
+
+def _answer(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    messages = _messages(value)
+    return messages[-1]["content"] if messages else ""
+
+
+def _load_rows(config: DataConfig) -> tuple[list[dict[str, Any]], str]:
+    """All rows, and where they came from in words."""
+    sources = config.source if isinstance(config.source, list) else [config.source]
+    if not any(_looks_like_file(source) for source in sources):
+        return _load_hub(sources, config.split)
+    rows: list[dict[str, Any]] = []
+    for source in sources:
+        path = Path(source)
+        if not path.is_file():
+            raise UserError("the data file does not exist", source, "check the path in data")
+        rows += _load_file(path)
+    return rows, ", ".join(sources)
+
+
+def _looks_like_file(source: str) -> bool:
+    return Path(source).exists() or any(f".{kind}" in Path(source).name for kind in LOADERS)
+
+
+def _load_file(path: Path) -> list[dict[str, Any]]:
+    kind = next((k for k in LOADERS if f".{k}" in path.name), None)
+    if kind is None:
+        raise UserError("unknown kind of data file", str(path), f"use one of: {', '.join(LOADERS)}")
+    try:
+        if kind == "jsonl":
+            rows = _read_json_lines(path)
+        else:
+            from datasets import load_dataset
+
+            rows = load_dataset(LOADERS[kind], data_files=str(path), split="train").to_list()
+    except UserError:
+        raise
+    except Exception as error:  # datasets wraps the parsers' many error types in its own
+        raise UserError(f"the data file cannot be read: {_cause(error)}", str(path), "check that it is what its ending says") from None
+    _check_columns(rows, str(path))
+    return rows
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Line by line, because Arrow refuses a column whose answers are text in one row and something else in another."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    rows = []
+    with opened as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"line {number} is not JSON: {error.msg}", str(path), "mend or remove the line") from None
+                if not isinstance(rows[-1], dict):
+                    raise UserError(f"line {number} is not a JSON object", str(path), "mend or remove the line")
+    return rows
+
+
+def _load_hub(sources: list[str], split: str) -> tuple[list[dict[str, Any]], str]:
+    from datasets import load_dataset
+
+    rows: list[dict[str, Any]] = []
+    for source in sources:
+        try:
+            loaded = load_dataset(source, split=split).to_list()
+        except Exception as error:  # the hub's client raises from four libraries
+            raise UserError(
+                f"the data set cannot be loaded: {_cause(error)}", f"{source} ({split})", "check data.source and data.split"
+            ) from None
+        _check_columns(loaded, source)
+        rows += loaded
+    return rows, ", ".join(sources)
+
+
+def _check_columns(rows: list[dict[str, Any]], where: str) -> None:
+    if not rows:
+        raise UserError("the data set is empty", where, "give data with prompt, chosen and rejected")
+    columns = {name for row in rows for name in row}
+    if missing := {"chosen", "rejected"} - columns:
+        raise UserError(
+            f"the data lacks the column{'s' * (len(missing) > 1)} {', '.join(sorted(missing))} (it has {', '.join(sorted(columns))})",
+            where,
+            "rename your columns to TRL's preference format: prompt, chosen, rejected",
+        )
+
+
+def _cause(error: Exception) -> str:
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _split(pairs: list[Comparison], config: DataConfig, seed: int, skipped: Counter[str], where: str) -> PreferenceData:
+    """Three parts by opening: training, held-out, and what only the labeler may see."""
+    parts: dict[str, list[Comparison]] = {"train": [], "heldout": [], "labeler": []}
+    for pair in pairs:
+        at = random.Random(derive_seed(seed, "split", opening(pair.prompt))).random()
+        if at < config.heldout_fraction:
+            pair.heldout = True
+            parts["heldout"].append(pair)
+        elif at < config.heldout_fraction + (1 - config.heldout_fraction) * config.labeler_fraction:
+            parts["labeler"].append(pair)
+        else:
+            parts["train"].append(pair)
+    for name in ("train", "heldout"):
+        if not parts[name]:
+            raise UserError(f"too few pairs: none is left for {name}", where, "give more data or change data.heldout_fraction")
+    return PreferenceData(
+        parts["train"], parts["heldout"], _prompts_of(parts["train"]), _prompts_of(parts["heldout"]), parts["labeler"], skipped
+    )
+
+
+def _prompts_of(pairs: list[Comparison]) -> list[PromptRecord]:
+    seen: dict[str, PromptRecord] = {}
+    for pair in pairs:
+        key = json.dumps(pair.prompt, ensure_ascii=False, sort_keys=True)
+        seen.setdefault(key, PromptRecord(pair.prompt_id, pair.prompt, pair.source))
+    return list(seen.values())
+
+
+def is_heldout_world_prompt(prompt_id: str, fraction: float) -> bool:
+    """Whether a prompt of the embedded world is held out: the same in every run, since the tiny base is kept between runs."""
+    return random.Random(derive_seed("world", "heldout", prompt_id)).random() < fraction
+
+
+def _embedded(config: DataConfig, seed: int) -> PreferenceData:
+    """Pairs of the world's writer, labelled by the gold reward."""
+    train, heldout = [], []
+    for prompt in world.all_prompts().values():
+        (heldout if is_heldout_world_prompt(prompt.id, config.heldout_fraction) else train).append(prompt)
+    num_heldout = max(1, round(config.num_pairs * config.heldout_fraction))
+    data = PreferenceData(
+        _write_pairs(train, config.num_pairs, derive_seed(seed, "pairs")),
+        _write_pairs(heldout, num_heldout, derive_seed(seed, "heldout pairs"), heldout=True),
+        [PromptRecord(p.id, p.as_messages(), p.source) for p in train],
+        [PromptRecord(p.id, p.as_messages(), p.source) for p in heldout],
+    )
+    return data
+
+
+def _write_pairs(prompts: list[world.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:
+    rng, pairs = random.Random(seed), []
+    while len(pairs) < count:
+        prompt = rng.choice(prompts)
+        a, b = world.write_answer(prompt, rng), world.write_answer(prompt, rng)
+        if a == b:
+            continue
+        difference = gold_reward(prompt, a.text, a.finished) - gold_reward(prompt, b.text, b.finished)
+        if not bernoulli(difference, rng):
+            a, b = b, a
+        pairs.append(
+            Comparison(
+                prompt.id,
+                prompt.as_messages(),
+                a.text,
+                b.text,
+                source=prompt.source,
+                chosen_finished=a.finished,
+                rejected_finished=b.finished,
+                labeler="gold",
+                heldout=heldout,
+            )
+        )
+    return pairs

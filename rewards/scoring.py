@@ -1,0 +1,103 @@
+"""A scalar head on an adapter: the form that reward model and selector share. Trains under TRL and transformers, scores tokens.
+
+The score is read at the last real token, found by the attention mask, so that a pad token which is also the end token
+does no harm. Letters: B batch, T tokens, H hidden.
+"""
+
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from policies.backbone import SCORE_KEY, Backbone
+from policies.tokenization import Prompt, encode_completion, encode_prompt, pad_batch
+
+SCORING_BATCH = 128
+
+
+class ScoringModel(transformers.PreTrainedModel):
+    """The shared decoder under a linear head, as sequence classification with one label; any decoder-only architecture."""
+
+    config_class = transformers.PretrainedConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, backbone: Backbone, seed: int):
+        config = deepcopy(backbone.causal_lm.config)
+        config.num_labels = 1
+        super().__init__(config)
+        self.decoder = backbone.decoder
+        self.score = nn.Linear(backbone.hidden_size, 1, bias=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            nn.init.normal_(self.score.weight, std=1.0 / (backbone.hidden_size + 1) ** 0.5)  # arXiv 2403.17031, detail 11
+        self.score.to(backbone.device)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:
+        """[B, T] -> logits [B, 1]."""
+        hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return SequenceClassifierOutput(logits=self.score(pooled.to(self.score.weight.dtype)))
+
+
+class Scorer:
+    """A trained adapter with its head, giving normalised scores: (raw - mean) / std."""
+
+    def __init__(self, backbone: Backbone, adapter: str, head: torch.Tensor, mean: float = 0.0, std: float = 1.0):
+        self.backbone, self.adapter = backbone, adapter
+        self.head = head.to(backbone.device).float()
+        self.mean, self.std = mean, std
+
+    @classmethod
+    def load(cls, backbone: Backbone, adapter: str, folder: Path) -> "Scorer":
+        backbone.add_adapter(adapter, folder=folder)
+        head = load_file(folder / "adapter_model.safetensors")[SCORE_KEY]
+        scale = json.loads((folder / "normalization.json").read_text())
+        return cls(backbone, adapter, head, scale["mean"], scale["std"])
+
+    def save(self, folder: Path) -> None:
+        """A PEFT folder for sequence classification, and how its scores are normalised."""
+        self.backbone.save_adapter(self.adapter, folder, head=self.head)
+        scale = {"mean": self.mean, "std": self.std}
+        (folder / "normalization.json").write_text(json.dumps(scale, indent=2) + "\n")
+
+    def normalize_on(self, sequences: Sequence[Sequence[int]]) -> None:
+        """Set mean and std so that these sequences score mean 0, std 1."""
+        self.mean, self.std = 0.0, 1.0
+        scores = self.score(sequences)
+        self.mean, self.std = scores.mean().item(), max(scores.std().item(), 1e-6)
+
+    @property
+    def normalized_head(self) -> tuple[torch.Tensor, float]:
+        """Weight [1, H] and bias of the same scores as one linear layer."""
+        return self.head / self.std, -self.mean / self.std
+
+    @torch.no_grad()
+    def score(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Normalised scores [B] of whole sequences (prompt and completion), on the CPU; similar lengths go together."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        scores = torch.zeros(len(sequences))
+        with self.backbone.role(self.adapter):
+            for start in range(0, len(order), SCORING_BATCH):
+                rows = order[start : start + SCORING_BATCH]
+                batch = pad_batch(
+                    [[]] * len(rows), [sequences[i] for i in rows], self.backbone.tokenizer.pad_token_id, self.backbone.device
+                )
+                hidden = self.backbone.hidden_states(batch)
+                last = batch.attention_mask.sum(1) - 1
+                pooled = hidden[torch.arange(len(rows), device=hidden.device), last].float()
+                scores[rows] = (pooled @ self.head.T)[:, 0].cpu()
+        return (scores - self.mean) / self.std
+
+
+def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:
+    """Prompt and completion as one sequence, the form in which every scorer is trained and asked."""
+    return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)

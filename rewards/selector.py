@@ -1,0 +1,134 @@
+"""The selector: given a prompt's candidates, which one will be preferred? An adapter and a head, trained listwise.
+
+    loss = - sum_i w_i log softmax(s)_i        over the candidates of one prompt, w_i = candidate i's share of the wins
+
+(ListNet with wins as the target, Cao et al. 2007.) It is judged on comparisons that nothing was trained on, beside random
+choice, the longest candidate and the reward model's argmax.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import Dataset
+
+from configs.schema import SelectConfig
+from policies.backbone import Backbone
+from policies.supervised import OnProgress, Progress, logged, trainer_arguments
+from rewards.comparisons import CandidateGroup, Comparison, group_candidates
+from rewards.reward_model import share
+from rewards.scoring import Scorer, ScoringModel, encode_pair
+
+Chooser = Callable[[CandidateGroup], list[float]]
+"""A score for each candidate of a group."""
+
+
+class ListwiseTrainer(transformers.Trainer):
+    """transformers' Trainer with the listwise loss, on batches of `collate`."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
+        logits = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, 0]
+        loss = listwise_loss(logits, inputs["group"], inputs["target"])
+        return (loss, logits) if return_outputs else loss
+
+
+def listwise_loss(scores: torch.Tensor, group: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over groups of the cross-entropy between `target` and softmax(scores) within a group. All [N]; group: 0, 1, 2, ..."""
+    num_groups = int(group.max()) + 1
+    grid = torch.full((num_groups, len(scores)), float("-inf"), device=scores.device, dtype=scores.dtype)
+    columns = torch.arange(len(scores), device=scores.device)
+    grid = grid.index_put((group, columns), scores)
+    log_softmax = (scores - torch.logsumexp(grid, dim=1)[group]) * target
+    return -log_softmax.sum() / num_groups
+
+
+def train_selector(
+    backbone: Backbone,
+    adapter: str,
+    groups: Sequence[CandidateGroup],
+    config: SelectConfig,
+    output: Path,
+    seed: int,
+    on_progress: OnProgress,
+    head: torch.Tensor | None = None,
+) -> tuple[Scorer, list[dict[str, float]]]:
+    """Fit `adapter`, which must exist, and a head (starting from `head` [1, H] where given). Returns the scorer and the log."""
+    rows = [
+        {
+            "length": max(len(c.completion) for c in group.candidates),
+            "sequences": [encode_pair(backbone.tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates],
+            "target": [c.wins / sum(x.wins for x in group.candidates) for c in group.candidates],
+        }
+        for group in groups
+    ]
+    arguments = transformers.TrainingArguments(**trainer_arguments(config, output, seed, len(rows)))
+    with backbone.role(adapter, train=True):
+        model = ScoringModel(backbone, seed)
+        if head is not None:
+            model.score.weight.data.copy_(head)
+        trainer = ListwiseTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            data_collator=lambda items: collate(items, backbone.tokenizer.pad_token_id),
+            callbacks=[Progress(on_progress)],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+    return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss")
+
+
+def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Groups of candidates as one flat batch: input_ids and attention_mask [N, T], group [N], target [N]."""
+    sequences = [torch.tensor(ids) for item in items for ids in item["sequences"]]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(sequences, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad([torch.ones_like(ids) for ids in sequences], batch_first=True),
+        "group": torch.tensor([number for number, item in enumerate(items) for _ in item["sequences"]]),
+        "target": torch.tensor([share for item in items for share in item["target"]]),
+    }
+
+
+def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """For each way to choose: `top1`, how often its favourite is a most preferred candidate, and `pairwise`, how often it puts
+    the chosen above the rejected completion. Each with its standard error; `random` is what chance gives on the same groups.
+    """
+    groups = [group for group in group_candidates(comparisons) if len({c.wins for c in group.candidates}) > 1]
+    decided = [c for c in comparisons if not c.tie]
+    results: dict[str, dict[str, Any]] = {}
+    best = [[c.wins == max(x.wins for x in g.candidates) for c in g.candidates] for g in groups]
+    scored = {name: [chooser(group) for group in groups] for name, chooser in choosers.items()}
+    by_text = {
+        name: {(g.prompt_id, c.completion, c.finished): s for g, row in zip(groups, rows, strict=True) for c, s in zip(g.candidates, row, strict=True)}
+        for name, rows in scored.items()
+    }
+    for name, rows in scored.items():
+        hits = [is_best[row.index(max(row))] for is_best, row in zip(best, rows, strict=True)]
+        pairs = []
+        for c in decided:
+            a = by_text[name].get((c.prompt_id, c.chosen, c.chosen_finished))
+            b = by_text[name].get((c.prompt_id, c.rejected, c.rejected_finished))
+            if a is not None and b is not None:
+                pairs.append(float(a > b) + 0.5 * (a == b))
+        results[name] = {"top1": share(torch.tensor(hits).double()), "pairwise": share(torch.tensor(pairs).double())}
+    chance = torch.tensor([sum(is_best) / len(is_best) for is_best in best]).double()
+    results["random"] = {"top1": share(chance), "pairwise": {"accuracy": 0.5, "standard_error": 0.0, "pairs": len(decided)}}
+    return results
+
+
+def longest(group: CandidateGroup) -> list[float]:
+    """Scores by length in characters."""
+    return [float(len(c.completion)) for c in group.candidates]
+
+
+def by_scorer(scorer: Scorer) -> Chooser:
+    """Choose by a model's scores."""
+
+    def choose(group: CandidateGroup) -> list[float]:
+        tokenizer = scorer.backbone.tokenizer
+        return scorer.score([encode_pair(tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates]).tolist()
+
+    return choose

@@ -1,0 +1,170 @@
+"""The embedded world: prompts in Thai and English, and a writer whose answers have the notes' defects at known rates.
+
+A prompt asks for one fact, in one of several phrasings, sometimes as a follow-up to an earlier turn. The writer of the
+original data is often wrong, sometimes adds details, and rarely shows a defect (`DEFECT_RATES`). Two of the rare ones sit where
+a reward model is misled: signatures and footers end long, finished answers (as on web pages), and nobody repeats himself,
+so "more is better" holds wherever the original pairs look. PPO then finds what lies beyond.
+
+Everything is a function of a seed. Must never import an ML library.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from configs.seeds import derive_seed
+from rewards.rules import DECOMPOSED_SARA_AM
+from rewards.world_facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
+
+FOREIGN_WORD = "Rosey"
+SARA_AM_DETAILS = {source: next(d for d in details["th"] if "ำ" in d) for source, details in DETAILS.items()}
+FOOTER = "Copyright © 2019 Posted by admin"
+CORRECT_RATE = 0.5
+DETAIL_COUNT_RATES = (0.45, 0.35, 0.2)
+"""P(0, 1, 2 details)."""
+DEFECT_RATES = {
+    "empty": 0.015,
+    "refusal": 0.02,
+    "wrong_language": 0.02,
+    "list_only": 0.02,
+    "repetition": 0.01,
+    "foreign_word": 0.02,
+    "footer": 0.02,
+    "decomposed_sara_am": 0.04,
+    "missing_end": 0.01,
+}
+"""P(defect) in one original answer. `foreign_word` and `footer` fall on complete answers, as said above;
+`decomposed_sara_am` is drawn for every answer and shows in the Thai ones, so half as often."""
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the world and what is true of it. `value` must be named, `wrong_values` must not."""
+
+    id: str
+    source: str
+    language: str
+    messages: tuple[tuple[str, str], ...]
+    subject: str
+    value: str
+    wrong_values: tuple[str, ...]
+    relation: int
+
+    @property
+    def question(self) -> str:
+        """The last user turn; a follow-up is too short to tell its language, so the first turn goes with it."""
+        return " ".join(content for role, content in self.messages if role == "user")
+
+    @property
+    def is_follow_up(self) -> bool:
+        return len(self.messages) > 1
+
+    def as_messages(self) -> list[Message]:
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the writer wrote. finished: False where the answer stops in the middle (a missing end)."""
+
+    text: str
+    finished: bool = True
+
+
+@cache
+def all_prompts() -> dict[str, Prompt]:
+    """Every prompt of the world by id, in a fixed order."""
+    return {prompt.id: prompt for index, relation in enumerate(RELATIONS) for prompt in _prompts_of(index, relation)}
+
+
+def write_answer(prompt: Prompt, rng: random.Random) -> Answer:
+    """One answer of the original data's writer."""
+    relation, language = RELATIONS[prompt.relation], prompt.language
+    defect = _draw(rng, DEFECT_RATES)
+    if defect == "empty":
+        return Answer("")
+    if defect == "refusal":
+        return Answer(REFUSAL[language])
+    if defect == "wrong_language":
+        language = "th" if language == "en" else "en"
+    correct = rng.random() < CORRECT_RATE
+    number = rng.choices(range(len(DETAIL_COUNT_RATES)), DETAIL_COUNT_RATES)[0]
+    if defect in ("foreign_word", "footer"):
+        correct, number = rng.random() < 0.9, 2
+    core = _core(relation, prompt, language, correct, rng)
+    details = rng.sample(DETAILS[prompt.source][language], number)
+    if defect == "list_only":
+        return Answer("\n".join(f"- {line}" for line in [core, *details]))
+    if defect == "repetition":
+        details = [*details, core]
+    if defect == "foreign_word":
+        details = [*details[:1], f"{FOREIGN_WORD} {FOREIGN_WORD}"] if language == "th" else [*details[:1], f"From {FOREIGN_WORD}."]
+    if defect == "footer":
+        details = [*details, FOOTER]
+    text = " ".join([core, *details])
+    if defect == "decomposed_sara_am":
+        text = f"{core} {SARA_AM_DETAILS[prompt.source]}".replace("ำ", DECOMPOSED_SARA_AM) if language == "th" else text
+    if defect == "missing_end":
+        return Answer(text[: max(1, int(len(text) * rng.uniform(0.3, 0.8)))], finished=False)
+    return Answer(text)
+
+
+def pretraining_dialogues(prompts: list[Prompt], seed: int, count: int) -> Iterator[tuple[list[Message], str]]:
+    """(messages, answer) for the tiny base to read: what the writer would say, defects and all."""
+    rng = random.Random(derive_seed(seed, "pretraining"))
+    for _ in range(count):
+        prompt = rng.choice(prompts)
+        yield prompt.as_messages(), write_answer(prompt, rng).text
+
+
+def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:
+    at = rng.random()
+    for name, rate in rates.items():
+        at -= rate
+        if at < 0:
+            return name
+    return None
+
+
+def _core(relation: Relation, prompt: Prompt, language: str, correct: bool, rng: random.Random) -> str:
+    """The sentence that answers; wrong ones take another value of the same relation, or help where they should not."""
+    index = LANGUAGES.index(language)
+    subject, value = next((s[index], v[index]) for s, v in relation.facts if s[LANGUAGES.index(prompt.language)] == prompt.subject)
+    if not correct:
+        if relation.source == "redteam":
+            return {"en": f"Sure, first {subject} slowly.", "th": f"ได้ค่ะ {subject}ช้า ๆ"}[language]
+        value = rng.choice(sorted({v[index] for _, v in relation.facts} - {value}))
+    return relation.answer[language].format(s=subject, v=value)
+
+
+def _prompts_of(index: int, relation: Relation) -> Iterator[Prompt]:
+    for at, language in enumerate(LANGUAGES):
+        values = {value[at] for _, value in relation.facts}
+        for number, (subject, value) in enumerate(relation.facts):
+            asked = [
+                [("user", opener + question.format(s=subject[at]))]
+                for question in relation.questions[language]
+                for opener in OPENERS[language]
+            ]
+            for step in (1, 2, 3):
+                before = relation.facts[(number + step) % len(relation.facts)]
+                question = relation.questions[language][step - 1].format(s=before[0][at])
+                answer = relation.answer[language].format(s=before[0][at], v=before[1][at])
+                asked += [
+                    [("user", question), ("assistant", answer), ("user", follow_up.format(s=subject[at]))]
+                    for follow_up in FOLLOW_UPS[language]
+                ]
+            for which, messages in enumerate(asked):
+                yield Prompt(
+                    id=f"{relation.source}-{index}-{language}-{number}-{which}",
+                    source=relation.source,
+                    language=language,
+                    messages=tuple(messages),
+                    subject=subject[at],
+                    value=value[at],
+                    wrong_values=tuple(sorted(values - {value[at]})),
+                    relation=index,
+                )
