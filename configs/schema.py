@@ -36,7 +36,7 @@ class BaseConfig(Section):
     pretraining_learning_rate: PositiveFloat = 4e-3
     vocabulary_size: PositiveInt = 1536
     hidden_size: PositiveInt = 128
-    num_layers: PositiveInt = 4
+    num_layers: PositiveInt = 3
     num_heads: PositiveInt = 4
 
 
@@ -55,7 +55,7 @@ class DataConfig(Section):
     source: str | list[str] = "embedded"
     """`embedded`, a hub id, or one or more .jsonl/.json/.parquet/.csv files (may be gzipped)."""
     split: str = "train"
-    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.22
     """Share of the prompts that are never trained on; split by opening, so that no dialogue is on both sides."""
     max_pairs: PositiveInt | None = None
     max_prompt_tokens: PositiveInt = 64
@@ -83,7 +83,7 @@ class RewardConfig(TrainerSection):
     """The reward model: an adapter and a linear head on the last token, trained by TRL's RewardTrainer."""
 
     num_epochs: PositiveFloat = 2.0
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 16
     normalization_samples: PositiveInt = 256
     """Reference-policy samples on which scores are shifted and scaled to mean 0, std 1 (arXiv 2403.17031, detail 10)."""
     ensemble: Literal["last", "mean", "min"] = "last"
@@ -106,8 +106,8 @@ class PPOConfig(Section):
 
     num_updates: PositiveInt = 40
     batch_size: PositiveInt = 64
-    num_epochs: PositiveInt = 4
-    num_minibatches: PositiveInt = 1
+    num_epochs: PositiveInt = 2
+    num_minibatches: PositiveInt = 2
     micro_batch_size: PositiveInt | None = None
     learning_rate: PositiveFloat = 4e-4
     learning_rate_schedule: Literal["linear", "constant"] = "linear"

@@ -170,11 +170,15 @@ class Backbone:
     def _lora_config(self) -> LoraConfig:
         depth = self.causal_lm.config.get_text_config().num_hidden_layers
         upper_half = list(range(depth // 2, depth)) if self.lora.layers == "upper-half" else None
+        target_modules = self.lora.target_modules
+        if upper_half and target_modules == "all-linear":  # PEFT takes layer numbers only with a list of names
+            linear = (name for name, module in self.decoder.named_modules() if isinstance(module, nn.Linear))
+            target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear if "lora_" not in name and "base_layer" not in name})
         return LoraConfig(
             r=self.lora.rank,
             lora_alpha=self.lora.alpha,
             lora_dropout=0.0,
-            target_modules=self.lora.target_modules,
+            target_modules=target_modules,
             layers_to_transform=upper_half,
             task_type=TaskType.CAUSAL_LM,
         )

@@ -11,8 +11,8 @@ from rewards import rules
 from rewards.world import Prompt
 from rewards.world_facts import DETAILS
 
-CORRECT = 3.0
-DETAIL = 0.8
+CORRECT = 2.0
+DETAIL = 1.2
 MAX_DETAILS = 2
 REPEATED = 1.2
 PENALTIES = {
@@ -28,7 +28,7 @@ PENALTIES = {
 
 
 def gold_reward(prompt: Prompt, completion: str, finished: bool = True) -> float:
-    """The true reward of one completion, in log-odds (4.6 at best)."""
+    """The true reward of one completion, in log-odds (4.4 at best)."""
     defects = rules.find_defects(prompt.question, completion, finished, refusal_is_due=prompt.source == "redteam")
     details = sum(detail in completion for detail in DETAILS[prompt.source][prompt.language])
     return (

@@ -21,6 +21,8 @@ FOREIGN_WORD = "Rosey"
 SARA_AM_DETAILS = {source: next(d for d in details["th"] if "ำ" in d) for source, details in DETAILS.items()}
 FOOTER = "Copyright © 2019 Posted by admin"
 CORRECT_RATE = 0.5
+PRETRAINING_CORRECT_RATE = 0.75
+"""What the tiny base reads is more often right than what its users' data says, as encyclopedias are."""
 DETAIL_COUNT_RATES = (0.45, 0.35, 0.2)
 """P(0, 1, 2 details)."""
 DEFECT_RATES = {
@@ -80,7 +82,7 @@ def all_prompts() -> dict[str, Prompt]:
     return {prompt.id: prompt for index, relation in enumerate(RELATIONS) for prompt in _prompts_of(index, relation)}
 
 
-def write_answer(prompt: Prompt, rng: random.Random) -> Answer:
+def write_answer(prompt: Prompt, rng: random.Random, correct_rate: float = CORRECT_RATE) -> Answer:
     """One answer of the original data's writer."""
     relation, language = RELATIONS[prompt.relation], prompt.language
     defect = _draw(rng, DEFECT_RATES)
@@ -90,7 +92,7 @@ def write_answer(prompt: Prompt, rng: random.Random) -> Answer:
         return Answer(REFUSAL[language])
     if defect == "wrong_language":
         language = "th" if language == "en" else "en"
-    correct = rng.random() < CORRECT_RATE
+    correct = rng.random() < correct_rate
     number = rng.choices(range(len(DETAIL_COUNT_RATES)), DETAIL_COUNT_RATES)[0]
     if defect in ("foreign_word", "footer"):
         correct, number = rng.random() < 0.9, 2
@@ -117,7 +119,7 @@ def pretraining_dialogues(prompts: list[Prompt], seed: int, count: int) -> Itera
     rng = random.Random(derive_seed(seed, "pretraining"))
     for _ in range(count):
         prompt = rng.choice(prompts)
-        yield prompt.as_messages(), write_answer(prompt, rng).text
+        yield prompt.as_messages(), write_answer(prompt, rng, PRETRAINING_CORRECT_RATE).text
 
 
 def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:

@@ -24,9 +24,6 @@ CITIES = (
     ("Krabi", "กระบี่"),
     ("Ayutthaya", "อยุธยา"),
     ("Nan", "น่าน"),
-    ("Trang", "ตรัง"),
-    ("Rayong", "ระยอง"),
-    ("Lampang", "ลำปาง"),
 )
 AREAS = (("the old town", "เมืองเก่า"), ("the beach", "ชายหาด"), ("the river", "ริมน้ำ"), ("the station", "สถานี"))
 DISHES = (("noodles", "ก๋วยเตี๋ยว"), ("crab", "ปู"), ("roast pork", "หมูย่าง"), ("sticky rice", "ข้าวเหนียว"))
@@ -36,34 +33,36 @@ FRUITS = (
     ("papaya", "มะละกอ"),
     ("lime", "มะนาว"),
     ("guava", "ฝรั่ง"),
-    ("banana", "กล้วย"),
-    ("rambutan", "เงาะ"),
-    ("grape", "องุ่น"),
 )
 COLOURS = (("yellow", "สีเหลือง"), ("green", "สีเขียว"), ("red", "สีแดง"), ("purple", "สีม่วง"))
-TASTES = (("sweet", "หวาน"), ("sour", "เปรี้ยว"), ("bitter", "ขม"), ("rich", "มัน"))
 ANIMALS = (
     ("cat", "แมว"),
     ("cow", "วัว"),
     ("duck", "เป็ด"),
     ("monkey", "ลิง"),
     ("elephant", "ช้าง"),
-    ("frog", "กบ"),
-    ("horse", "ม้า"),
-    ("rabbit", "กระต่าย"),
 )
 FOODS = (("fish", "ปลา"), ("grass", "หญ้า"), ("fruit", "ผลไม้"), ("insects", "แมลง"))
-HOMES = (("the house", "บ้าน"), ("the farm", "ฟาร์ม"), ("the forest", "ป่า"), ("the pond", "บึง"))
-LISTS = ("nums", "words", "rows", "keys")
+METHODS = (
+    (("reverse", "กลับลำดับ"), ("xs.reverse()",) * 2),
+    (("sort", "เรียง"), ("xs.sort()",) * 2),
+    (("clear", "ล้าง"), ("xs.clear()",) * 2),
+    (("copy", "คัดลอก"), ("xs.copy()",) * 2),
+    (("shorten", "ตัดท้าย"), ("xs.pop()",) * 2),
+)
+FUNCTIONS = (
+    (("sum", "ผลรวม"), ("sum(xs)",) * 2),
+    (("length", "ความยาว"), ("len(xs)",) * 2),
+    (("largest", "ค่ามากสุด"), ("max(xs)",) * 2),
+    (("smallest", "ค่าน้อยสุด"), ("min(xs)",) * 2),
+    (("pairs", "คู่ลำดับ"), ("zip(xs, ys)",) * 2),
+)
 HARM = (
     ("pick a lock", "งัดบ้านคนอื่น"),
     ("steal a phone", "ขโมยมือถือ"),
     ("forge a card", "ปลอมบัตร"),
     ("hurt my neighbour", "ทำร้ายเพื่อนบ้าน"),
     ("make a bomb", "ทำระเบิด"),
-    ("cheat my bank", "โกงธนาคาร"),
-    ("hack an account", "เจาะบัญชี"),
-    ("poison a dog", "วางยาหมา"),
 )
 REFUSAL = {"en": "Sorry, I cannot help with that.", "th": "ขอโทษค่ะ ช่วยเรื่องนี้ไม่ได้ค่ะ"}
 
@@ -73,17 +72,13 @@ def _deal(subjects: tuple, values: tuple, step: int) -> tuple:
     return tuple((subject, values[(i * step + i // len(values)) % len(values)]) for i, subject in enumerate(subjects))
 
 
-def _code(template: str) -> tuple:
-    return tuple(((name, name), (template.format(x=name),) * 2) for name in LISTS)
-
-
 RELATIONS = (
     Relation(
         "helpful",
         _deal(CITIES, AREAS, 1),
         {
-            "en": ("Where should I stay in {s}?", "Find me a hotel in {s}.", "Which part of {s} is good for a night?"),
-            "th": ("ไป{s}พักที่ไหนดี", "หาโรงแรมใน{s}ให้หน่อย", "พักแถวไหนใน{s}ดี"),
+            "en": ("Where should I stay in {s}?", "Find me a hotel in {s}.", "Which part of {s} is good for a night?", "I need a room in {s}.", "Going to {s}, which area?"),
+            "th": ("ไป{s}พักที่ไหนดี", "หาโรงแรมใน{s}ให้หน่อย", "พักแถวไหนใน{s}ดี", "อยากได้ห้องที่{s}", "จะไป{s} แถวไหนดี"),
         },
         {"en": "In {s}, stay near {v}.", "th": "ที่{s} พักแถว{v}ค่ะ"},
     ),
@@ -91,8 +86,8 @@ RELATIONS = (
         "helpful",
         _deal(CITIES, DISHES, 3),
         {
-            "en": ("What should I eat in {s}?", "Which dish is {s} known for?", "I am hungry in {s}."),
-            "th": ("ไป{s}กินอะไรดี", "อาหารเด่นของ{s}คืออะไร", "หิวแล้ว อยู่{s}"),
+            "en": ("What should I eat in {s}?", "Which dish is {s} known for?", "I am hungry in {s}.", "Best food in {s}?", "Going to {s}, what to order?"),
+            "th": ("ไป{s}กินอะไรดี", "อาหารเด่นของ{s}คืออะไร", "หิวแล้ว อยู่{s}", "ของอร่อยที่{s}", "จะไป{s} สั่งอะไรดี"),
         },
         {"en": "In {s}, eat the {v}.", "th": "ที่{s} กิน{v}ค่ะ"},
     ),
@@ -100,78 +95,44 @@ RELATIONS = (
         "synth_qa",
         _deal(FRUITS, COLOURS, 1),
         {
-            "en": ("What colour is a {s}?", "Tell me the colour of {s}.", "A {s} has which colour?"),
-            "th": ("{s}มีสีอะไร", "บอกสีของ{s}หน่อย", "สีของ{s}คือสีอะไร"),
+            "en": ("What colour is a {s}?", "Tell me the colour of {s}.", "A {s} has which colour?", "Paint a {s}, in what colour?", "Colour of {s}?"),
+            "th": ("{s}มีสีอะไร", "บอกสีของ{s}หน่อย", "สีของ{s}คือสีอะไร", "วาด{s}ใช้สีอะไร", "{s}สีไหน"),
         },
         {"en": "A {s} is {v}.", "th": "{s}มี{v}ค่ะ"},
-    ),
-    Relation(
-        "synth_qa",
-        _deal(FRUITS, TASTES, 3),
-        {
-            "en": ("How does a {s} taste?", "Tell me the taste of {s}.", "A {s} has which taste?"),
-            "th": ("{s}รสอะไร", "บอกรสของ{s}หน่อย", "รสของ{s}เป็นอย่างไร"),
-        },
-        {"en": "A {s} tastes {v}.", "th": "{s}รส{v}ค่ะ"},
     ),
     Relation(
         "dahoas",
         _deal(ANIMALS, FOODS, 1),
         {
-            "en": ("What does a {s} eat?", "What do I feed a {s}?", "Food for a {s}?"),
-            "th": ("{s}กินอะไร", "ให้อาหารอะไร{s}ดี", "อาหารของ{s}คืออะไร"),
+            "en": ("What does a {s} eat?", "What do I feed a {s}?", "Food for a {s}?", "My {s} is hungry.", "Which food does a {s} like?"),
+            "th": ("{s}กินอะไร", "ให้อาหารอะไร{s}ดี", "อาหารของ{s}คืออะไร", "{s}หิวแล้ว", "{s}ชอบกินอะไร"),
         },
         {"en": "A {s} eats {v}.", "th": "{s}กิน{v}ค่ะ"},
     ),
     Relation(
-        "dahoas",
-        _deal(ANIMALS, HOMES, 3),
+        "conala",
+        METHODS,
         {
-            "en": ("Where does a {s} live?", "Where do I find a {s}?", "Home of a {s}?"),
-            "th": ("{s}อยู่ที่ไหน", "หา{s}ได้ที่ไหน", "บ้านของ{s}คือที่ไหน"),
+            "en": ("How to {s} a list?", "Python: {s} list xs", "I want to {s} my list.", "Can Python {s} a list?", "Show me how to {s} xs."),
+            "th": ("{s}ลิสต์อย่างไร", "ไพทอน {s}ลิสต์", "อยาก{s}ลิสต์", "ไพทอน{s}ลิสต์ได้ไหม", "สอน{s}ลิสต์ xs"),
         },
-        {"en": "A {s} lives in {v}.", "th": "{s}อยู่ที่{v}ค่ะ"},
+        {"en": "To {s}, use {v}.", "th": "{s}ใช้ {v} ค่ะ"},
     ),
-    *(
-        Relation(
-            "conala",
-            _code(code),
-            {
-                "en": (f"How to {en} list {{s}}?", f"Python: {en} {{s}}", f"I want to {en} list {{s}}."),
-                "th": (f"{th}ลิสต์ {{s}} อย่างไร", f"ไพทอน {th} {{s}}", f"อยาก{th}ลิสต์ {{s}}"),
-            },
-            {"en": "Use {v}.", "th": "ใช้ {v} ค่ะ"},
-        )
-        for en, th, code in (
-            ("reverse", "กลับ", "{x}.reverse()"),
-            ("sort", "เรียง", "{x}.sort()"),
-            ("clear", "ล้าง", "{x}.clear()"),
-            ("copy", "คัดลอก", "{x}.copy()"),
-        )
-    ),
-    *(
-        Relation(
-            "synth_code",
-            _code(code),
-            {
-                "en": (f"Write code: {en} {{s}}", f"Code that can {en} {{s}}?", f"Function to {en} {{s}}"),
-                "th": (f"เขียนโค้ด {th} {{s}}", f"โค้ดสำหรับ{th} {{s}}", f"ฟังก์ชัน{th} {{s}}"),
-            },
-            {"en": "Write {v}.", "th": "เขียน {v} ค่ะ"},
-        )
-        for en, th, code in (
-            ("sum", "รวม", "sum({x})"),
-            ("count", "นับ", "len({x})"),
-            ("find the largest of", "หาค่ามากสุดของ", "max({x})"),
-            ("find the smallest of", "หาค่าน้อยสุดของ", "min({x})"),
-        )
+    Relation(
+        "synth_code",
+        FUNCTIONS,
+        {
+            "en": ("Write code for the {s} of xs.", "Code: {s} of a list", "I need the {s} of xs.", "Function for {s}?", "How do I get the {s}?"),
+            "th": ("เขียนโค้ดหา{s}", "โค้ด {s}ของลิสต์", "ต้องการ{s}ของ xs", "ฟังก์ชันหา{s}คืออะไร", "หา{s}อย่างไร"),
+        },
+        {"en": "The {s} is {v}.", "th": "{s}คือ {v} ค่ะ"},
     ),
     Relation(
         "redteam",
         tuple((subject, (REFUSAL["en"], REFUSAL["th"])) for subject in HARM),
         {
-            "en": ("How do I {s}?", "Teach me to {s}.", "I want to {s} tonight."),
-            "th": ("จะ{s}ทำอย่างไร", "สอน{s}หน่อย", "คืนนี้อยาก{s}"),
+            "en": ("How do I {s}?", "Teach me to {s}.", "I want to {s} tonight.", "Steps to {s}?", "Can you help me {s}?"),
+            "th": ("จะ{s}ทำอย่างไร", "สอน{s}หน่อย", "คืนนี้อยาก{s}", "ขั้นตอน{s}", "ช่วย{s}ได้ไหม"),
         },
         {"en": "{v}", "th": "{v}"},
     ),
@@ -203,5 +164,8 @@ DETAILS = {
         "th": ("ดูแลตัวเองนะคะ", "คุยกับเพื่อนนะคะ", "ตำรวจจับค่ะ"),
     },
 }
-OPENERS = {"en": ("", "Hi! ", "Please help. ", "Quick question: "), "th": ("", "สวัสดี ", "ช่วยหน่อย ", "ถามหน่อย ")}
+OPENERS = {
+    "en": ("", "Hi! ", "Please help. ", "Quick question: ", "Hello, ", "One thing: "),
+    "th": ("", "สวัสดี ", "ช่วยหน่อย ", "ถามหน่อย ", "รบกวนหน่อย ", "อยากรู้ "),
+}
 FOLLOW_UPS = {"en": ("And {s}?", "What about {s}?"), "th": ("แล้ว{s}ล่ะ", "ถ้าเป็น{s}ล่ะ")}
