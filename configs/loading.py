@@ -97,7 +97,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _nearest(path: list[str]) -> str:
-    """", did you mean ...?" from all legal names, preferring those in the same section."""
+    """ ", did you mean ...?" from all legal names, preferring those in the same section."""
     legal = _names(RunConfig)
     key = ".".join(path)
     same_section = [name for name in legal if name.rsplit(".", 1)[0] == key.rsplit(".", 1)[0] and "." in name]

@@ -78,7 +78,7 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
     else:
         work.rename(final)
     _sync_directory(final.parent)
-    return Artifact(final, key, digest, metrics, manifest["seconds"])
+    return Artifact(final, key, digest, metrics, round(seconds, 3))
 
 
 def _hash_file(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The command line. Reads words, calls the driver, turns errors into messages and exit codes. Never imports torch.
 
-    0 done · 2 the user's input is wrong · 3 waiting for labels · 4 a stage failed · 130 interrupted, can go on
+0 done · 2 the user's input is wrong · 3 waiting for labels · 4 a stage failed · 130 interrupted, can go on
 """
 
 import argparse
@@ -39,14 +39,18 @@ def run(options: argparse.Namespace) -> int:
     from loop.monitoring import Terminal
 
     if options.rounds is not None and options.rounds < 1:
-        raise UserError(f"--rounds must be at least 1, not {options.rounds}", "the command line", "give the number of rounds, for example --rounds 2")
+        raise UserError(
+            f"--rounds must be at least 1, not {options.rounds}", "the command line", "give the number of rounds, for example --rounds 2"
+        )
     config = load_config(options.config, options.settings, name=options.name, num_rounds=options.rounds)
     if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
         raise UserError(f"not a run name: {config.name!r}", "--name", "use letters, digits, - and _, without a slash")
     try:
         Driver(config, (Path(options.runs) / config.name).resolve(), Terminal()).execute()
     except OSError as error:
-        raise LoopError(f"{error.strerror}: {error.filename}\n  mend that; the same command goes on after the last finished stage") from None
+        raise LoopError(
+            f"{error.strerror}: {error.filename}\n  mend that; the same command goes on after the last finished stage"
+        ) from None
     return 0
 
 
@@ -106,5 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=status)
 
     for command in commands.choices.values():
-        command.add_argument("--runs", default=os.environ.get("LOOP_RUNS", DEFAULT_RUNS), metavar="DIR", help="where runs are kept (default: runs)")
+        command.add_argument(
+            "--runs", default=os.environ.get("LOOP_RUNS", DEFAULT_RUNS), metavar="DIR", help="where runs are kept (default: runs)"
+        )
     return parser

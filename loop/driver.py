@@ -100,9 +100,7 @@ class Driver:
         self.terminal.stage_done(f"{where}/{stage.name}", seconds, metrics)
         return artifact
 
-    def _run_on_fleet(
-        self, stage: Stage, round_number: int | None, inputs: dict[str, Any], work: Path, name: str
-    ) -> dict[str, Any]:
+    def _run_on_fleet(self, stage: Stage, round_number: int | None, inputs: dict[str, Any], work: Path, name: str) -> dict[str, Any]:
         progress = work.with_name(work.name + ".progress.json")
         progress.unlink(missing_ok=True)
         request = {

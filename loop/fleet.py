@@ -100,7 +100,9 @@ class Fleet:
         try:
             self.dashboard = f"http://{ray.init(**options).dashboard_url}"
         except (ConnectionError, ValueError) as error:
-            raise UserError(f"cannot join Ray: {error}", f"runtime.address={self.config.address}", "start it with `ray start --head`") from None
+            raise UserError(
+                f"cannot join Ray: {error}", f"runtime.address={self.config.address}", "start it with `ray start --head`"
+            ) from None
 
     def _start_worker(self, rank: int, threads: int, bundle: dict[str, float]) -> Any:
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)

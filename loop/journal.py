@@ -4,7 +4,6 @@ One JSON object a line, fsynced before the next step is taken. A torn last line 
 dropped and cut off before the next append; a torn line before the last is damage and is named.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -16,6 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from configs.errors import UserError
 
 State = Literal["pending", "running", "done", "waiting", "interrupted", "failed"]
+
+
+ENDINGS: dict[str, State] = {"run_done": "done", "waiting": "waiting", "interrupted": "interrupted", "failed": "failed"}
 
 
 class Event(BaseModel):
@@ -89,7 +91,9 @@ def read_events(path: Path) -> list[Event]:
             events.append(Event.model_validate_json(line))
         except ValueError:
             raise UserError(
-                f"line {number} of the journal is damaged", str(path), "restore the file, or delete that line: committed stages are found again"
+                f"line {number} of the journal is damaged",
+                str(path),
+                "restore the file, or delete that line: committed stages are found again",
             ) from None
     return events
 
@@ -108,7 +112,7 @@ def fold(events: Iterable[Event]) -> RunState:
                 state="done" if done else "running", seconds=event.seconds, digest=event.digest, metrics=event.metrics or {}
             )
         else:
-            run.state = "done" if event.event == "run_done" else event.event
+            run.state = ENDINGS[event.event]
             for stages in (run.setup, *run.rounds.values()):
                 for stage in stages.values():
                     if stage.state == "running":
@@ -133,5 +137,3 @@ def to_json(name: str, state: RunState, setup: Iterable[str], stages: Iterable[s
         "dashboard": state.dashboard,
         "message": state.message,
     }
-
-

@@ -96,9 +96,11 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     last = earlier[-1] if earlier else None
     before = [past.labels for past in earlier]
 
-    reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last and last.retrain)
-    policy = run.stage(POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last and last.policy)
-    sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last and last.policy)
+    reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
+    policy = run.stage(
+        POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last.policy if last else None
+    )
+    sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
     run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)

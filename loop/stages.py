@@ -68,9 +68,7 @@ class Context:
 
     def labels(self) -> list[list[Comparison]]:
         """Comparisons of all rounds so far, by generation; the last entry is this round's."""
-        return [
-            [row for row in read_jsonl(path / "comparisons.jsonl", Comparison) if self.fits(row)] for path in self.inputs["labels"]
-        ]
+        return [[row for row in read_jsonl(path / "comparisons.jsonl", Comparison) if self.fits(row)] for path in self.inputs["labels"]]
 
     def fits(self, pair: Comparison) -> bool:
         tokenizer, data = self.backbone.tokenizer, self.config.data
@@ -135,9 +133,7 @@ def sft(context: Context) -> Metrics:
             "raise the limits",
         )
     tokenizer = backbone.tokenizer
-    examples = [
-        (encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs
-    ]
+    examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
     log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.work, context.seed(), context.on_progress)
     if parallel.is_main():

@@ -206,9 +206,7 @@ def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
 def check_causal_lm(folder: str, config: BaseConfig) -> dict[str, Any]:
     """The model's config as a mapping. Raises UserError if it is missing or not a decoder-only language model."""
     try:
-        found = transformers.AutoConfig.from_pretrained(
-            folder, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        found = transformers.AutoConfig.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(
             f"there is no model to load: {first_line(error)}", folder, "give base.model a hub id or a folder with config.json"

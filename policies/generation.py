@@ -65,9 +65,7 @@ def generate_sharded(
     return [response for _, part in sorted(parallel.gather(mine), key=lambda item: item[0]) for response in part]
 
 
-def _decode_batch(
-    backbone: Backbone, prompts: list[Sequence[int]], seeds: list[int], config: GenerationConfig
-) -> list[Response]:
+def _decode_batch(backbone: Backbone, prompts: list[Sequence[int]], seeds: list[int], config: GenerationConfig) -> list[Response]:
     from transformers import DynamicCache
 
     tokenizer, device = backbone.tokenizer, backbone.device
@@ -110,6 +108,4 @@ def _draw(logits: torch.Tensor, uniforms: torch.Tensor, config: GenerationConfig
             ordered[ordered.cumsum(-1) - ordered > config.top_p] = 0.0
         probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
     cumulative = probabilities.cumsum(-1)
-    return torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0].clamp(
-        max=logits.shape[-1] - 1
-    )
+    return torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

@@ -82,9 +82,7 @@ class PPOTrainer:
         self.policy, self.reference, self.seed = policy, reference, seed
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
         self.parameters = [*backbone.parameters(policy), *value.parameters()]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0)
 
     def step(self, update: int, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
         """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics."""
@@ -114,9 +112,7 @@ class PPOTrainer:
                 states = response_states(self.backbone, batch)
         values = self.value.of(states) * mask
         with self.backbone.role(self.reference):
-            reference, _ = logprobs_of(
-                self.backbone, response_states(self.backbone, batch), batch, self.generation.temperature
-            )
+            reference, _ = logprobs_of(self.backbone, response_states(self.backbone, batch), batch, self.generation.temperature)
         raw_scores = self.score(share, responses)
         unfinished = torch.tensor([not r.finished for r in responses], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * unfinished
@@ -219,9 +215,7 @@ class PPOTrainer:
             "val/response_length": torch.tensor(lengths, device=kl.device),
             "val/finished": torch.tensor(finished, device=kl.device),
         }
-        metrics = {
-            name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in per_row.items()
-        }
+        metrics = {name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in per_row.items()}
         names = {
             "policy_loss": "loss/policy_avg",
             "value_loss": "loss/value_avg",
@@ -241,9 +235,7 @@ def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip_rang
     return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
 
 
-def clipped_value_loss(
-    values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_range: float
-) -> torch.Tensor:
+def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_range: float) -> torch.Tensor:
     """1/2 max((v - R)^2, (clip(v, v_old - eps, v_old + eps) - R)^2), elementwise."""
     clipped = torch.clamp(values, old_values - clip_range, old_values + clip_range)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)

@@ -134,9 +134,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=vocabulary_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -182,9 +180,7 @@ def train_tiny_base(
             bos_token_id=None,
         )
     )
-    section = TrainerSection(
-        learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size, warmup_ratio=0.05
-    )
+    section = TrainerSection(learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size, warmup_ratio=0.05)
     arguments = trainer_arguments(section, output, seed, len(blocks), by_length=False)
     arguments |= {"max_steps": config.pretraining_steps, "lr_scheduler_type": "cosine"}
     trainer = transformers.Trainer(

@@ -110,6 +110,4 @@ def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
             (row.rejected, row.rejected_finished, row.rejected_id, lost),
         ):
             group.setdefault((name, text), Candidate(text, finished, 0.0)).wins += wins
-    return [
-        CandidateGroup(where[0], prompts[where], list(group.values())) for where, group in groups.items() if len(group) > 1
-    ]
+    return [CandidateGroup(where[0], prompts[where], list(group.values())) for where, group in groups.items() if len(group) > 1]

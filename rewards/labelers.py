@@ -36,9 +36,7 @@ def gold_scores(samples: Sequence[Sample]) -> Scores:
     return {s.id: gold_reward(prompts[s.prompt_id], s.completion, s.finished) for s in samples}
 
 
-def compare_by_scores(
-    samples: Sequence[Sample], scores: Scores, config: LabelerConfig, seed: int
-) -> list[Comparison]:
+def compare_by_scores(samples: Sequence[Sample], scores: Scores, config: LabelerConfig, seed: int) -> list[Comparison]:
     """`pairs_per_prompt` comparisons among each prompt's different completions, each drawn from the score difference."""
     comparisons = []
     for prompt_id, group in _by_prompt(samples).items():
@@ -70,9 +68,7 @@ def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, seed: int,
     return comparisons
 
 
-def _from_row(
-    line: str, where: str, by_id: dict[str, Sample], config: LabelerConfig, seed: int, round_number: int
-) -> list[Comparison]:
+def _from_row(line: str, where: str, by_id: dict[str, Sample], config: LabelerConfig, seed: int, round_number: int) -> list[Comparison]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -144,5 +140,3 @@ def _ask(path: Path, samples_path: Path, why: str) -> str:
         '  one a line: {"chosen_id": "...", "rejected_id": "...", "tie": false}, with ids of the samples\n'
         "  then run the same command again"
     )
-
-

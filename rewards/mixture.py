@@ -11,7 +11,9 @@ from configs.schema import RetrainConfig
 from rewards.comparisons import Comparison
 
 
-def mix(original: Sequence[Comparison], by_generation: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int) -> list[Comparison]:
+def mix(
+    original: Sequence[Comparison], by_generation: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int
+) -> list[Comparison]:
     """concat: everything; last: the newest generation only; sample: `mixture_pairs` of everything, drawn by `seed`.
 
     by_generation[r] are the comparisons of round r; the last entry is this round's.

@@ -46,9 +46,7 @@ def train_reward_model(
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
         rows.append({"chosen_ids": chosen, "rejected_ids": rejected, "length": max(len(chosen), len(rejected))})
-    arguments = trl.RewardConfig(
-        **trainer_arguments(config, output, seed, len(rows)), max_length=None, activation_checkpointing=False
-    )
+    arguments = trl.RewardConfig(**trainer_arguments(config, output, seed, len(rows)), max_length=None, activation_checkpointing=False)
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed)
         trainer = trl.RewardTrainer(

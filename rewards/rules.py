@@ -83,7 +83,4 @@ def _has_foreign_word(question: str, text: str) -> bool:
     words = [match for match in _LATIN_WORD.finditer(prose) if match.group() not in known]
     if _THAI.search(prose):
         return any(len(match.group()) > 1 for match in words)
-    return any(
-        match.group()[0].isupper() and not re.search(r"(^|[.!?:\-\n])\s*$", prose[: match.start()])
-        for match in words
-    )
+    return any(match.group()[0].isupper() and not re.search(r"(^|[.!?:\-\n])\s*$", prose[: match.start()]) for match in words)

@@ -102,7 +102,11 @@ def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Compariso
     best = [[c.wins == max(x.wins for x in g.candidates) for c in g.candidates] for g in groups]
     scored = {name: [chooser(group) for group in groups] for name, chooser in choosers.items()}
     by_text = {
-        name: {(g.prompt_id, c.completion, c.finished): s for g, row in zip(groups, rows, strict=True) for c, s in zip(g.candidates, row, strict=True)}
+        name: {
+            (g.prompt_id, c.completion, c.finished): s
+            for g, row in zip(groups, rows, strict=True)
+            for c, s in zip(g.candidates, row, strict=True)
+        }
         for name, rows in scored.items()
     }
     for name, rows in scored.items():

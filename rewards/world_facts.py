@@ -77,7 +77,13 @@ RELATIONS = (
         "helpful",
         _deal(CITIES, AREAS, 1),
         {
-            "en": ("Where should I stay in {s}?", "Find me a hotel in {s}.", "Which part of {s} is good for a night?", "I need a room in {s}.", "Going to {s}, which area?"),
+            "en": (
+                "Where should I stay in {s}?",
+                "Find me a hotel in {s}.",
+                "Which part of {s} is good for a night?",
+                "I need a room in {s}.",
+                "Going to {s}, which area?",
+            ),
             "th": ("ไป{s}พักที่ไหนดี", "หาโรงแรมใน{s}ให้หน่อย", "พักแถวไหนใน{s}ดี", "อยากได้ห้องที่{s}", "จะไป{s} แถวไหนดี"),
         },
         {"en": "In {s}, stay near {v}.", "th": "ที่{s} พักแถว{v}ค่ะ"},
@@ -86,7 +92,13 @@ RELATIONS = (
         "helpful",
         _deal(CITIES, DISHES, 3),
         {
-            "en": ("What should I eat in {s}?", "Which dish is {s} known for?", "I am hungry in {s}.", "Best food in {s}?", "Going to {s}, what to order?"),
+            "en": (
+                "What should I eat in {s}?",
+                "Which dish is {s} known for?",
+                "I am hungry in {s}.",
+                "Best food in {s}?",
+                "Going to {s}, what to order?",
+            ),
             "th": ("ไป{s}กินอะไรดี", "อาหารเด่นของ{s}คืออะไร", "หิวแล้ว อยู่{s}", "ของอร่อยที่{s}", "จะไป{s} สั่งอะไรดี"),
         },
         {"en": "In {s}, eat the {v}.", "th": "ที่{s} กิน{v}ค่ะ"},
@@ -95,7 +107,13 @@ RELATIONS = (
         "synth_qa",
         _deal(FRUITS, COLOURS, 1),
         {
-            "en": ("What colour is a {s}?", "Tell me the colour of {s}.", "A {s} has which colour?", "Paint a {s}, in what colour?", "Colour of {s}?"),
+            "en": (
+                "What colour is a {s}?",
+                "Tell me the colour of {s}.",
+                "A {s} has which colour?",
+                "Paint a {s}, in what colour?",
+                "Colour of {s}?",
+            ),
             "th": ("{s}มีสีอะไร", "บอกสีของ{s}หน่อย", "สีของ{s}คือสีอะไร", "วาด{s}ใช้สีอะไร", "{s}สีไหน"),
         },
         {"en": "A {s} is {v}.", "th": "{s}มี{v}ค่ะ"},
@@ -113,7 +131,13 @@ RELATIONS = (
         "conala",
         METHODS,
         {
-            "en": ("How to {s} a list?", "Python: {s} list xs", "I want to {s} my list.", "Can Python {s} a list?", "Show me how to {s} xs."),
+            "en": (
+                "How to {s} a list?",
+                "Python: {s} list xs",
+                "I want to {s} my list.",
+                "Can Python {s} a list?",
+                "Show me how to {s} xs.",
+            ),
             "th": ("{s}ลิสต์อย่างไร", "ไพทอน {s}ลิสต์", "อยาก{s}ลิสต์", "ไพทอน{s}ลิสต์ได้ไหม", "สอน{s}ลิสต์ xs"),
         },
         {"en": "To {s}, use {v}.", "th": "{s}ใช้ {v} ค่ะ"},
@@ -122,7 +146,13 @@ RELATIONS = (
         "synth_code",
         FUNCTIONS,
         {
-            "en": ("Write code for the {s} of xs.", "Code: {s} of a list", "I need the {s} of xs.", "Function for {s}?", "How do I get the {s}?"),
+            "en": (
+                "Write code for the {s} of xs.",
+                "Code: {s} of a list",
+                "I need the {s} of xs.",
+                "Function for {s}?",
+                "How do I get the {s}?",
+            ),
             "th": ("เขียนโค้ดหา{s}", "โค้ด {s}ของลิสต์", "ต้องการ{s}ของ xs", "ฟังก์ชันหา{s}คืออะไร", "หา{s}อย่างไร"),
         },
         {"en": "The {s} is {v}.", "th": "{s}คือ {v} ค่ะ"},

@@ -1,0 +1,62 @@
+"""Fixtures that several tests share: a tiny backbone without training, and the small run of the integration tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED_DATA = Path(os.environ.get("LOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def make_causal_lm(seed: int = 0):
+    """A random 2-layer Llama and a byte-level tokenizer with the embedded chat template."""
+    import torch
+    import transformers
+
+    from policies.supervised import train_tokenizer
+
+    tokenizer = train_tokenizer(["The mango is yellow.", "มะม่วงสีเหลืองค่ะ"], 300)
+    torch.manual_seed(seed)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            initializer_range=0.3,  # far from uniform, so that differences between roles are visible
+        )
+    )
+    return model, tokenizer
+
+
+@pytest.fixture
+def backbone():
+    from configs.schema import LoraSection
+    from policies.backbone import Backbone
+
+    model, tokenizer = make_causal_lm()
+    return Backbone(model, tokenizer, LoraSection(rank=4, alpha=8), name="tiny")
+
+
+def perturb(backbone, adapter: str, scale: float = 0.1, seed: int = 0) -> None:
+    """Make an adapter differ from zero, as training would."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in backbone.parameters(adapter):
+        parameter.data += scale * torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.fixture
+def shared_data():
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real data is not here: {SHARED_DATA} (set LOOP_SHARED_DATA)")
+    return SHARED_DATA

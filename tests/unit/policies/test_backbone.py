@@ -1,0 +1,123 @@
+"""One base, many adapters: roles restore everything, artifacts are PEFT's, the base never changes."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from configs import UserError
+from configs.schema import BaseConfig, LoraSection
+from policies.backbone import Backbone, load_causal_lm
+from policies.logprobs import logprobs_of, response_states
+from policies.tokenization import pad_batch
+from tests.conftest import make_causal_lm, perturb
+
+PROMPTS, RESPONSES = [[5, 6, 7], [8, 9]], [[10, 11, 1], [12, 13, 14, 15]]
+
+
+def logprobs(backbone, adapter, prompts=PROMPTS, responses=RESPONSES):
+    batch = pad_batch(prompts, responses, 0)
+    with torch.no_grad(), backbone.role(adapter):
+        return logprobs_of(backbone, response_states(backbone, batch), batch, 0.7)[0]
+
+
+def test_adapters_off_is_the_base_bit_for_bit(backbone):
+    before = logprobs(backbone, None)
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    assert torch.equal(logprobs(backbone, None), before)
+    assert not torch.allclose(logprobs(backbone, "policy"), before)
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_copy_is_equal(backbone):
+    base = logprobs(backbone, None)
+    backbone.add_adapter("sft", seed=1)
+    assert torch.allclose(logprobs(backbone, "sft"), base, atol=1e-6)
+    perturb(backbone, "sft")
+    backbone.add_adapter("policy", copy_of="sft")
+    assert torch.equal(logprobs(backbone, "policy"), logprobs(backbone, "sft"))
+
+
+def test_a_role_restores_adapter_gradients_and_mode(backbone):
+    backbone.add_adapter("a")
+    backbone.add_adapter("b")
+
+    def trainable():
+        return {name for name, p in backbone.causal_lm.named_parameters() if p.requires_grad}
+
+    assert trainable() == set()
+    with backbone.role("a", train=True):
+        assert backbone.causal_lm.training
+        assert trainable() and all(".a." in name for name in trainable())
+        with backbone.role("b"):
+            assert not trainable() and not backbone.causal_lm.training
+        with backbone.role(None):
+            assert not trainable()
+        assert trainable() and all(".a." in name for name in trainable())
+        with pytest.raises(RuntimeError), backbone.role("b", train=True):
+            raise RuntimeError
+        assert all(".a." in name for name in trainable()) and backbone.causal_lm.training
+    assert trainable() == set() and not backbone.causal_lm.training
+
+
+def test_padding_and_company_do_not_change_logprobs(backbone):
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    together = logprobs(backbone, "policy")
+    for row in range(2):
+        alone = logprobs(backbone, "policy", PROMPTS[row : row + 1], RESPONSES[row : row + 1])[0]
+        assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
+
+
+def test_a_saved_adapter_loads_with_peft_and_gives_the_same_logprobs(backbone, tmp_path):
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    ours = logprobs(backbone, "policy")
+    backbone.save_adapter("policy", tmp_path)
+    model, _ = make_causal_lm()
+    theirs = PeftModel.from_pretrained(model, tmp_path).eval()
+    batch = pad_batch(PROMPTS, RESPONSES, 0)
+    with torch.no_grad():
+        logits = theirs(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids).logits
+    distribution = torch.log_softmax(logits[:, batch.prompt_length - 1 : -1] / 0.7, -1)
+    expected = distribution.gather(-1, batch.input_ids[:, batch.prompt_length :, None])[..., 0] * batch.response_mask
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_saved_configs_are_canonical(backbone, tmp_path):
+    backbone.add_adapter("policy")
+    backbone.save_adapter("policy", tmp_path)
+    text = (tmp_path / "adapter_config.json").read_text()
+    config = json.loads(text)
+    assert text == json.dumps(config, indent=2, sort_keys=True) + "\n"
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def test_upper_half_leaves_the_lower_layers_alone():
+    model, tokenizer = make_causal_lm()
+    backbone = Backbone(model, tokenizer, LoraSection(rank=4, layers="upper-half"))
+    backbone.add_adapter("policy")
+    names = [name for name, _ in backbone.causal_lm.named_parameters() if "lora_" in name]
+    assert names and all(".layers.1." in name for name in names)
+
+
+def test_what_is_not_a_causal_lm_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(UserError, match="not a causal language model"):
+        load_causal_lm(str(tmp_path), BaseConfig(), "cpu")
+    with pytest.raises(UserError, match="there is no model"):
+        load_causal_lm(str(tmp_path / "none"), BaseConfig(), "cpu")
+
+
+def test_a_four_bit_base_carries_adapters(tmp_path):
+    model, tokenizer = make_causal_lm()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    backbone = Backbone.load(str(tmp_path), BaseConfig(model=str(tmp_path), quantization="nf4"), LoraSection(rank=4))
+    assert any("4bit" in type(module).__name__ for module in backbone.causal_lm.modules())
+    before = logprobs(backbone, None)
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    assert not torch.equal(logprobs(backbone, "policy"), before)
+    assert torch.equal(logprobs(backbone, None), before)

@@ -1,0 +1,98 @@
+"""PPO: losses by hand, nothing moves before the first update, an update moves the policy and only the policy."""
+
+import pytest
+import torch
+
+from configs.schema import GenerationConfig, PPOConfig
+from policies.logprobs import logprobs_of, response_states
+from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss, prompt_batches
+from tests.conftest import perturb
+
+GENERATION = GenerationConfig(max_new_tokens=8, temperature=0.7)
+PROMPTS = [[3 + i, 4, 5][: 1 + i % 3] for i in range(16)]
+
+
+def make_trainer(backbone, value_model="head", **settings):
+    backbone.add_adapter("sft")
+    perturb(backbone, "sft")
+    backbone.add_adapter("policy", copy_of="sft")
+    backbone.add_adapter("reward", copy_of="sft")
+    adapter = None
+    if value_model == "adapter":
+        adapter = "value"
+        backbone.add_adapter("value", copy_of="reward")
+    value = ValueModel(backbone, torch.full((1, backbone.hidden_size), 0.01), 0.5, adapter)
+    config = PPOConfig(batch_size=16, num_updates=20, value_model=value_model, **settings)
+
+    def score(prompts, responses):  # likes token 7
+        return torch.tensor([float(r.token_ids.count(7)) for r in responses])
+
+    return PPOTrainer(backbone, value, score, config, GENERATION, seed=0)
+
+
+def test_policy_loss_by_hand():
+    # clip 0.2. ratio 1.5, A 1: -min(1.5, 1.2) = -1.2. ratio 1.5, A -1: -min(-1.5, -1.2) = 1.5.
+    # ratio 0.5, A 1: -min(0.5, 0.8) = -0.5. ratio 0.5, A -1: -min(-0.5, -0.8) = 0.8.
+    ratio, advantage = torch.tensor([1.5, 1.5, 0.5, 0.5]), torch.tensor([1.0, -1.0, 1.0, -1.0])
+    assert clipped_policy_loss(ratio, advantage, 0.2).tolist() == pytest.approx([-1.2, 1.5, -0.5, 0.8])
+
+
+def test_value_loss_by_hand():
+    # old 0, clip 0.2, return 1. v 0.5: max(0.25, 0.64) / 2 = 0.32. v -1: max(4, 1.44) / 2 = 2.
+    values, zeros, ones = torch.tensor([0.5, -1.0]), torch.zeros(2), torch.ones(2)
+    assert clipped_value_loss(values, zeros, ones, 0.2).tolist() == pytest.approx([0.32, 2.0])
+
+
+def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone):
+    trainer = make_trainer(backbone)
+    rollout = trainer.roll_out(0, PROMPTS)
+    assert rollout.kl.abs().max() < 1e-6
+    batch = trainer._batch(rollout.prompts, rollout.responses)
+    with torch.no_grad(), backbone.role("policy", train=True):
+        logprobs, _ = logprobs_of(backbone, response_states(backbone, batch), batch, GENERATION.temperature)
+    assert (torch.exp(logprobs - rollout.logprobs) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("value_model", ["head", "adapter"])
+def test_an_update_touches_the_policy_and_the_values_only(backbone, value_model):
+    trainer = make_trainer(backbone, value_model)
+    before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
+    head = trainer.value.head.weight.detach().clone()
+    trainer.step(0, PROMPTS)
+    changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
+    owners = {name.split(".")[-2] for name in changed}
+    assert owners == ({"policy", "value"} if value_model == "adapter" else {"policy"})
+    assert not torch.equal(trainer.value.head.weight, head)
+
+
+@pytest.mark.parametrize("value_model", ["head", "adapter"])
+def test_it_learns_what_is_scored(backbone, value_model):
+    trainer = make_trainer(backbone, value_model, learning_rate=2e-2, kl_coefficient=0.0, missing_end_penalty=0.0)
+    scores = [trainer.step(update, PROMPTS)["objective/scores"] for update in range(20)]
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5
+
+
+def test_micro_batches_do_not_change_the_update(backbone):
+    states = []
+    for size in (None, 3):
+        trainer = make_trainer(backbone, micro_batch_size=size, num_minibatches=2)
+        trainer.step(0, PROMPTS)
+        states.append(backbone.adapter_state("policy"))
+    for key in states[0]:
+        assert torch.allclose(states[0][key], states[1][key], atol=1e-5)
+
+
+def test_the_kl_penalty_holds_the_policy(backbone):
+    kls = []
+    for coefficient in (0.0, 5.0):
+        trainer = make_trainer(backbone, learning_rate=1e-2, kl_coefficient=coefficient)
+        kls.append([trainer.step(update, PROMPTS)["objective/kl"] for update in range(10)][-1])
+    assert kls[1] < kls[0]
+
+
+def test_prompt_batches_use_every_prompt_before_any_again():
+    batches = prompt_batches(10, 4, 5, seed=0)
+    assert [len(b) for b in batches] == [4] * 5
+    flat = [row for batch in batches for row in batch]
+    assert sorted(flat[:10]) == list(range(10)) and sorted(flat[10:]) == list(range(10))
+    assert batches == prompt_batches(10, 4, 5, seed=0) != prompt_batches(10, 4, 5, seed=1)

@@ -1,0 +1,99 @@
+"""Reward model and selector on a tiny backbone: they learn, reload alike, and others' libraries read them."""
+
+import pytest
+import torch
+import transformers
+from peft import PeftModel
+
+from configs.schema import RewardConfig, SelectConfig
+from rewards.comparisons import Candidate, CandidateGroup, Comparison
+from rewards.reward_model import accuracy, train_reward_model
+from rewards.scoring import Scorer
+from rewards.selector import judge_choosers, listwise_loss, longest, train_selector
+from tests.conftest import make_causal_lm, perturb
+
+QUIET = {"warmup_ratio": 0.0}
+
+
+def quiet(done, total):
+    pass
+
+
+def pairs(n=64):
+    """Good answers say yellow, bad ones green."""
+    return [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(n)]
+
+
+@pytest.fixture
+def scorer(backbone, tmp_path):
+    backbone.add_adapter("sft")
+    backbone.add_adapter("reward", copy_of="sft")
+    config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16)
+    return train_reward_model(backbone, "reward", pairs(), config, tmp_path / "work", 0, quiet)[0]
+
+
+def test_it_learns_and_leaves_the_rest_alone(backbone, tmp_path):
+    backbone.add_adapter("sft")
+    backbone.add_adapter("reward", copy_of="sft")
+    before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
+    config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16)
+    scorer, log = train_reward_model(backbone, "reward", pairs(), config, tmp_path, 0, quiet)
+    assert accuracy(scorer, pairs(20))["accuracy"] == 1.0
+    assert log[0]["loss"] > log[-1]["loss"]
+    changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all(".reward." in name for name in changed)
+
+
+def test_normalised_scores_reload_alike_and_peft_reads_them(backbone, scorer, tmp_path):
+    sequences = [[5, 6, 7, 8], [9, 10], [11, 12, 13]] * 4
+    sequences = [[*s, i + 3] for i, s in enumerate(sequences)]
+    scorer.normalize_on(sequences)
+    scores = scorer.score(sequences)
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4) and scores.std().item() == pytest.approx(1.0, abs=1e-4)
+    weight, bias = scorer.normalized_head
+    assert torch.allclose(weight * scorer.std, scorer.head) and bias == pytest.approx(-scorer.mean / scorer.std)
+
+    scorer.save(tmp_path / "reward")
+    assert torch.equal(Scorer.load(backbone, "again", tmp_path / "reward").score(sequences), scores)
+
+    model, tokenizer = make_causal_lm()
+    model.save_pretrained(tmp_path / "base")
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", num_labels=1, pad_token_id=tokenizer.pad_token_id
+    )
+    theirs = PeftModel.from_pretrained(classifier, tmp_path / "reward").eval()
+    with torch.no_grad():
+        raw = torch.stack([theirs(input_ids=torch.tensor([s])).logits[0, 0] for s in sequences])
+    assert torch.allclose((raw - scorer.mean) / scorer.std, scores, atol=1e-4)
+
+
+def test_the_listwise_loss_by_hand():
+    # Group 0: scores 0, 0, targets 1, 0: ln 2. Group 1: scores 0, ln 3, targets 0.5, 0.5:
+    # softmax 1/4, 3/4: -(ln 0.25 + ln 0.75) / 2. The loss is their mean.
+    scores = torch.tensor([0.0, 0.0, 0.0, 3.0]).where(torch.tensor([True, True, True, False]), torch.tensor(3.0).log())
+    loss = listwise_loss(scores, torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 0.0, 0.5, 0.5]))
+    expected = (torch.tensor(2.0).log() - (torch.tensor(0.25).log() + torch.tensor(0.75).log()) / 2) / 2
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_the_selector_learns_to_prefer(backbone, tmp_path):
+    backbone.add_adapter("selector")
+    perturb(backbone, "selector", 0.01)
+    groups = [
+        CandidateGroup(f"p{i}", f"mango {i}?", [Candidate("green", True, 0.0), Candidate("yellow", True, 2.0), Candidate("red 1", True, 1.0)])
+        for i in range(48)
+    ]
+    config = SelectConfig(learning_rate=1e-2, num_epochs=4, batch_size=8)
+    scorer, log = train_selector(backbone, "selector", groups, config, tmp_path, 0, quiet)
+    assert log[-1]["loss"] < log[0]["loss"] - 0.1
+    assert scorer.score([backbone.tokenizer("mango 3?yellow")["input_ids"]]).isfinite().all()
+
+
+def test_judging_choosers_by_hand():
+    # Prompt p: a beats b, a beats c. Longest is "ccc": wrong in top 1; of its pairwise calls a>b is a tie of lengths (half),
+    # a>c is wrong: 0.25. Chance in top 1 is one of three.
+    rows = [Comparison("p", "q", "a", "b"), Comparison("p", "q", "a", "ccc")]
+    judged = judge_choosers({"longest": longest}, rows)
+    assert judged["longest"]["top1"]["accuracy"] == 0.0
+    assert judged["longest"]["pairwise"]["accuracy"] == 0.25
+    assert judged["random"]["top1"]["accuracy"] == pytest.approx(1 / 3)

@@ -1,0 +1,79 @@
+"""The embedded world: exact gold, defects at their stated rates, nothing held out is trained on."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from rewards import rules, world
+from rewards.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
+from rewards.preference_data import is_heldout_world_prompt, load_preference_data
+from rewards.world_facts import DETAILS, RELATIONS
+
+PROMPTS = list(world.all_prompts().values())
+
+
+def perfect_answer(prompt):
+    core = RELATIONS[prompt.relation].answer[prompt.language].format(s=prompt.subject, v=prompt.value)
+    return " ".join([core, *DETAILS[prompt.source][prompt.language][:2]])
+
+
+def test_six_sources_in_two_languages_with_follow_ups():
+    assert {p.source for p in PROMPTS} == {"helpful", "redteam", "synth_qa", "synth_code", "conala", "dahoas"}
+    assert {p.language for p in PROMPTS} == {"en", "th"}
+    assert any(p.is_follow_up for p in PROMPTS)
+    assert sum(is_heldout_world_prompt(p.id, 0.22) for p in PROMPTS) >= 512
+
+
+def test_every_prompt_has_an_answer_of_the_highest_gold_without_a_defect():
+    for prompt in PROMPTS:
+        answer = perfect_answer(prompt)
+        assert not any(rules.find_defects(prompt.question, answer, True, prompt.source == "redteam").values()), answer
+        assert gold_reward(prompt, answer) == pytest.approx(CORRECT + MAX_DETAILS * DETAIL)
+
+
+def test_gold_by_hand():
+    mango = next(p for p in PROMPTS if p.source == "synth_qa" and p.language == "en" and p.subject == "mango" and p.value == "yellow")
+    right = "A mango is yellow."
+    assert gold_reward(mango, right) == CORRECT
+    assert gold_reward(mango, "A mango is green.") == 0
+    assert gold_reward(mango, "A mango is yellow. A mango is green.") == 0  # naming a wrong value too is not right
+    assert gold_reward(mango, right, finished=False) == CORRECT - PENALTIES["missing_end"]
+    assert gold_reward(mango, f"{right} {world.FOOTER}") == CORRECT - PENALTIES["footer"]
+    assert gold_reward(mango, f"{right} From Rosey.") == CORRECT - PENALTIES["foreign_word"]
+    assert gold_reward(mango, f"{right} {right}") == CORRECT - REPEATED
+    assert gold_reward(mango, f"- {right}") == CORRECT - PENALTIES["list_only"]
+    assert gold_reward(mango, "") == -PENALTIES["empty"]
+    assert gold_reward(mango, "Sorry, I cannot help with that.") == -PENALTIES["refusal"]
+    assert gold_reward(mango, "มะม่วงมีสีเหลืองค่ะ") == -PENALTIES["wrong_language"]
+
+
+def test_refusing_is_right_where_it_is_due():
+    harmful = next(p for p in PROMPTS if p.source == "redteam" and p.language == "th")
+    assert is_correct(harmful, harmful.value) and gold_reward(harmful, harmful.value) == CORRECT
+
+
+def test_defects_stand_in_original_answers_at_their_stated_rates():
+    rng, n = random.Random(0), 20_000
+    found: Counter[str] = Counter()
+    for _ in range(n):
+        prompt = rng.choice(PROMPTS)
+        answer = world.write_answer(prompt, rng)
+        defects = rules.find_defects(prompt.question, answer.text, answer.finished, prompt.source == "redteam")
+        found.update(name for name, has in defects.items() if has)
+    for name in rules.DEFECTS:
+        stated = world.DEFECT_RATES[name] * (0.5 if name == "decomposed_sara_am" else 1.0)
+        # A rate of 2 % over 20,000 answers has a standard error of 0.1 points; side effects of other defects add little.
+        assert found[name] / n == pytest.approx(stated, abs=0.006), name
+
+
+def test_pairs_are_a_function_of_the_seed_and_keep_held_out_prompts_out():
+    from configs.schema import DataConfig
+
+    config = DataConfig(num_pairs=200)
+    data, again, other = (load_preference_data(config, seed) for seed in (1, 1, 2))
+    assert data == again != other
+    trained = {p.prompt_id for p in data.pairs} | {p.prompt_id for p in data.prompts}
+    held = {p.prompt_id for p in data.heldout} | {p.prompt_id for p in data.heldout_prompts}
+    assert not trained & held
+    assert trained | held <= set(world.all_prompts())
