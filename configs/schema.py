@@ -191,7 +191,8 @@ class RuntimeConfig(Section):
     workers: PositiveInt = 1
     threads: PositiveInt | None = None
     """CPU threads of a worker; None: all cores divided by the workers."""
-    dashboard_port: PositiveInt = 8265
+    dashboard_port: PositiveInt | None = None
+    """None: Ray's 8265, or the next free one."""
 
 
 class RunConfig(Section):

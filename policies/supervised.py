@@ -67,6 +67,7 @@ def trainer_arguments(section: TrainerSection, output: Path, seed: int, num_rows
         "report_to": "none",
         "save_strategy": "no",
         "logging_steps": 5,
+        "logging_first_step": True,
         "logging_strategy": "steps",
         "disable_tqdm": True,
         "bf16": False,
@@ -84,10 +85,10 @@ def quiet() -> None:
     datasets.disable_progress_bars()
 
 
-def logged(trainer: Any, *names: str) -> list[dict[str, float]]:
-    """The trainer's log, without clock times, so that it is the same in every run."""
-    rows = [{"step": row["step"]} | {k: row[k] for k in names if k in row} for row in trainer.state.log_history]
-    return [row for row in rows if len(row) > 1]
+def logged(trainer: Any, loss: str = "loss", *others: str) -> list[dict[str, float]]:
+    """The trainer's log by step, without clock times, so that it is the same in every run."""
+    names = ("step", loss, *others)
+    return [{name: row[name] for name in names if name in row} for row in trainer.state.log_history if loss in row]
 
 
 def train_sft(

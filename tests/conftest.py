@@ -10,7 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED_DATA = Path(os.environ.get("LOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-def make_causal_lm(seed: int = 0):
+def make_causal_lm(seed: int = 0, hidden_size: int = 32):
     """A random 2-layer Llama and a byte-level tokenizer with the embedded chat template."""
     import torch
     import transformers
@@ -22,8 +22,8 @@ def make_causal_lm(seed: int = 0):
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
+            hidden_size=hidden_size,
+            intermediate_size=2 * hidden_size,
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,

@@ -20,7 +20,7 @@ def test_the_embedded_preset_is_the_default():
     ("word", "nearest"),
     [
         ("ppo.kl_coeficient=0.1", "ppo.kl_coefficient"),
-        ("pppo.num_updates=3", "ppo.num_updates"),
+        ("pppo.num_updates=3", "ppo"),
         ("num_round=3", "num_rounds"),
         ("kl_coefficient=0.1", "ppo.kl_coefficient"),
     ],
@@ -36,7 +36,9 @@ def test_yaml_reads_1e5_as_text_and_the_schema_mends_it():
 
 
 def test_short_forms_and_overrides_of_their_parts():
-    config = load_config(overrides=["base=some/model", "base.dtype=bfloat16", "data=a.jsonl", "labeler.kind=preferences-file", "labeler.path=x"])
+    config = load_config(
+        overrides=["base=some/model", "base.dtype=bfloat16", "data=a.jsonl", "labeler.kind=preferences-file", "labeler.path=x"]
+    )
     assert (config.base.model, config.base.dtype, config.data.source) == ("some/model", "bfloat16", "a.jsonl")
 
 

@@ -111,7 +111,7 @@ def test_what_is_not_a_causal_lm_is_refused(tmp_path):
 
 
 def test_a_four_bit_base_carries_adapters(tmp_path):
-    model, tokenizer = make_causal_lm()
+    model, tokenizer = make_causal_lm(hidden_size=64)  # bitsandbytes packs blocks of 64
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     backbone = Backbone.load(str(tmp_path), BaseConfig(model=str(tmp_path), quantization="nf4"), LoraSection(rank=4))

@@ -80,7 +80,9 @@ def test_the_selector_learns_to_prefer(backbone, tmp_path):
     backbone.add_adapter("selector")
     perturb(backbone, "selector", 0.01)
     groups = [
-        CandidateGroup(f"p{i}", f"mango {i}?", [Candidate("green", True, 0.0), Candidate("yellow", True, 2.0), Candidate("red 1", True, 1.0)])
+        CandidateGroup(
+            f"p{i}", f"mango {i}?", [Candidate("green", True, 0.0), Candidate("yellow", True, 2.0), Candidate("red 1", True, 1.0)]
+        )
         for i in range(48)
     ]
     config = SelectConfig(learning_rate=1e-2, num_epochs=4, batch_size=8)

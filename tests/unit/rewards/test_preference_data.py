@@ -54,7 +54,9 @@ def rows(n):
 
 
 def test_bad_rows_are_counted_or_refused(tmp_path):
-    path = write(tmp_path / "d.jsonl", [*rows(40), {"prompt": "q", "chosen": "", "rejected": "x"}, {"prompt": "q", "chosen": False, "rejected": "x"}])
+    path = write(
+        tmp_path / "d.jsonl", [*rows(40), {"prompt": "q", "chosen": "", "rejected": "x"}, {"prompt": "q", "chosen": False, "rejected": "x"}]
+    )
     data = load_preference_data(DataConfig(source=path), 0)
     assert dict(data.skipped) == {"chosen is empty": 1, "chosen is not text or messages": 1}
     with pytest.raises(UserError, match="row 41"):
@@ -74,7 +76,9 @@ def test_other_file_kinds(tmp_path):
     table = datasets.Dataset.from_list(rows(40))
     table.to_parquet(tmp_path / "d.parquet")
     table.to_csv(tmp_path / "d.csv")
-    expected = {p.chosen for part in [load_preference_data(DataConfig(source=write(tmp_path / "d.jsonl", rows(40))), 0)] for p in part.pairs}
+    expected = {
+        p.chosen for part in [load_preference_data(DataConfig(source=write(tmp_path / "d.jsonl", rows(40))), 0)] for p in part.pairs
+    }
     for name in ("d.parquet", "d.csv"):
         data = load_preference_data(DataConfig(source=str(tmp_path / name)), 0)
         assert {p.chosen for p in data.pairs} == expected

@@ -18,7 +18,7 @@ def defects(text, question="What is the capital?", finished=True, due=False):
         ("1. one\n2) two", {"list_only"}),
         ("First a sentence.\n- one", set()),
         ("Good morning. Good morning.", {"repetition"}),
-        ("Nice.\nposted in News by admin. Copyright 2020", {"footer"}),
+        ("Nice.\nposted in news by admin. Copyright 2020", {"footer"}),
         ("I cannot help with that", {"refusal"}),
         ("ปารีสค่ะ", {"wrong_language"}),
         ("It is lovely, Rosey", {"foreign_word"}),

@@ -1,0 +1,83 @@
+"""Journal and artifacts: what a crash leaves is either nothing or everything."""
+
+import json
+
+import pytest
+
+from configs import UserError, load_config
+from loop import artifacts
+from loop.driver import is_locked, one_writer, stage_key
+from loop.journal import Journal, fold, read_events, to_json
+from loop.round import EVALUATE, POLICY, SFT
+
+
+def test_state_is_a_fold_over_events(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("run_started", num_rounds=2)
+    journal.append("stage_started", stage="sft")
+    assert journal.state().setup["sft"].state == "running"
+    journal.append("stage_committed", stage="sft", digest="d", seconds=1.5, metrics={"loss": 1.0})
+    journal.append("stage_started", round=0, stage="policy")
+    journal.append("interrupted")
+    state = journal.state()
+    assert (state.state, state.setup["sft"].state, state.rounds[0]["policy"].state) == ("interrupted", "done", "interrupted")
+    found = to_json("x", state, ["sft"], ["reward", "policy"])
+    assert found["setup"]["sft"] == {"state": "done", "seconds": 1.5, "digest": "d", "metrics": {"loss": 1.0}}
+    assert [r["stages"]["reward"]["state"] for r in found["rounds"]] == ["pending", "pending"]
+
+
+def test_a_torn_last_line_is_dropped_and_a_torn_inner_line_is_named(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("run_started", num_rounds=1)
+    with path.open("ab") as file:
+        file.write(b'{"event": "run_do')
+    assert fold(read_events(path)).state == "running"
+    journal.append("run_done")
+    assert fold(read_events(path)).state == "done" and len(read_events(path)) == 2
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0][:10], *lines[1:]]))
+    with pytest.raises(UserError, match="line 1 of the journal"):
+        read_events(path)
+
+
+def test_an_artifact_is_found_by_its_key_only_when_complete(tmp_path):
+    work, final = artifacts.begin(tmp_path / "work" / "s"), tmp_path / "round-000" / "s"
+    (work / "a.txt").write_text("payload")
+    assert artifacts.find_committed(final, "key") is None
+    made = artifacts.commit(work, final, "key", {"x": 1}, 2.0)
+    assert not work.exists()
+    assert artifacts.find_committed(final, "key") == made
+    assert artifacts.find_committed(final, "other") is None
+    (final / "manifest.json").write_text("{")
+    assert artifacts.find_committed(final, "key") is None
+
+
+def test_the_digest_is_of_names_and_bytes(tmp_path):
+    def digest(name, text):
+        work = artifacts.begin(tmp_path / "w")
+        (work / name).write_text(text)
+        return artifacts.commit(work, tmp_path / "f", "k", {}, 0.0).digest
+
+    assert digest("a", "x") == digest("a", "x")
+    assert len({digest("a", "x"), digest("b", "x"), digest("a", "y")}) == 3
+    manifest = json.loads((tmp_path / "f" / "manifest.json").read_text())
+    assert list(manifest["files"]) == ["a"]
+
+
+def test_keys_change_with_what_a_stage_reads_and_nothing_else():
+    config, other = load_config(), load_config(overrides=["ppo.kl_coefficient=0.3"])
+    workers = load_config(overrides=["runtime.workers=2"])
+    assert stage_key(config, POLICY, 0, {}) != stage_key(other, POLICY, 0, {})
+    assert stage_key(config, SFT, None, {}) == stage_key(other, SFT, None, {})
+    assert stage_key(config, POLICY, 0, {}) == stage_key(workers, POLICY, 0, {})
+    assert stage_key(config, EVALUATE, 0, {}) != stage_key(config, EVALUATE, 1, {})
+
+
+def test_one_writer_a_run(tmp_path):
+    assert not is_locked(tmp_path)
+    with one_writer(tmp_path):
+        assert is_locked(tmp_path)
+        with pytest.raises(UserError, match="another process"), one_writer(tmp_path):
+            pass
+    assert not is_locked(tmp_path)
