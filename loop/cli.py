@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """`run`: start a run, or go on with it."""
     from loop.driver import Driver
     from loop.monitoring import Terminal
+    from rewards.preference_data import check_files_exist
 
     if options.rounds is not None and options.rounds < 1:
         raise UserError(
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.settings, name=options.name, num_rounds=options.rounds)
     if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
         raise UserError(f"not a run name: {config.name!r}", "--name", "use letters, digits, - and _, without a slash")
+    check_files_exist(config.data)
     try:
         Driver(config, (Path(options.runs) / config.name).resolve(), Terminal()).execute()
     except OSError as error:

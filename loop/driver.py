@@ -149,9 +149,10 @@ class Driver:
         )
 
     def _check_identity(self) -> None:
-        """Refuses to go on with a run under another config."""
-        path = self.folder / "config.yaml"
-        if not path.exists():
+        """Refuses to go on with a run under another config. Until a stage is committed there is nothing to go on with."""
+        path, state = self.folder / "config.yaml", self.journal.state()
+        stages = [*state.setup.values(), *(stage for stages in state.rounds.values() for stage in stages.values())]
+        if not path.exists() or not any(stage.state == "done" for stage in stages):
             self.folder.mkdir(parents=True, exist_ok=True)
             return
         theirs, ours = _flat(read_yaml(path)), _flat(self.config.model_dump(mode="json"))

@@ -92,7 +92,7 @@ class Fleet:
                 "num_cpus": max(os.cpu_count() or 1, self.config.workers),
                 "include_dashboard": True,
                 "dashboard_host": "127.0.0.1",
-                "dashboard_port": self.config.dashboard_port,
+                "dashboard_port": self.config.dashboard_port,  # None: Ray looks for a free one
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
         else:
@@ -101,7 +101,9 @@ class Fleet:
             self.dashboard = f"http://{ray.init(**options).dashboard_url}"
         except (ConnectionError, ValueError) as error:
             raise UserError(
-                f"cannot join Ray: {error}", f"runtime.address={self.config.address}", "start it with `ray start --head`"
+                f"cannot start or join Ray: {' '.join(str(error).split())}",
+                f"runtime.address={self.config.address}, runtime.dashboard_port={self.config.dashboard_port}",
+                "free the port, or start a cluster with `ray start --head`",
             ) from None
 
     def _start_worker(self, rank: int, threads: int, bundle: dict[str, float]) -> Any:

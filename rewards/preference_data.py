@@ -67,6 +67,13 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     return _split(pairs, config, seed, skipped, where)
 
 
+def check_files_exist(config: DataConfig) -> None:
+    """Raises UserError for a data file that is not there; cheap, for before anything is started."""
+    for source in config.source if isinstance(config.source, list) else [config.source]:
+        if source != "embedded" and _looks_like_file(source) and not Path(source).is_file():
+            raise UserError("the data file does not exist", source, "check the path in data")
+
+
 def parse_row(row: dict[str, Any], number: int) -> Comparison:
     """One row of TRL's preference formats as a Comparison. Raises BadRow."""
     chosen, rejected = row.get("chosen"), row.get("rejected")
@@ -152,13 +159,8 @@ def _load_rows(config: DataConfig) -> tuple[list[dict[str, Any]], str]:
     sources = config.source if isinstance(config.source, list) else [config.source]
     if not any(_looks_like_file(source) for source in sources):
         return _load_hub(sources, config.split)
-    rows: list[dict[str, Any]] = []
-    for source in sources:
-        path = Path(source)
-        if not path.is_file():
-            raise UserError("the data file does not exist", source, "check the path in data")
-        rows += _load_file(path)
-    return rows, ", ".join(sources)
+    check_files_exist(config)
+    return [row for source in sources for row in _load_file(Path(source))], ", ".join(sources)
 
 
 def _looks_like_file(source: str) -> bool:
