@@ -31,7 +31,7 @@ class BaseConfig(Section):
     gradient_checkpointing: bool = False
     pretraining_texts: list[Literal["world", "chosen"]] = ["world"]
     """For `embedded` only: what the tiny base reads. `chosen` adds the chosen texts of the training pairs."""
-    pretraining_steps: PositiveInt = 350
+    pretraining_steps: PositiveInt = 300
     pretraining_batch_size: PositiveInt = 16
     pretraining_learning_rate: PositiveFloat = 4e-3
     vocabulary_size: PositiveInt = 1536
@@ -64,7 +64,7 @@ class DataConfig(Section):
     """A row with an empty or non-string answer: counted and skipped, or the run is refused."""
     labeler_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the pairs kept away from the run, to train `labeler.kind: reward-model` on."""
-    num_pairs: PositiveInt = 2600
+    num_pairs: PositiveInt = 2000
     """For `embedded` only: how many original pairs are drawn."""
 
 
@@ -120,7 +120,7 @@ class PPOConfig(Section):
     value_coefficient: NonNegativeFloat = 0.1
     value_model: Literal["head", "adapter"] = "head"
     """`head`: linear head on the policy's own hidden states; `adapter`: an adapter of its own. Both start as the reward model."""
-    kl_coefficient: NonNegativeFloat = 0.05
+    kl_coefficient: NonNegativeFloat = 0.2
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_target: PositiveFloat | None = None
     """Nats per response. Set: adaptive controller (arXiv 1909.08593, section 2.2); None: `kl_coefficient` stays fixed."""
@@ -137,7 +137,7 @@ class PPOConfig(Section):
 class SampleConfig(Section):
     """What the policy is asked after PPO, for the labeler."""
 
-    num_prompts: PositiveInt = 400
+    num_prompts: PositiveInt = 450
     num_completions: Annotated[int, Field(ge=2)] = 4
     earlier_fraction: Fraction = 0.0
     """Share of the prompts that are also answered by the round before's policy."""
@@ -149,7 +149,7 @@ class LabelerConfig(Section):
     kind: Literal["gold", "preferences-file", "reward-model"] = "gold"
     path: str | None = None
     """For `preferences-file`: JSONL; `{round}` in the path is replaced by the round's number."""
-    pairs_per_prompt: PositiveInt = 3
+    pairs_per_prompt: PositiveInt = 4
     heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of the sampled prompts whose comparisons nothing is trained on: they judge reward model and selector."""
 
@@ -171,7 +171,7 @@ class RetrainConfig(Section):
 class SelectConfig(TrainerSection):
     """The selector: given a prompt's candidates, which one will be preferred? Softmax over the candidates."""
 
-    num_epochs: PositiveFloat = 3.0
+    num_epochs: PositiveFloat = 2.0
     batch_size: PositiveInt = 16
     init: Literal["sft", "reward"] = "reward"
     """What the selector's adapter starts from."""
