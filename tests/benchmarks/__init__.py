@@ -1,0 +1,1 @@
+"""Long measurements whose figures the README quotes. Not run by CI."""

@@ -1,0 +1,80 @@
+"""Does the loop learn? Runs the embedded default on several seeds and prints the table of the README.
+
+    python -m tests.benchmarks.seeds [--seeds 0 1 2 3 4] [--runs DIR] [KEY=VALUE ...]
+
+Runs that are there are gone on with, so a finished set only prints. Differences are paired by seed; their standard error
+is that of the mean over seeds, s / sqrt(n).
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--runs", default="runs/seeds")
+    options = parser.parse_args()
+    rows = []
+    for seed in options.seeds:
+        name = f"seed-{seed}"
+        words = ["run", "--rounds", "2", "--runs", options.runs, "--name", name, f"seed={seed}", *options.settings]
+        subprocess.run([sys.executable, "-m", "loop", *words], check=True)
+        rows.append(measure(Path(options.runs) / name))
+    print_table(options.seeds, rows)
+
+
+def measure(run: Path) -> dict[str, float]:
+    """The figures of one run, from its committed stages."""
+
+    def metrics(stage: str) -> dict:
+        return json.loads((run / stage / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+
+    found = {"sft": metrics("setup/baseline")["gold"]["mean"]}
+    for r in (0, 1):
+        where = f"round-{r:03d}"
+        retrain, select = metrics(f"{where}/retrain"), metrics(f"{where}/select")
+        found |= {
+            f"round {r}": metrics(f"{where}/evaluate")["gold"]["mean"],
+            f"fresh before {r}": retrain["accuracy_fresh_before"]["accuracy"],
+            f"fresh after {r}": retrain["accuracy_fresh"]["accuracy"],
+        }
+        found |= {f"{name} {r}": select[name]["pairwise"]["accuracy"] for name in ("selector", "reward_model", "longest")}
+    return found
+
+
+def print_table(seeds: list[int], rows: list[dict[str, float]]) -> None:
+    """Gold by seed, then the paired differences, then reward model and selector."""
+    print("\n| seed | SFT | round 0 | round 1 |\n| ---: | ---: | ---: | ---: |")
+    for seed, row in zip(seeds, rows, strict=True):
+        print(f"| {seed} | {row['sft']:.2f} | {row['round 0']:.2f} | {row['round 1']:.2f} |")
+    print(f"| mean | {mean(rows, 'sft'):.2f} | {mean(rows, 'round 0'):.2f} | {mean(rows, 'round 1'):.2f} |")
+    print("\n| paired difference over seeds | mean | standard error | seeds where it is positive |\n| --- | ---: | ---: | ---: |")
+    pairs = [("round 0", "sft"), ("round 1", "sft"), ("round 1", "round 0")]
+    pairs += [(f"fresh after {r}", f"fresh before {r}") for r in (0, 1)]
+    for new, old in pairs:
+        differences = [row[new] - row[old] for row in rows]
+        average, error = sum(differences) / len(rows), standard_error(differences)
+        print(f"| {new} - {old} | {average:+.3f} | {error:.3f} | {sum(d > 0 for d in differences)} of {len(rows)} |")
+    print("\n| held-out comparisons, pairwise accuracy | round 0 | round 1 |\n| --- | ---: | ---: |")
+    for name in ("selector", "reward_model", "longest"):
+        cells = (f"{mean(rows, f'{name} {r}'):.3f} ± {standard_error([row[f'{name} {r}'] for row in rows]):.3f}" for r in (0, 1))
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def mean(rows: list[dict[str, float]], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)
+
+
+def standard_error(values: list[float]) -> float:
+    average = sum(values) / len(values)
+    return math.sqrt(sum((v - average) ** 2 for v in values) / max(1, len(values) - 1) / len(values))
+
+
+if __name__ == "__main__":
+    main()
