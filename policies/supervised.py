@@ -5,6 +5,8 @@ know where the texts come from.
 """
 
 import logging
+import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from configs.schema import BaseConfig, TrainerSection
+from configs.seeds import derive_seed
 from policies import parallel
 from policies.backbone import Backbone
 
@@ -41,18 +44,42 @@ class Progress(transformers.TrainerCallback):
         self.on_progress(state.global_step, state.max_steps)
 
 
-def trainer_arguments(section: TrainerSection, output: Path, seed: int, num_rows: int, by_length: bool = True) -> dict[str, Any]:
-    """Arguments that every transformers trainer of this project gets. One global batch is `section.batch_size` rows,
-    whatever the workers and the micro-batches. by_length: put rows of similar `length` together, so that little is padding."""
-    batch_size = min(section.batch_size, num_rows // parallel.world_size() * parallel.world_size())
-    per_worker = max(1, batch_size // parallel.world_size())
+def training_order(lengths: Sequence[int], batch_size: int, num_epochs: float, seed: int) -> list[int]:
+    """Row numbers in the order in which they are trained on, all epochs through.
+
+    Rows of similar length share a batch, so that little is padding; batches come in random order. The order is laid down here,
+    and not by a sampler of transformers, because theirs changes with the number of workers and the micro-batch.
+    """
+    order: list[int] = []
+    target = int(len(lengths) * num_epochs) // batch_size * batch_size
+    for epoch in range(math.ceil(num_epochs) + 1):
+        rng = random.Random(derive_seed(seed, "order", epoch))
+        rows = rng.sample(range(len(lengths)), len(lengths))
+        rows.sort(key=lambda row: lengths[row])  # stable: rows of one length stay shuffled
+        batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        rng.shuffle(batches)
+        order += [row for batch in batches if len(batch) == batch_size for row in batch]
+        if len(order) >= target:
+            break
+    return order[:target]
+
+
+def trainer_arguments(section: TrainerSection, output: Path, seed: int, lengths: Sequence[int]) -> tuple[list[int], dict[str, Any]]:
+    """The order of the rows, and the arguments that every transformers trainer of this project gets.
+
+    One global batch is `section.batch_size` rows, whatever the workers and the micro-batches. lengths: of all rows.
+    """
+    workers = parallel.world_size()
+    batch_size = min(section.batch_size, len(lengths) // workers * workers)
+    order = training_order(lengths, batch_size, section.num_epochs, seed)
+    per_worker = max(1, batch_size // workers)
     micro = min(section.micro_batch_size or per_worker, per_worker)
     while per_worker % micro:
         micro -= 1
-    return {
+    return order, {
         "output_dir": str(output),
         "learning_rate": section.learning_rate,
-        "num_train_epochs": section.num_epochs,
+        "num_train_epochs": 1,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": per_worker // micro,
         "warmup_steps": section.warmup_ratio,
@@ -60,7 +87,7 @@ def trainer_arguments(section: TrainerSection, output: Path, seed: int, num_rows
         "max_grad_norm": 1.0,
         "seed": seed % 2**31,
         "dataloader_drop_last": True,
-        "train_sampling_strategy": "group_by_length" if by_length else "random",
+        "train_sampling_strategy": "sequential",
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
@@ -103,17 +130,13 @@ def train_sft(
     """Fit `adapter` to (prompt ids, completion ids); the loss is on the completion only. Returns the log."""
     from trl import SFTConfig, SFTTrainer
 
-    rows = [{"input_ids": [*p, *c], "labels": [-100] * len(p) + list(c), "length": len(p) + len(c)} for p, c in examples]
-    arguments = SFTConfig(
-        **trainer_arguments(section, output, seed, len(rows)),
-        max_length=None,
-        activation_checkpointing=False,
-    )
+    rows = [{"input_ids": [*p, *c], "labels": [-100] * len(p) + list(c)} for p, c in examples]
+    order, arguments = trainer_arguments(section, output, seed, [len(row["input_ids"]) for row in rows])
     with backbone.role(adapter, train=True):
         trainer = SFTTrainer(
             model=backbone.causal_lm,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
+            args=SFTConfig(**arguments, max_length=None, activation_checkpointing=False),
+            train_dataset=Dataset.from_list(rows).select(order),
             processing_class=backbone.tokenizer,
             callbacks=[Progress(on_progress)],
         )
@@ -181,13 +204,17 @@ def train_tiny_base(
             bos_token_id=None,
         )
     )
-    section = TrainerSection(learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size, warmup_ratio=0.05)
-    arguments = trainer_arguments(section, output, seed, len(blocks), by_length=False)
-    arguments |= {"max_steps": config.pretraining_steps, "lr_scheduler_type": "cosine"}
+    section = TrainerSection(
+        learning_rate=config.pretraining_learning_rate,
+        batch_size=config.pretraining_batch_size,
+        num_epochs=(config.pretraining_steps + 0.5) * config.pretraining_batch_size / len(blocks),
+    )
+    order, arguments = trainer_arguments(section, output, seed, [PRETRAINING_BLOCK] * len(blocks))
+    arguments |= {"lr_scheduler_type": "cosine"}
     trainer = transformers.Trainer(
         model=model,
         args=transformers.TrainingArguments(**arguments),
-        train_dataset=Dataset.from_dict({"input_ids": blocks, "labels": blocks}),
+        train_dataset=Dataset.from_dict({"input_ids": blocks, "labels": blocks}).select(order),
         callbacks=[Progress(on_progress)],
     )
     trainer.remove_callback(transformers.PrinterCallback)

@@ -45,14 +45,15 @@ def train_reward_model(
     rows = []
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected, "length": max(len(chosen), len(rejected))})
-    arguments = trl.RewardConfig(**trainer_arguments(config, output, seed, len(rows)), max_length=None, activation_checkpointing=False)
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    order, arguments = trainer_arguments(config, output, seed, lengths)
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed)
         trainer = trl.RewardTrainer(
             model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
+            args=trl.RewardConfig(**arguments, max_length=None, activation_checkpointing=False),
+            train_dataset=Dataset.from_list(rows).select(order),
             processing_class=backbone.tokenizer,
             callbacks=[Progress(on_progress)],
         )

@@ -57,21 +57,20 @@ def train_selector(
     """Fit `adapter`, which must exist, and a head (starting from `head` [1, H] where given). Returns the scorer and the log."""
     rows = [
         {
-            "length": max(len(c.completion) for c in group.candidates),
             "sequences": [encode_pair(backbone.tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates],
             "target": [c.wins / sum(x.wins for x in group.candidates) for c in group.candidates],
         }
         for group in groups
     ]
-    arguments = transformers.TrainingArguments(**trainer_arguments(config, output, seed, len(rows)))
+    order, arguments = trainer_arguments(config, output, seed, [max(map(len, row["sequences"])) for row in rows])
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed)
         if head is not None:
             model.score.weight.data.copy_(head)
         trainer = ListwiseTrainer(
             model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
+            args=transformers.TrainingArguments(**arguments),
+            train_dataset=Dataset.from_list(rows).select(order),
             data_collator=lambda items: collate(items, backbone.tokenizer.pad_token_id),
             callbacks=[Progress(on_progress)],
         )
