@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loop.round import ROUND_STAGES, SETUP_STAGES
+from tests.integration.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +51,11 @@ def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
 
 def test_another_config_under_the_same_name_is_refused(two_rounds):
     _, err = two_rounds.small("whole", "--rounds", "2", "ppo.kl_coefficient=0.5", exit_code=2)
-    assert "ppo.kl_coefficient: 0.2 there, 0.5 now" in err.replace("0.05 there", "0.2 there") and "--name" in err
+    assert "ppo.kl_coefficient: 0.2 there, 0.5 now" in err and "--name" in err
 
 
 def test_interrupted_then_gone_on_with_ends_with_equal_digests(two_rounds):
-    process = two_rounds.start("run", "--name", "again", "--rounds", "2", *_small())
+    process = two_rounds.start("run", "--name", "again", "--rounds", "2", *SMALL)
     journal = two_rounds.folder / "runs" / "again" / "journal.jsonl"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (journal.exists() and '"stage":"sample"' in journal.read_text()):
@@ -70,19 +71,19 @@ def test_interrupted_then_gone_on_with_ends_with_equal_digests(two_rounds):
 
 
 def test_two_workers_compute_the_same(two_rounds):
-    """Data-parallel sums are added in another order. Measured here: adapters after PPO differ by at most 2e-4 (of weights
-    about 0.1); a different batch, seed or loss would differ by the learning rate times the steps, 1e-3 and more."""
+    """Data-parallel sums are added in another order. Measured: weights differ by at most 3e-7 after SFT, reward model, PPO and
+    retraining. Other batches, seeds or losses would differ by about the learning rate, 4e-4 and more (4e-3 was seen)."""
     from safetensors.torch import load_file
 
     two_rounds.small("pair", "--rounds", "1", "runtime.workers=2", "runtime.threads=1")
     runs = two_rounds.folder / "runs"
     differences = {}
-    for stage in ("setup/sft", "round-000/reward", "round-000/policy"):
+    for stage in ("setup/sft", "round-000/reward", "round-000/policy", "round-000/retrain"):
         one, two = (load_file(runs / name / stage / "adapter_model.safetensors") for name in ("whole", "pair"))
         assert one.keys() == two.keys()
         differences[stage] = max((one[key] - two[key]).abs().max().item() for key in one)
     print("largest difference of a weight, one worker against two:", differences)
-    assert max(differences.values()) < 5e-4, differences
+    assert max(differences.values()) < 1e-5, differences
 
 
 def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
@@ -118,7 +119,7 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
 
 def test_the_dashboard_shows_actors_and_stages(workspace):
     """Ray's own dashboard, asked over HTTP with its token while a run goes on."""
-    process = workspace.start("run", "--name", "seen", "--rounds", "1", *_small(), "runtime.dashboard_port=8299")
+    process = workspace.start("run", "--name", "seen", "--rounds", "1", *SMALL, "runtime.dashboard_port=8299")
     try:
         address = next(line for line in process.stdout if "dashboard" in line).split()[2]
         token = (Path.home() / ".ray" / "auth_token").read_text().strip()
@@ -128,7 +129,7 @@ def test_the_dashboard_shows_actors_and_stages(workspace):
             stages |= {row["name"] for row in _ask(address, "tasks", token) if row["name"].startswith(("setup/", "round-"))}
             time.sleep(0.2)
         assert "seen-worker-0" in names and stages
-        with pytest.raises(urllib.error.HTTPError, match="401"):
+        with pytest.raises(urllib.error.HTTPError, match="403"):
             _ask(address, "actors", "wrong")
     finally:
         process.send_signal(signal.SIGTERM)  # what spot machines send: the same as Ctrl-C
@@ -191,12 +192,6 @@ def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):
     assert status["setup"]["data"]["metrics"]["skipped"] == {"chosen is empty": 3, "the dialogues differ before the last answer": 1}
     reward = status["rounds"][0]["stages"]["reward"]["metrics"]
     assert reward["accuracy_heldout"]["pairs"] == reward["shorter_wins"]["pairs"] > 50
-
-
-def _small():
-    from tests.integration.conftest import SMALL
-
-    return SMALL
 
 
 def _ask(address, what, token):
