@@ -413,8 +413,8 @@ def _respond(context: Context, adapter: str, asked: Sequence[tuple[PromptRecord,
 def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Metrics:
     """One sample for each held-out prompt, measured. The seeds are the same in every round, so rounds are paired."""
     config, tokenizer = context.config, context.backbone.tokenizer
-    records = context.prompts("heldout_prompts")[:: max(1, len(context.prompts("heldout_prompts")) // config.evaluate.num_prompts)]
-    records = records[: config.evaluate.num_prompts]
+    records = context.prompts("heldout_prompts")
+    records = records[:: max(1, len(records) // config.evaluate.num_prompts)][: config.evaluate.num_prompts]
     prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
     seeds = [derive_seed(config.seed, "evaluate", record.prompt_id) for record in records]
     responses = generate_sharded(

@@ -81,6 +81,7 @@ class Backbone:
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
         self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
+        self.causal_lm._hf_peft_config_loaded = True  # transformers' sign that a quantized model has something to train
         if copy_of:
             self.set_adapter_state(name, self.adapter_state(copy_of))
         if folder:

@@ -88,7 +88,7 @@ class PPOTrainer:
         """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics."""
         self._set_learning_rate(update)
         rollout = self.roll_out(update, prompts)
-        losses = [self._minibatch(rollout, rows, len(prompts)) for rows in self._minibatches(update, len(prompts))]
+        losses = [self._minibatch(rollout, rows) for rows in self._minibatches(update, len(prompts))]
         metrics = self._record(rollout, losses)
         self.kl.update(metrics["objective/kl"], len(prompts))
         return metrics
@@ -127,7 +127,7 @@ class PPOTrainer:
 
     # -- update -----------------------------------------------------------------------------------------------------
 
-    def _minibatch(self, rollout: Rollout, rows: list[int], global_rows: int) -> dict[str, float]:
+    def _minibatch(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
         """One optimiser step on this worker's `rows` of the minibatch."""
         self.optimizer.zero_grad(set_to_none=True)
         lengths = torch.tensor([float(sum(len(rollout.responses[i].token_ids) for i in rows))], device=self.backbone.device)

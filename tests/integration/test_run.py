@@ -1,6 +1,7 @@
 """Whole rounds from one command, on a real Ray: the contract, resuming, determinism, two workers, what others can read."""
 
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -55,12 +56,12 @@ def test_another_config_under_the_same_name_is_refused(two_rounds):
 
 
 def test_interrupted_then_gone_on_with_ends_with_equal_digests(two_rounds):
-    process = two_rounds.start("run", "--name", "again", "--rounds", "2", *SMALL)
+    process = two_rounds.start("run", "--name", "again", "--rounds", "2", *SMALL, start_new_session=True)
     journal = two_rounds.folder / "runs" / "again" / "journal.jsonl"
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not (journal.exists() and '"stage":"sample"' in journal.read_text()):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does: to every process of the group
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in out + err and "goes on" in err
     assert two_rounds.status("again")["state"] == "interrupted"

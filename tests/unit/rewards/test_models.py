@@ -5,14 +5,14 @@ import torch
 import transformers
 from peft import PeftModel
 
-from configs.schema import RewardConfig, SelectConfig
+from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
+from policies.backbone import Backbone
+from policies.supervised import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import accuracy, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selector import judge_choosers, listwise_loss, longest, train_selector
 from tests.conftest import make_causal_lm, perturb
-
-QUIET = {"warmup_ratio": 0.0}
 
 
 def quiet(done, total):
@@ -65,6 +65,25 @@ def test_normalised_scores_reload_alike_and_peft_reads_them(backbone, scorer, tm
     with torch.no_grad():
         raw = torch.stack([theirs(input_ids=torch.tensor([s])).logits[0, 0] for s in sequences])
     assert torch.allclose((raw - scorer.mean) / scorer.std, scores, atol=1e-4)
+
+
+def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
+    """QLoRA: NF4 base, bfloat16 compute, gradient checkpointing; only the adapter's float32 weights move."""
+    model, tokenizer = make_causal_lm(hidden_size=64)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = str(tmp_path / "base")
+    config = BaseConfig(model=base, quantization="nf4", dtype="bfloat16", gradient_checkpointing=True)
+    backbone = Backbone.load(base, config, LoraSection(rank=4))
+    backbone.add_adapter("sft")
+    before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
+    train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 64, TrainerSection(batch_size=8), tmp_path, 0, quiet)
+    changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and all(".sft." in name for name in changed)
+    backbone.add_adapter("reward", copy_of="sft")
+    settings = RewardConfig(learning_rate=1e-2, batch_size=16)
+    scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, tmp_path, 0, quiet)
+    assert accuracy(scorer, pairs(20))["accuracy"] == 1.0
 
 
 def test_the_listwise_loss_by_hand():
