@@ -166,6 +166,8 @@ class RetrainConfig(Section):
     data: Literal["concat", "last", "sample"] = "concat"
     """concat: original + every generation; last: this round only; sample: `mixture_pairs` drawn from all of it."""
     mixture_pairs: PositiveInt = 2600
+    init: Literal["sft", "last"] = "last"
+    """Where it starts: the SFT adapter with a new head, or this round's reward model. `last` goes on learning what one pass left."""
 
 
 class SelectConfig(TrainerSection):

@@ -5,6 +5,7 @@ scheduling, logs and metrics; the actors know nothing of it.
 """
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,10 @@ class Fleet:
             }
         else:
             options["address"] = self.config.address
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             self.dashboard = f"http://{ray.init(**options).dashboard_url}"
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own handler would exit with 1, before the journal is written
         except (ConnectionError, ValueError) as error:
             raise UserError(
                 f"cannot start or join Ray: {' '.join(str(error).split())}",

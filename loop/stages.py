@@ -264,8 +264,9 @@ def retrain(context: Context) -> Metrics:
     backbone, labels = _with_sft(context), context.labels()
     pairs = mixture.mix(context.pairs("pairs"), labels, context.config.retrain, context.seed("mixture"))
     fresh = [row for row in labels[-1] if row.heldout]
-    before = accuracy(Scorer.load(backbone, "before", context.inputs["reward"]), fresh)
-    scorer = _fit_reward_model(context, "reward", pairs)
+    before = Scorer.load(backbone, "before", context.inputs["reward"])
+    accuracy_before = accuracy(before, fresh)
+    scorer = _fit_reward_model(context, "reward", pairs, start=before if context.config.retrain.init == "last" else None)
     _normalize(context, scorer)
     if parallel.is_main():
         scorer.save(context.output)
@@ -274,7 +275,7 @@ def retrain(context: Context) -> Metrics:
     return {
         "pairs": len(pairs),
         "mixture": mixture.composition(pairs),
-        "accuracy_fresh_before": before,
+        "accuracy_fresh_before": accuracy_before,
         "accuracy_fresh": accuracy(scorer, fresh),
         "accuracy_heldout": accuracy(scorer, context.pairs("heldout_pairs")),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
@@ -340,11 +341,12 @@ def _with_sft(context: Context) -> Backbone:
     return backbone
 
 
-def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison]) -> Scorer:
-    """A reward model from the SFT adapter, as in arXiv 2009.01325."""
-    context.backbone.add_adapter(adapter, copy_of="sft")
+def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison], start: Scorer | None = None) -> Scorer:
+    """A reward model from the SFT adapter, as in arXiv 2009.01325, or from `start`."""
+    context.backbone.add_adapter(adapter, copy_of=start.adapter if start else "sft")
+    head = start.head if start else None
     scorer, log = train_reward_model(
-        context.backbone, adapter, pairs, context.config.reward, context.work, context.seed(), context.on_progress
+        context.backbone, adapter, pairs, context.config.reward, context.work, context.seed(), context.on_progress, head
     )
     _write_log(context, log)
     return scorer

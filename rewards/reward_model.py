@@ -38,8 +38,9 @@ def train_reward_model(
     output: Path,
     seed: int,
     on_progress: OnProgress,
+    head: torch.Tensor | None = None,
 ) -> tuple[Scorer, list[dict[str, float]]]:
-    """Fit `adapter`, which must exist, and a new head. Returns the scorer, not yet normalised, and TRL's log."""
+    """Fit `adapter`, which must exist, and `head` [1, H] (None: a new one). Returns the scorer, not yet normalised, and TRL's log."""
     import trl
 
     rows = []
@@ -49,7 +50,7 @@ def train_reward_model(
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
     order, arguments = trainer_arguments(config, output, seed, lengths)
     with backbone.role(adapter, train=True):
-        model = ScoringModel(backbone, seed)
+        model = ScoringModel(backbone, seed, head)
         trainer = trl.RewardTrainer(
             model=model,
             args=trl.RewardConfig(**arguments, max_length=None, activation_checkpointing=False),

@@ -29,7 +29,8 @@ class ScoringModel(transformers.PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
-    def __init__(self, backbone: Backbone, seed: int):
+    def __init__(self, backbone: Backbone, seed: int, head: torch.Tensor | None = None):
+        """`head` [1, H]: what the linear head starts from; None: at random."""
         config = deepcopy(backbone.causal_lm.config)
         config.num_labels = 1
         super().__init__(config)
@@ -38,6 +39,8 @@ class ScoringModel(transformers.PreTrainedModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             nn.init.normal_(self.score.weight, std=1.0 / (backbone.hidden_size + 1) ** 0.5)  # arXiv 2403.17031, detail 11
+        if head is not None:
+            self.score.weight.data.copy_(head)
         self.score.to(backbone.device)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:

@@ -64,9 +64,7 @@ def train_selector(
     ]
     order, arguments = trainer_arguments(config, output, seed, [max(map(len, row["sequences"])) for row in rows])
     with backbone.role(adapter, train=True):
-        model = ScoringModel(backbone, seed)
-        if head is not None:
-            model.score.weight.data.copy_(head)
+        model = ScoringModel(backbone, seed, head)
         trainer = ListwiseTrainer(
             model=model,
             args=transformers.TrainingArguments(**arguments),
