@@ -19,7 +19,7 @@ from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from policies import parallel, ppo, supervised
 from policies.backbone import Backbone, check_causal_lm
-from policies.generation import Response, generate_sharded
+from policies.generation import Response, generate_sharded, lower_states
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, write_jsonl
@@ -370,7 +370,8 @@ def _score_function(scorers: list[Scorer], ensemble: str) -> ppo.ScoreFunction:
 
     def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
         sequences = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-        scores = torch.stack([scorer.score(sequences) for scorer in used])
+        lower = lower_states(responses)
+        scores = torch.stack([scorer.score(sequences, lower) for scorer in used])
         joined = scores.min(0).values if ensemble == "min" else scores.mean(0)
         return joined.to(used[0].head.device)
 

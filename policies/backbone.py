@@ -6,24 +6,29 @@
         hidden = backbone.hidden_states(batch)
 
 `role(None)` switches the adapters off: log-probs then equal the base's bit for bit. Outside a role nothing is trainable.
+Letters: N real tokens of a batch, H hidden, V vocabulary.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
-from policies.tokenization import Batch
+from policies.attention import PACKED
+from policies.lora import LoraLinear
+from policies.tokenization import Batch, pad_batch
 
 SCORE_KEY = "base_model.model.score.weight"
 """Where PEFT looks for the head of a sequence classification model."""
@@ -38,9 +43,13 @@ class Backbone:
         self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
         self._peft_model: PeftModel | None = None
         self._layers: list[BaseTunerLayer] = []
+        self._parameters: dict[str, list[nn.Parameter]] = {}
         self._state: tuple[str | None, bool] = (None, False)
         if gradient_checkpointing:
             causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.first_layer = 0
+        self.packs = self.trims = False
+        self._probe()
 
     @classmethod
     def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
@@ -66,6 +75,10 @@ class Backbone:
     def hidden_size(self) -> int:
         return self.causal_lm.config.get_text_config().hidden_size
 
+    @property
+    def _depth(self) -> int:
+        return self.causal_lm.config.get_text_config().num_hidden_layers
+
     # -- adapters ---------------------------------------------------------------------------------------------------
 
     def add_adapter(self, name: str, seed: int = 0, copy_of: str | None = None, folder: Path | None = None) -> None:
@@ -81,6 +94,10 @@ class Backbone:
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
         self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
+        for layer in self._layers:
+            _fuse(layer)
+        named = [(key, p) for key, p in self.causal_lm.named_parameters() if "lora_" in key]
+        self._parameters = {n: [p for key, p in named if f".{n}." in key] for n in self._peft_model.peft_config}
         self.causal_lm._hf_peft_config_loaded = True  # transformers' sign that a quantized model has something to train
         if copy_of:
             self.set_adapter_state(name, self.adapter_state(copy_of))
@@ -89,6 +106,7 @@ class Backbone:
         self._switch(*self._state)
 
     def delete_adapter(self, name: str) -> None:
+        self._parameters.pop(name, None)
         if self._peft_model is not None and name in self._peft_model.peft_config and len(self._peft_model.peft_config) > 1:
             self._peft_model.delete_adapter(name)
         elif self._peft_model is not None and name in self._peft_model.peft_config:
@@ -111,7 +129,7 @@ class Backbone:
 
     def parameters(self, name: str) -> list[nn.Parameter]:
         """The adapter's trainable tensors, in a fixed order."""
-        return [p for key, p in self.causal_lm.named_parameters() if f".{name}." in key and "lora_" in key]
+        return self._parameters[name]
 
     def save_adapter(self, name: str, folder: Path, head: torch.Tensor | None = None) -> None:
         """Write a folder that `PeftModel.from_pretrained` loads; with `head` [1, H], one for sequence classification.
@@ -135,6 +153,9 @@ class Backbone:
     def role(self, adapter: str | None, train: bool = False) -> Iterator[None]:
         """Speak as one role: its adapter active (None: the bare base), trainable or not, in train or eval mode."""
         before, mode = self._state, self.causal_lm.training
+        if before == (adapter, train) and mode == train:
+            yield
+            return
         self._switch(adapter, train)
         self.causal_lm.train(train)
         try:
@@ -143,34 +164,123 @@ class Backbone:
             self._switch(*before)
             self.causal_lm.train(mode)
 
+    @contextmanager
+    def merged(self, adapter: str | None) -> Iterator[None]:
+        """`role(adapter)` for much forward work: the adapter's product is added to copies of the base's weights.
+
+        The base's own bytes are set aside and come back unchanged. Quantized layers keep their adapter beside them.
+        """
+        with self.role(adapter):
+            plain = [layer for layer in self._layers if adapter in layer.lora_A and type(layer.get_base_layer()) is nn.Linear]
+            if len(plain) < sum(adapter in layer.lora_A for layer in self._layers):
+                yield
+                return
+            weights = [layer.get_base_layer().weight for layer in plain]
+            before = [weight.data for weight in weights]
+            try:
+                for layer, weight in zip(plain, weights, strict=True):
+                    weight.data = weight.data + layer.get_delta_weight(adapter)
+                    layer._disable_adapters = True
+                yield
+            finally:
+                for layer, weight, data in zip(plain, weights, before, strict=True):
+                    weight.data = data
+                    layer._disable_adapters = False
+
     def _switch(self, adapter: str | None, train: bool) -> None:
-        for layer in self._layers:
-            layer.enable_adapters(adapter is not None)
-            if adapter is not None:
-                layer.set_adapter([adapter])
-            for key, parameter in layer.named_parameters():
-                if "lora_" in key:
-                    parameter.requires_grad_(train and f".{adapter}." in f".{key}.")
+        for layer in self._layers:  # PEFT's own set_adapter and enable_adapters would walk all parameters of all adapters
+            layer._disable_adapters = adapter is None
+            layer._active_adapter = layer._active_adapter if adapter is None else [adapter]
+        for name, parameters in self._parameters.items():
+            for parameter in parameters:
+                parameter.requires_grad_(train and name == adapter)
         self._state = (adapter, train)
 
     # -- forward ----------------------------------------------------------------------------------------------------
 
-    def hidden_states(self, batch: Batch) -> torch.Tensor:
-        """Last hidden states after the final norm, [B, T, H]."""
-        return self.decoder(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-        ).last_hidden_state
+    def hidden_states(self, batch: Batch, lower: torch.Tensor | None = None, only: torch.Tensor | None = None) -> torch.Tensor:
+        """States after the final norm of the batch's real tokens, [N, H], row after row; `only` of those, where it is given.
+
+        `lower` [N, H], where it is known: what enters layer `first_layer`; the layers below are then not run again.
+        """
+        packing = batch.packing
+        if not self.packs:
+            padded = self.decoder(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
+            )
+            return padded.last_hidden_state.flatten(0, 1)[packing.index if only is None else packing.index[only]]
+        inputs = {"input_ids": packing.input_ids[None]} if lower is None else {"inputs_embeds": lower[None]}
+        trimmed = only if self.trims else None
+        with self._packed(self.first_layer if lower is not None else 0, trimmed):
+            states = self.decoder(**inputs, position_ids=packing.position_ids[None], use_cache=False, packing=packing)
+        states = states.last_hidden_state[0]
+        return states if only is None or trimmed is not None else states[only]
+
+    @contextmanager
+    def _packed(self, first_layer: int, only: torch.Tensor | None) -> Iterator[None]:
+        """Packed attention, only the layers from `first_layer` on, and the last layer's second half only for the tokens in `only`."""
+        config, layers = self.decoder.config, self.decoder.layers if first_layer or only is not None else None
+        before = config._attn_implementation
+        config._attn_implementation = PACKED
+        if layers is not None:
+            upper = list(layers[first_layer:])
+            self.decoder.layers = nn.ModuleList(upper if only is None else [*upper[:-1], TrimmedLayer(upper[-1], only)])
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
+            if layers is not None:
+                self.decoder.layers = layers
+
+    @contextmanager
+    def capture(self) -> Iterator[list[torch.Tensor]]:
+        """Collects what enters layer `first_layer` in every forward pass inside; nothing where that is the first layer."""
+        seen: list[torch.Tensor] = []
+        if not self.first_layer:
+            yield seen
+            return
+        hook = self.decoder.layers[self.first_layer].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            yield seen
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def _probe(self) -> None:
+        """Find out on six tokens what this architecture can do: run packed, and start from a middle layer.
+
+        Whatever does not give the same numbers is not used.
+        """
+        batch = pad_batch([[2, 3], [4]], [[5, 6], [7]], self.tokenizer.pad_token_id, self.device)
+        expected = self.hidden_states(batch)
+
+        def agrees(attempt: Callable[[], torch.Tensor]) -> bool:
+            try:
+                return (attempt() - expected).float().norm().item() < 0.02 * expected.float().norm().item()
+            except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
+                return False
+
+        def from_the_middle() -> torch.Tensor:
+            with self.capture() as lower:
+                self.hidden_states(batch)
+            return self.hidden_states(batch, lower[0][0])
+
+        self.packs = True
+        self.packs = agrees(lambda: self.hidden_states(batch))
+        only = torch.arange(len(expected), device=self.device)
+        self.trims = self.packs
+        self.trims = self.packs and agrees(lambda: self.hidden_states(batch, only=only))
+        self.first_layer = self._depth // 2 if self.packs and self.lora.layers == "upper-half" else 0
+        if self.first_layer and not agrees(from_the_middle):
+            self.first_layer = 0
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., H] -> [..., V], in float32."""
-        return self.causal_lm.get_output_embeddings()(hidden).float()
+        """[..., H] -> [..., V], in float32 where the model computes in less."""
+        logits = self.causal_lm.get_output_embeddings()(hidden)
+        return logits.float() if logits.dtype.itemsize < 4 else logits
 
     def _lora_config(self) -> LoraConfig:
-        depth = self.causal_lm.config.get_text_config().num_hidden_layers
-        upper_half = list(range(depth // 2, depth)) if self.lora.layers == "upper-half" else None
+        upper_half = list(range(self._depth // 2, self._depth)) if self.lora.layers == "upper-half" else None
         target_modules = self.lora.target_modules
         if upper_half and target_modules == "all-linear":  # PEFT takes layer numbers only with a list of names
             linear = (name for name, module in self.decoder.named_modules() if isinstance(module, nn.Linear))
@@ -183,6 +293,40 @@ class Backbone:
             layers_to_transform=upper_half,
             task_type=TaskType.CAUSAL_LM,
         )
+
+
+class TrimmedLayer(nn.Module):
+    """A decoder layer of the common form x + attention(norm(x)), then x + mlp(norm(x)), with its second half for some tokens only."""
+
+    def __init__(self, layer: nn.Module, only: torch.Tensor):
+        super().__init__()
+        self.layer, self.only = layer, only
+
+    def forward(self, states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """[1, N, H] -> [1, M, H]."""
+        layer: Any = self.layer
+        states = (states + layer.self_attn(hidden_states=layer.input_layernorm(states), **kwargs)[0])[:, self.only]
+        return states + layer.mlp(layer.post_attention_layernorm(states))
+
+
+def _fuse(layer: Any) -> None:
+    """Replace the layer's forward where it is a plain LoRA over a plain linear layer of the same dtype; leave it otherwise."""
+    base = layer.get_base_layer()
+    if type(layer) is not lora.Linear or type(base) is not nn.Linear or layer.lora_variant:
+        return
+    if any(type(dropout) is not nn.Identity for dropout in layer.lora_dropout.values()):
+        return
+    if any(module.weight.dtype != base.weight.dtype for module in layer.lora_A.values()):
+        return
+    layer.forward = MethodType(_fused_forward, layer)
+
+
+def _fused_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    base, name = layer.base_layer, None if layer.disable_adapters else layer.active_adapters[0]
+    if name not in layer.lora_A:
+        return base(x)
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return LoraLinear.apply(x, base.weight, base.bias, a, b, layer.scaling[name])
 
 
 def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
@@ -201,6 +345,10 @@ def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype), **options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"the base model cannot be loaded: {first_line(error)}", folder, "check base.model") from None
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes would repack 4-bit weights at the first forward in eval mode, and then drop their gradients in training.
+            module.support_avx512bf16_for_cpu = False
     return model if config.quantization == "nf4" else model.to(device)
 
 

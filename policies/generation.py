@@ -6,15 +6,29 @@ within about 1e-7 of a boundary.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from configs.schema import GenerationConfig
 from policies import parallel
+from policies.attention import Preallocated, preallocated_cache
 from policies.backbone import Backbone
 from policies.tokenization import pad_batch
+
+SHRINK = 0.8
+"""Ended rows leave the batch when no more than this share of it still runs: leaving costs a copy of the cache."""
+
+
+@dataclass
+class Trace:
+    """What the model thought while it sampled a response. P prompt tokens, R response tokens, H hidden."""
+
+    logprobs: torch.Tensor  # [R], at the sampling temperature, before top-k and top-p
+    entropies: torch.Tensor  # [R], nats
+    states: torch.Tensor  # [R, H]: the states that predicted the tokens
+    lower: torch.Tensor | None  # [P + R, H]: what entered the backbone's `first_layer`, where that is not 0
 
 
 @dataclass
@@ -23,6 +37,13 @@ class Response:
 
     token_ids: list[int]
     finished: bool
+    trace: Trace | None = field(default=None, compare=False, repr=False)
+
+
+def lower_states(responses: Sequence[Response]) -> list[torch.Tensor] | None:
+    """The traces' lower states, where all have them."""
+    found = [response.trace.lower for response in responses if response.trace and response.trace.lower is not None]
+    return found if found and len(found) == len(responses) else None
 
 
 @torch.no_grad()
@@ -33,14 +54,18 @@ def generate(
     seeds: Sequence[int],
     config: GenerationConfig,
     on_progress: Callable[[int], None] = lambda done: None,
+    trace: bool = False,
 ) -> list[Response]:
-    """One response for each (prompt ids, seed), decoded `config.batch_size` at a time, shortest prompts first."""
+    """One response for each (prompt ids, seed), decoded `config.batch_size` at a time, shortest prompts first.
+
+    trace: keep what PPO would otherwise compute again.
+    """
     responses: list[Response | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    with backbone.role(adapter):
+    with backbone.merged(adapter):
         for start in range(0, len(order), config.batch_size):
             rows = order[start : start + config.batch_size]
-            decoded = _decode_batch(backbone, [prompts[i] for i in rows], [seeds[i] for i in rows], config)
+            decoded = _decode_batch(backbone, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
             for i, response in zip(rows, decoded, strict=True):
                 responses[i] = response
             on_progress(start + len(rows))
@@ -65,32 +90,86 @@ def generate_sharded(
     return [response for _, part in sorted(parallel.gather(mine), key=lambda item: item[0]) for response in part]
 
 
-def _decode_batch(backbone: Backbone, prompts: list[Sequence[int]], seeds: list[int], config: GenerationConfig) -> list[Response]:
-    from transformers import DynamicCache
+def _decode_batch(
+    backbone: Backbone, prompts: list[Sequence[int]], seeds: list[int], config: GenerationConfig, trace: bool
+) -> list[Response]:
+    """Token by token. Rows that have ended leave the batch once they are a fifth of it."""
+    tokenizer, device, R = backbone.tokenizer, backbone.device, config.max_new_tokens
+    B = len(prompts)
+    uniforms = torch.from_numpy(np.stack([_uniforms(seed, R) for seed in seeds])).to(device)
+    batch = pad_batch(prompts, [[]] * B, tokenizer.pad_token_id, device)
+    P = batch.prompt_length
+    input_ids, mask, positions = batch.input_ids[:, :P], batch.attention_mask[:, :P].bool(), batch.position_ids[:, :P]
+    cache = preallocated_cache(backbone.causal_lm.config, P + R)
+    plain = all(isinstance(layer, Preallocated) for layer in cache.layers)  # no sliding windows: the mask is known without transformers
+    tokens = torch.full((B, R), -1, device=device)
+    kept = _Kept(B, P, R) if trace else None
+    feed_last = trace and backbone.first_layer > 0  # the lower states of a response's last token are wanted too
+    rows = torch.arange(B, device=device)  # which prompt each row of the shrinking batch belongs to
+    running = torch.ones(B, dtype=torch.bool, device=device)
+    with backbone.capture() as lower:
+        for step in range(R + 1):
+            hidden = backbone.decoder(
+                input_ids=input_ids,
+                attention_mask=mask[:, None, None] if step and plain else mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            if kept and lower:
+                kept.keep_lower(rows, step, lower.pop())
+            if step == R or not running.any():
+                break
+            logits = backbone.logits(hidden)
+            token = _draw(logits, uniforms[rows, step], config)
+            if kept:
+                kept.keep(rows, step, hidden, logits / config.temperature, token)
+            tokens[rows[running], step] = token[running]
+            still = running & (token != tokenizer.eos_token_id)
+            fed, running = running if feed_last else still, still
+            if not fed.any() or (step == R - 1 and not feed_last):
+                break
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+            input_ids, positions = token[:, None], positions[:, -1:] + 1
+            if fed.sum() <= SHRINK * len(rows):
+                stay = fed.nonzero()[:, 0]
+                cache.batch_select_indices(stay)
+                rows, running, mask, input_ids, positions = (t[stay] for t in (rows, running, mask, input_ids, positions))
+    responses = []
+    for i, row in enumerate(tokens.tolist()):
+        ids = [token for token in row if token >= 0]
+        responses.append(Response(ids, ids[-1] == tokenizer.eos_token_id, kept.trace(i, len(prompts[i]), len(ids)) if kept else None))
+    return responses
 
-    tokenizer, device = backbone.tokenizer, backbone.device
-    uniforms = torch.from_numpy(np.stack([_uniforms(seed, config.max_new_tokens) for seed in seeds])).to(device)
-    batch = pad_batch(prompts, [[]] * len(prompts), tokenizer.pad_token_id, device)
-    width = batch.prompt_length
-    input_ids, mask = batch.input_ids[:, :width], batch.attention_mask[:, :width]
-    positions = batch.position_ids[:, :width]
-    cache = DynamicCache(config=backbone.causal_lm.config)
-    tokens: list[torch.Tensor] = []
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    for step in range(config.max_new_tokens):
-        hidden = backbone.decoder(
-            input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        token = _draw(backbone.logits(hidden), uniforms[:, step], config)
-        token = torch.where(done, tokenizer.pad_token_id, token)
-        tokens.append(torch.where(done, -1, token))
-        done |= token == tokenizer.eos_token_id
-        if done.all():
-            break
-        input_ids, positions = token[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-    rows = [[token for token in row if token >= 0] for row in torch.stack(tokens, 1).tolist()]
-    return [Response(row, bool(row) and row[-1] == tokenizer.eos_token_id) for row in rows]
+
+class _Kept:
+    """Buffers for the traces of one decoded batch of B rows, P prompt columns, R response columns."""
+
+    def __init__(self, B: int, P: int, R: int):
+        self.shape, self.P = (B, P + R), P
+        self.buffers: dict[str, torch.Tensor] = {}
+
+    def keep(self, rows: torch.Tensor, step: int, hidden: torch.Tensor, logits: torch.Tensor, token: torch.Tensor) -> None:
+        """What step `step` thought of its token. hidden [b, H], logits [b, V], token [b]."""
+        distribution = logits.log_softmax(-1)
+        self._write("states", rows, self.P + step, hidden)
+        self._write("logprobs", rows, self.P + step, distribution.gather(-1, token[:, None])[:, 0])
+        self._write("entropies", rows, self.P + step, -(distribution.exp() * distribution).sum(-1))
+
+    def keep_lower(self, rows: torch.Tensor, step: int, states: torch.Tensor) -> None:
+        """states [b, t, H]: of the prompts at step 0, later of one token a row."""
+        for t in range(states.shape[1]):
+            self._write("lower", rows, t if step == 0 else self.P + step - 1, states[:, t])
+
+    def trace(self, row: int, prompt_length: int, length: int) -> Trace:
+        response = slice(self.P, self.P + length)
+        lower = self.buffers["lower"][row, self.P - prompt_length : self.P + length] if "lower" in self.buffers else None
+        return Trace(*(self.buffers[name][row, response] for name in ("logprobs", "entropies", "states")), lower)
+
+    def _write(self, name: str, rows: torch.Tensor, column: int, values: torch.Tensor) -> None:
+        if name not in self.buffers:
+            self.buffers[name] = values.new_zeros((*self.shape, *values.shape[1:]))
+        self.buffers[name][rows, column] = values
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

@@ -7,7 +7,7 @@ After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details
 Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,8 @@ from configs.seeds import derive_seed
 from policies import parallel
 from policies.advantages import KLController, generalized_advantages, kl_per_token, masked_mean, shape_rewards, whiten
 from policies.backbone import Backbone
-from policies.generation import Response, generate
-from policies.logprobs import logprobs_of, response_states
+from policies.generation import Response, generate, lower_states
+from policies.logprobs import logprobs_of, on_grid, response_states
 from policies.tokenization import Batch, pad_batch
 
 ScoreFunction = Callable[[Sequence[Sequence[int]], Sequence[Response]], torch.Tensor]
@@ -40,6 +40,7 @@ class Rollout:
     advantages: torch.Tensor
     returns: torch.Tensor
     raw_scores: torch.Tensor  # [B]
+    entropy: float  # mean nats per token of the sampling distribution
 
 
 class ValueModel:
@@ -59,9 +60,9 @@ class ValueModel:
         own = self.backbone.parameters(self.adapter) if self.adapter else []
         return [*own, *self.head.parameters()]
 
-    def of(self, states: torch.Tensor) -> torch.Tensor:
-        """Values [B, R] of hidden states [B, R, H]: the policy's, or those that the value adapter sees."""
-        return self.head(states.to(self.head.weight.dtype))[..., 0]
+    def of(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Values [B, R], 0 where masked, of states [M, H]: the policy's, or those that the value adapter sees."""
+        return on_grid(self.head(states.to(self.head.weight.dtype))[:, 0], mask)
 
 
 class PPOTrainer:
@@ -82,13 +83,14 @@ class PPOTrainer:
         self.policy, self.reference, self.seed = policy, reference, seed
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
         self.parameters = [*backbone.parameters(policy), *value.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
     def step(self, update: int, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
         """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics."""
         self._set_learning_rate(update)
         rollout = self.roll_out(update, prompts)
-        losses = [self._minibatch(rollout, rows) for rows in self._minibatches(update, len(prompts))]
+        with self.backbone.role(self.policy, train=True):
+            losses = [self._minibatch(rollout, rows) for rows in self._minibatches(update, len(prompts))]
         metrics = self._record(rollout, losses)
         self.kl.update(metrics["objective/kl"], len(prompts))
         return metrics
@@ -101,18 +103,18 @@ class PPOTrainer:
         config, mine = self.config, self._mine(len(prompts))
         share = [prompts[i] for i in mine]
         seeds = [derive_seed(self.seed, update, i) for i in mine]
-        responses = generate(self.backbone, self.policy, share, seeds, self.generation)
+        responses = generate(self.backbone, self.policy, share, seeds, self.generation, trace=True)
+        traces = [response.trace for response in responses if response.trace]
         batch = self._batch(share, responses)
-        mask = batch.response_mask
-        with self.backbone.role(self.policy):
-            states = response_states(self.backbone, batch)
-            logprobs, _ = logprobs_of(self.backbone, states, batch, self.generation.temperature)
-        if self.value.adapter is not None:
-            with self.backbone.role(self.value.adapter):
-                states = response_states(self.backbone, batch)
-        values = self.value.of(states) * mask
-        with self.backbone.role(self.reference):
-            reference, _ = logprobs_of(self.backbone, response_states(self.backbone, batch), batch, self.generation.temperature)
+        mask, temperature = batch.response_mask, self.generation.temperature
+        if config.recompute_logprobs:
+            states = self._states(self.policy, share, responses)
+            logprobs = logprobs_of(self.backbone, states, batch, temperature)
+        else:
+            states = torch.cat([trace.states for trace in traces])
+            logprobs = on_grid(torch.cat([trace.logprobs for trace in traces]), mask)
+        values = self.value.of(self._states(self.value.adapter, share, responses) if self.value.adapter else states, mask)
+        reference = logprobs_of(self.backbone, self._states(self.reference, share, responses), batch, temperature)
         raw_scores = self.score(share, responses)
         unfinished = torch.tensor([not r.finished for r in responses], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * unfinished
@@ -123,7 +125,21 @@ class PPOTrainer:
         advantages, returns = generalized_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
         if config.whiten_advantages:
             advantages = whiten(advantages, mask, reduce=parallel.all_sum)
-        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores)
+        entropy = torch.cat([trace.entropies for trace in traces]).mean().item()
+        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy)
+
+    def _states(self, adapter: str | None, prompts: list[Sequence[int]], responses: list[Response]) -> torch.Tensor:
+        """The states [M, H] of all response tokens under an adapter."""
+        with self.backbone.role(adapter):
+            parts = self._parts(prompts, responses)
+            return torch.cat([response_states(self.backbone, batch, lower) for batch, lower in parts])
+
+    def _parts(self, prompts: list[Sequence[int]], responses: list[Response]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
+        """The rollout in pieces of a minibatch's size, so that no pass needs more memory than an update."""
+        size = self.config.micro_batch_size or max(1, len(prompts) // self.config.num_minibatches)
+        for start in range(0, len(prompts), size):
+            part = responses[start : start + size]
+            yield self._batch(prompts[start : start + size], part), joined(lower_states(part))
 
     # -- update -----------------------------------------------------------------------------------------------------
 
@@ -155,21 +171,22 @@ class PPOTrainer:
             tensor[rows, :R] for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
         )
         own_value_adapter = self.value.adapter is not None
+        lower = joined(lower_states([rollout.responses[i] for i in rows]))
 
         def value_loss(states: torch.Tensor) -> torch.Tensor:
-            values = self.value.of(states) * mask
+            values = self.value.of(states, mask)
             return (clipped_value_loss(values, old_values, returns, self.config.value_clip_range) * mask).sum()
 
         with self.backbone.role(self.policy, train=True):
-            states = response_states(self.backbone, batch)
-            logprobs, entropy = logprobs_of(self.backbone, states, batch, self.generation.temperature)
+            states = response_states(self.backbone, batch, lower)
+            logprobs = logprobs_of(self.backbone, states, batch, self.generation.temperature)
             ratio = torch.exp(logprobs - old_logprobs)
             policy_loss = (clipped_policy_loss(ratio, advantages, self.config.clip_range) * mask).sum()
             of_values = policy_loss.new_zeros(()) if own_value_adapter else value_loss(states)
             ((policy_loss + self.config.value_coefficient * of_values) / num_tokens).backward()
         if own_value_adapter:
             with self.backbone.role(self.value.adapter, train=True):
-                of_values = value_loss(response_states(self.backbone, batch))
+                of_values = value_loss(response_states(self.backbone, batch, lower))
                 (self.config.value_coefficient * of_values / num_tokens).backward()
         clipped = (ratio.detach() - 1.0).abs() > self.config.clip_range
         return {
@@ -177,7 +194,6 @@ class PPOTrainer:
             "value_loss": of_values,
             "clip_fraction": (clipped * mask).sum().float(),
             "approx_kl": (0.5 * (logprobs.detach() - old_logprobs) ** 2 * mask).sum(),
-            "entropy": entropy.sum(),
         }
 
     def _minibatches(self, update: int, size: int) -> list[list[int]]:
@@ -214,6 +230,7 @@ class PPOTrainer:
             "objective/rlhf_reward": rollout.scores - self.kl.coefficient * kl,
             "val/response_length": torch.tensor(lengths, device=kl.device),
             "val/finished": torch.tensor(finished, device=kl.device),
+            "policy/entropy_avg": torch.full_like(kl, rollout.entropy),
         }
         metrics = {name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in per_row.items()}
         names = {
@@ -221,13 +238,17 @@ class PPOTrainer:
             "value_loss": "loss/value_avg",
             "clip_fraction": "policy/clipfrac_avg",
             "approx_kl": "policy/approxkl_avg",
-            "entropy": "policy/entropy_avg",
             "grad_norm": "policy/grad_norm",
         }
         averages = torch.tensor([sum(loss.get(key, 0.0) for loss in losses) / len(losses) for key in names], device=kl.device)
         averages = parallel.all_sum(averages) / parallel.world_size()
         metrics |= dict(zip(names.values(), averages.tolist(), strict=True))
         return metrics | {"objective/kl_coefficient": self.kl.coefficient, "lr": self.optimizer.param_groups[0]["lr"]}
+
+
+def joined(parts: list[torch.Tensor] | None) -> torch.Tensor | None:
+    """Row after row, as `Backbone.hidden_states` takes them."""
+    return torch.cat(parts) if parts else None
 
 
 def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:

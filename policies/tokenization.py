@@ -1,10 +1,11 @@
 """Prompts and completions as token ids. The only place that knows chat templates, end tokens and padding.
 
-Letters: B batch, P prompt tokens, R response tokens, T = P + R.
+Letters: B batch, P prompt tokens, R response tokens, T = P + R, N real tokens of a batch, M real response tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,42 @@ class Batch:
     @property
     def prompt_length(self) -> int:
         return self.input_ids.shape[1] - self.response_mask.shape[1]
+
+    @cached_property
+    def packing(self) -> "Packing":
+        """The same tokens without padding."""
+        return Packing.of(self)
+
+
+@dataclass
+class Packing:
+    """A batch laid end to end, row after row, so that no work is done on padding."""
+
+    index: torch.Tensor  # [N] long; each token's place in the flattened [B, T]
+    input_ids: torch.Tensor  # [N] long
+    position_ids: torch.Tensor  # [N] long
+    slots: torch.Tensor  # [N] long; each token's place in [B, longest], padded right, where attention is computed
+    shape: tuple[int, int]  # (B, longest)
+    last: torch.Tensor  # [B] long; each row's last token
+    predictors: torch.Tensor  # [M] long; the tokens whose states predict the response tokens, row after row
+
+    @classmethod
+    def of(cls, batch: Batch) -> "Packing":
+        index = batch.attention_mask.flatten().nonzero()[:, 0]
+        position_ids = batch.position_ids.flatten()[index]
+        lengths = batch.attention_mask.sum(1)
+        B, longest = len(lengths), int(lengths.max())
+        rows = torch.repeat_interleave(torch.arange(B, device=index.device), lengths)
+        is_response = torch.nn.functional.pad(batch.response_mask, (batch.prompt_length, 0)).flatten()[index]
+        return cls(
+            index=index,
+            input_ids=batch.input_ids.flatten()[index],
+            position_ids=position_ids,
+            slots=rows * longest + position_ids,
+            shape=(B, longest),
+            last=lengths.cumsum(0) - 1,
+            predictors=is_response.nonzero()[:, 0] - 1,
+        )
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:

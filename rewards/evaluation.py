@@ -60,7 +60,7 @@ def kl_to_reference(
         for adapter in (policy, reference):
             with backbone.role(adapter):
                 states = response_states(backbone, batch)
-                logprobs.append(logprobs_of(backbone, states, batch, config.temperature)[0])
+                logprobs.append(logprobs_of(backbone, states, batch, config.temperature))
         for i, kl in zip(rows, kl_per_token(*logprobs).sum(1).tolist(), strict=True):
             kls[i] = kl
     return kls

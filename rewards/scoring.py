@@ -84,8 +84,11 @@ class Scorer:
         return self.head / self.std, -self.mean / self.std
 
     @torch.no_grad()
-    def score(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Normalised scores [B] of whole sequences (prompt and completion), on the CPU; similar lengths go together."""
+    def score(self, sequences: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """Normalised scores [B] of whole sequences (prompt and completion), on the CPU; similar lengths go together.
+
+        `lower`: each sequence's states as in `Backbone.hidden_states`, where they are known.
+        """
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         scores = torch.zeros(len(sequences))
         with self.backbone.role(self.adapter):
@@ -94,9 +97,8 @@ class Scorer:
                 batch = pad_batch(
                     [[]] * len(rows), [sequences[i] for i in rows], self.backbone.tokenizer.pad_token_id, self.backbone.device
                 )
-                hidden = self.backbone.hidden_states(batch)
-                last = batch.attention_mask.sum(1) - 1
-                pooled = hidden[torch.arange(len(rows), device=hidden.device), last].float()
+                known = torch.cat([lower[i] for i in rows]) if lower else None
+                pooled = self.backbone.hidden_states(batch, known, only=batch.packing.last).float()
                 scores[rows] = (pooled @ self.head.T)[:, 0].cpu()
         return (scores - self.mean) / self.std
 

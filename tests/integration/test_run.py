@@ -108,7 +108,7 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
     backbone.add_adapter("policy", folder=policy)
     batch = pad_batch(prompts, answers, tokenizer.pad_token_id)
     with torch.no_grad(), backbone.role("policy"):
-        ours, _ = logprobs_of(backbone, response_states(backbone, batch), batch, 1.0)
+        ours = logprobs_of(backbone, response_states(backbone, batch), batch, 1.0)
 
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), policy).eval()
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

@@ -19,7 +19,7 @@ PROMPTS, RESPONSES = [[5, 6, 7], [8, 9]], [[10, 11, 1], [12, 13, 14, 15]]
 def logprobs(backbone, adapter, prompts=PROMPTS, responses=RESPONSES):
     batch = pad_batch(prompts, responses, 0)
     with torch.no_grad(), backbone.role(adapter):
-        return logprobs_of(backbone, response_states(backbone, batch), batch, 0.7)[0]
+        return logprobs_of(backbone, response_states(backbone, batch), batch, 0.7)
 
 
 def test_adapters_off_is_the_base_bit_for_bit(backbone):

@@ -43,13 +43,17 @@ def test_value_loss_by_hand():
     assert clipped_value_loss(values, zeros, ones, 0.2).tolist() == pytest.approx([0.32, 2.0])
 
 
-def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone):
-    trainer = make_trainer(backbone)
+@pytest.mark.parametrize("recompute", [True, False])
+def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, recompute):
+    """Log-probs kept from sampling come from merged weights: in float64 the difference of the two ways is below any doubt."""
+    if not recompute:
+        backbone.causal_lm.double()
+    trainer = make_trainer(backbone, recompute_logprobs=recompute)
     rollout = trainer.roll_out(0, PROMPTS)
     assert rollout.kl.abs().max() < 1e-6
     batch = trainer._batch(rollout.prompts, rollout.responses)
     with torch.no_grad(), backbone.role("policy", train=True):
-        logprobs, _ = logprobs_of(backbone, response_states(backbone, batch), batch, GENERATION.temperature)
+        logprobs = logprobs_of(backbone, response_states(backbone, batch), batch, GENERATION.temperature)
     assert (torch.exp(logprobs - rollout.logprobs) - 1).abs().max() < 1e-6
 
 
