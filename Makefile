@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: run test test-fast check format install seeds clean
+.PHONY: run test test-fast check format install seeds bench clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m loop run --rounds 2
@@ -29,6 +29,9 @@ format: $(INSTALLED)
 
 seeds: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.seeds
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.ppo_speed
 
 install: $(INSTALLED)
 

@@ -106,6 +106,12 @@ class PPOConfig(Section):
 
     num_updates: PositiveInt = 40
     batch_size: PositiveInt = 64
+    """Responses of an update, over all workers."""
+    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    """gae: with a critic (arXiv 1506.02438). Without one, a response is compared with the others to its prompt: rloo (their mean,
+    arXiv 2402.14740), grpo (mean and standard deviation of the group, arXiv 2402.03300)."""
+    samples_per_prompt: PositiveInt = 1
+    """Responses to each prompt of a batch; rloo and grpo need two or more."""
     num_epochs: PositiveInt = 2
     num_minibatches: PositiveInt = 2
     micro_batch_size: PositiveInt | None = None
@@ -127,6 +133,7 @@ class PPOConfig(Section):
     kl_horizon: PositiveInt = 10_000
     whiten_rewards: bool = False
     whiten_advantages: bool = True
+    """For gae only."""
     missing_end_penalty: NonNegativeFloat = 1.0
     """Subtracted from the score of a response without an end token (arXiv 2403.17031, detail 12: the "EOS trick")."""
     recompute_logprobs: bool = False
@@ -236,6 +243,10 @@ class RunConfig(Section):
     def _consistent(self) -> "RunConfig":
         if self.ppo.batch_size % (self.ppo.num_minibatches * self.runtime.workers):
             raise ValueError("ppo.batch_size must be divisible by ppo.num_minibatches x runtime.workers")
+        if self.ppo.batch_size % (self.ppo.samples_per_prompt * self.runtime.workers):
+            raise ValueError("ppo.batch_size must be divisible by ppo.samples_per_prompt x runtime.workers")
+        if self.ppo.advantage != "gae" and self.ppo.samples_per_prompt < 2:
+            raise ValueError(f"ppo.advantage {self.ppo.advantage} needs ppo.samples_per_prompt of 2 or more")
         for name in ("sft", "reward", "select"):
             if getattr(self, name).batch_size % self.runtime.workers:
                 raise ValueError(f"{name}.batch_size must be divisible by runtime.workers")

@@ -203,7 +203,8 @@ def policy(context: Context) -> Metrics:
         backbone, value, _score_function(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed()
     )
     prompts = [encode_prompt(backbone.tokenizer, record.prompt) for record in context.prompts("prompts")]
-    batches = ppo.prompt_batches(len(prompts), config.ppo.batch_size, config.ppo.num_updates, context.seed("prompts"))
+    num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
+    batches = ppo.prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
     log = []
     for update, rows in enumerate(batches):
         log.append({"update": update} | trainer.step(update, [prompts[i] for i in rows]))

@@ -53,6 +53,19 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
+def group_advantages(totals: torch.Tensor, group_size: int, estimator: str) -> torch.Tensor:
+    """Advantages [B] of whole responses worth `totals` [B], of which `group_size` in a row answer one prompt.
+
+    rloo: minus the mean of the others in the group (arXiv 2402.14740, equation 7). grpo: minus the group's mean, divided by its
+    standard deviation + 1e-4 (arXiv 2402.03300, section 4.1.2; the constant is TRL's).
+    """
+    groups = totals.view(-1, group_size)
+    centred = groups - groups.mean(1, keepdim=True)
+    if estimator == "rloo":
+        return (centred * (group_size / (group_size - 1))).flatten()
+    return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = identity) -> torch.Tensor:
     """Mean over kept entries of all workers."""
     sums = reduce(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))

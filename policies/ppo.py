@@ -17,7 +17,15 @@ from torch import nn
 from configs.schema import GenerationConfig, PPOConfig
 from configs.seeds import derive_seed
 from policies import parallel
-from policies.advantages import KLController, generalized_advantages, kl_per_token, masked_mean, shape_rewards, whiten
+from policies.advantages import (
+    KLController,
+    generalized_advantages,
+    group_advantages,
+    kl_per_token,
+    masked_mean,
+    shape_rewards,
+    whiten,
+)
 from policies.backbone import Backbone
 from policies.generation import Response, generate, lower_states
 from policies.logprobs import logprobs_of, on_grid, response_states
@@ -82,11 +90,16 @@ class PPOTrainer:
         self.backbone, self.value, self.score, self.config, self.generation = backbone, value, score, config, generation
         self.policy, self.reference, self.seed = policy, reference, seed
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
-        self.parameters = [*backbone.parameters(policy), *value.parameters()]
+        self.has_critic = config.advantage == "gae"
+        self.parameters = [*backbone.parameters(policy), *(value.parameters() if self.has_critic else [])]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
     def step(self, update: int, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
-        """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics."""
+        """One update on the whole batch of prompts, of which this worker takes its share. Returns the update's metrics.
+
+        `batch_size / samples_per_prompt` prompts; each gets `samples_per_prompt` responses.
+        """
+        prompts = [prompt for prompt in prompts for _ in range(self.config.samples_per_prompt)]
         self._set_learning_rate(update)
         rollout = self.roll_out(update, prompts)
         with self.backbone.role(self.policy, train=True):
@@ -105,16 +118,16 @@ class PPOTrainer:
         seeds = [derive_seed(self.seed, update, i) for i in mine]
         responses = generate(self.backbone, self.policy, share, seeds, self.generation, trace=True)
         traces = [response.trace for response in responses if response.trace]
-        batch = self._batch(share, responses)
-        mask, temperature = batch.response_mask, self.generation.temperature
+        mask = self._batch(share, responses).response_mask
         if config.recompute_logprobs:
-            states = self._states(self.policy, share, responses)
-            logprobs = logprobs_of(self.backbone, states, batch, temperature)
+            states, logprobs = self._states_and_logprobs(self.policy, share, responses, mask)
         else:
             states = torch.cat([trace.states for trace in traces])
             logprobs = on_grid(torch.cat([trace.logprobs for trace in traces]), mask)
-        values = self.value.of(self._states(self.value.adapter, share, responses) if self.value.adapter else states, mask)
-        reference = logprobs_of(self.backbone, self._states(self.reference, share, responses), batch, temperature)
+        if self.value.adapter:
+            states, _ = self._states_and_logprobs(self.value.adapter, share, responses, mask)
+        values = self.value.of(states, mask)
+        _, reference = self._states_and_logprobs(self.reference, share, responses, mask)
         raw_scores = self.score(share, responses)
         unfinished = torch.tensor([not r.finished for r in responses], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * unfinished
@@ -122,17 +135,26 @@ class PPOTrainer:
         rewards = shape_rewards(scores, kl, mask, self.kl.coefficient)
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, reduce=parallel.all_sum)
-        advantages, returns = generalized_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
-        if config.whiten_advantages:
-            advantages = whiten(advantages, mask, reduce=parallel.all_sum)
+        if self.has_critic:
+            advantages, returns = generalized_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+            if config.whiten_advantages:
+                advantages = whiten(advantages, mask, reduce=parallel.all_sum)
+        else:
+            advantages = group_advantages(rewards.sum(1), config.samples_per_prompt, config.advantage)[:, None] * mask
+            returns = torch.zeros_like(advantages)
         entropy = torch.cat([trace.entropies for trace in traces]).mean().item()
         return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy)
 
-    def _states(self, adapter: str | None, prompts: list[Sequence[int]], responses: list[Response]) -> torch.Tensor:
-        """The states [M, H] of all response tokens under an adapter."""
+    def _states_and_logprobs(
+        self, adapter: str | None, prompts: list[Sequence[int]], responses: list[Response], mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States [M, H] and log-probs [B, R] of all response tokens under an adapter."""
+        states, logprobs = [], []
         with self.backbone.role(adapter):
-            parts = self._parts(prompts, responses)
-            return torch.cat([response_states(self.backbone, batch, lower) for batch, lower in parts])
+            for batch, lower in self._parts(prompts, responses):
+                states.append(response_states(self.backbone, batch, lower))
+                logprobs.append(logprobs_of(self.backbone, states[-1], batch, self.generation.temperature)[batch.response_mask])
+        return torch.cat(states), on_grid(torch.cat(logprobs), mask)
 
     def _parts(self, prompts: list[Sequence[int]], responses: list[Response]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
         """The rollout in pieces of a minibatch's size, so that no pass needs more memory than an update."""
@@ -182,9 +204,9 @@ class PPOTrainer:
             logprobs = logprobs_of(self.backbone, states, batch, self.generation.temperature)
             ratio = torch.exp(logprobs - old_logprobs)
             policy_loss = (clipped_policy_loss(ratio, advantages, self.config.clip_range) * mask).sum()
-            of_values = policy_loss.new_zeros(()) if own_value_adapter else value_loss(states)
+            of_values = value_loss(states) if self.has_critic and not own_value_adapter else policy_loss.new_zeros(())
             ((policy_loss + self.config.value_coefficient * of_values) / num_tokens).backward()
-        if own_value_adapter:
+        if self.has_critic and own_value_adapter:
             with self.backbone.role(self.value.adapter, train=True):
                 of_values = value_loss(response_states(self.backbone, batch, lower))
                 (self.config.value_coefficient * of_values / num_tokens).backward()
@@ -207,8 +229,10 @@ class PPOTrainer:
                 minibatches.append([mine[i] for i in part.tolist() if i in mine])
         return minibatches
 
-    def _mine(self, size: int) -> range:
-        return range(parallel.rank(), size, parallel.world_size())
+    def _mine(self, size: int) -> list[int]:
+        """This worker's rows of a batch: every so-many-th prompt, with all its responses."""
+        group = self.config.samples_per_prompt
+        return [i for i in range(size) if i // group % parallel.world_size() == parallel.rank()]
 
     def _batch(self, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> Batch:
         ids = [response.token_ids for response in responses]

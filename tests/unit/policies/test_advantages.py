@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from policies.advantages import KLController, generalized_advantages, kl_per_token, masked_mean, shape_rewards, whiten
+from policies.advantages import (
+    KLController,
+    generalized_advantages,
+    group_advantages,
+    kl_per_token,
+    masked_mean,
+    shape_rewards,
+    whiten,
+)
 
 MASK = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
 
@@ -76,3 +84,12 @@ def test_the_adaptive_controller():
     fixed.update(12.0, 64)
     assert adaptive.coefficient == pytest.approx(0.1128)
     assert fixed.coefficient == 0.1
+
+
+def test_group_advantages_by_hand():
+    # Two prompts, three responses each. RLOO: 1 - (2 + 6) / 2 = -3, 2 - (1 + 6) / 2 = -1.5, 6 - (1 + 2) / 2 = 4.5; equal ones get 0.
+    totals = torch.tensor([1.0, 2.0, 6.0, 4.0, 4.0, 4.0])
+    assert group_advantages(totals, 3, "rloo").tolist() == pytest.approx([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0])
+    # GRPO: mean 3, variance (4 + 1 + 9) / 2 = 7: (1 - 3) / (sqrt(7) + 1e-4) and so on.
+    expected = [(x - 3) / (7**0.5 + 1e-4) for x in (1, 2, 6)] + [0.0] * 3
+    assert group_advantages(totals, 3, "grpo").tolist() == pytest.approx(expected)

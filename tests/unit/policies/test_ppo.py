@@ -76,6 +76,16 @@ def test_it_learns_what_is_scored(backbone, value_model):
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_without_a_critic_it_learns_as_well(backbone, advantage):
+    words = {"learning_rate": 2e-2, "kl_coefficient": 0.0, "missing_end_penalty": 0.0, "samples_per_prompt": 4}
+    trainer = make_trainer(backbone, advantage=advantage, **words)
+    head = trainer.value.head.weight.detach().clone()
+    scores = [trainer.step(update, PROMPTS[:4])["objective/scores"] for update in range(20)]
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5
+    assert torch.equal(trainer.value.head.weight, head)
+
+
 def test_micro_batches_do_not_change_the_update(backbone):
     states = []
     for size in (None, 3):

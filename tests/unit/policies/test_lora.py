@@ -1,0 +1,35 @@
+"""Fused LoRA against finite differences and against PEFT's own layer."""
+
+import torch
+from peft.tuners.lora import Linear
+
+from policies.lora import LoraLinear
+from policies.tokenization import pad_batch
+from tests.conftest import perturb
+
+
+def test_gradients_equal_finite_differences():
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
+    weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
+    for offset in (bias, None):
+        assert torch.autograd.gradcheck(lambda x, a, b, o=offset: LoraLinear.apply(x, weight, o, a, b, 0.7), (x, a, b))
+
+
+def test_a_model_gives_pefts_states_and_gradients(backbone):
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    batch = pad_batch([[5, 6, 7], [8]], [[9, 10], [11, 12, 13]], 0)
+    found = []
+    fused = [layer for layer in backbone._layers if "forward" in vars(layer)]
+    assert fused and all(type(layer) is Linear for layer in fused)
+    for own in (False, True):
+        if own:
+            for layer in fused:
+                del layer.forward  # back to PEFT's
+        with backbone.role("policy", train=True):
+            states = backbone.hidden_states(batch)
+            gradients = torch.autograd.grad((states**2).sum(), backbone.parameters("policy"))
+        found.append([states.detach(), *gradients])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)

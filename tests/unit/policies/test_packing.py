@@ -1,0 +1,124 @@
+"""Batches without padding, starting in the middle, trimmed at the end: the same numbers as transformers' own forward pass."""
+
+from collections import Counter
+
+import pytest
+import torch
+import transformers
+
+from configs.schema import GenerationConfig, LoraSection
+from policies.backbone import Backbone
+from policies.generation import generate, lower_states
+from policies.logprobs import logprobs_of, response_states
+from policies.ppo import joined
+from policies.tokenization import pad_batch
+from tests.conftest import make_causal_lm, perturb
+
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
+RESPONSES = [[12, 1], [13, 14, 15, 16, 17, 18], [19]]
+SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+
+def architectures():
+    gqa = SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}
+    return {
+        "llama": transformers.LlamaConfig(**gqa),
+        "mistral, window 3": transformers.MistralConfig(**gqa, sliding_window=3),
+        "qwen2": transformers.Qwen2Config(**gqa),
+        "qwen3": transformers.Qwen3Config(**gqa, head_dim=8),
+        "gemma2": transformers.Gemma2Config(**gqa, head_dim=8),
+        "gpt2": transformers.GPT2Config(vocab_size=300, n_embd=32, n_layer=4, n_head=4),
+    }
+
+
+def make_backbone(config, layers="all", rank=4):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # biases and norms too: nothing may hide behind a zero
+    _, tokenizer = make_causal_lm()
+    return Backbone(model, tokenizer, LoraSection(rank=rank, layers=layers))
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_states_equal_those_of_each_row_alone(name):
+    backbone = make_backbone(architectures()[name])
+    batch = pad_batch(PROMPTS, RESPONSES, 0)
+    with torch.no_grad():
+        ours = backbone.hidden_states(batch).split([len(p) + len(r) for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+        last = backbone.hidden_states(batch, only=batch.packing.last)
+        for states, end, prompt, response in zip(ours, last, PROMPTS, RESPONSES, strict=True):
+            alone = backbone.decoder(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
+            assert torch.allclose(states, alone, atol=1e-4)
+            assert torch.allclose(end, alone[-1], atol=1e-4)
+
+
+def test_what_each_architecture_can_do_is_found_out():
+    """gemma2 caps its attention scores and gpt2 has no `layers`: they run, padded or whole. The others lose nothing."""
+    found = {name: make_backbone(config, "upper-half" if name != "gpt2" else "all") for name, config in architectures().items()}
+    assert {n for n, b in found.items() if b.packs} >= {"llama", "mistral, window 3", "qwen2", "qwen3"}
+    assert {n for n, b in found.items() if b.trims} == {"llama", "mistral, window 3", "qwen2", "qwen3"}
+    assert {n for n, b in found.items() if b.first_layer == 2} >= {"llama", "qwen2", "qwen3"}
+
+
+@pytest.mark.parametrize("layers", ["all", "upper-half"])
+def test_what_sampling_kept_is_what_training_computes(layers):
+    """Log-probs, states and lower states of a rollout, rows ending at different lengths and leaving the batch."""
+    model, tokenizer = make_causal_lm()
+    backbone = Backbone(model.double(), tokenizer, LoraSection(rank=4, layers=layers))
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    prompts = [[3 + i, 4, 5, 6][: 1 + i % 4] for i in range(40)]
+    config = GenerationConfig(max_new_tokens=24, temperature=0.9)
+    tokens = Counter(t for r in generate(backbone, "policy", prompts, list(range(40)), config) for t in r.token_ids)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(tokens.most_common(9)[8][0])  # one that comes up, so that rows end
+    responses = generate(backbone, "policy", prompts, list(range(40)), config, trace=True)
+    lengths = {len(r.token_ids) for r in responses}
+    assert len(lengths) > 4 and any(r.finished for r in responses) and not all(r.finished for r in responses)
+    lower = joined(lower_states(responses))
+    assert (lower is None) == (layers == "all")
+    batch = pad_batch(prompts, [r.token_ids for r in responses], 0)
+    with torch.no_grad(), backbone.role("policy"):
+        whole = response_states(backbone, batch)
+        expected = logprobs_of(backbone, whole, batch, 0.9)[batch.response_mask]
+        if lower is not None:
+            assert torch.allclose(response_states(backbone, batch, lower), whole, atol=1e-9)
+            with backbone.capture() as captured:
+                backbone.hidden_states(batch)
+            assert torch.allclose(captured[0][0], lower, atol=1e-9)
+    assert torch.allclose(torch.cat([r.trace.states for r in responses]), whole, atol=1e-9)
+    assert torch.allclose(torch.cat([r.trace.logprobs for r in responses]), expected, atol=1e-9)
+
+
+def test_merged_weights_leave_the_base_bit_for_bit(backbone):
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    before = {name: (p.data_ptr(), p.detach().clone()) for name, p in backbone.causal_lm.named_parameters()}
+    batch = pad_batch(PROMPTS, RESPONSES, 0)
+    with torch.no_grad():
+        with backbone.role("policy"):
+            beside = backbone.hidden_states(batch)
+        with pytest.raises(RuntimeError), backbone.merged("policy"):
+            assert torch.allclose(backbone.hidden_states(batch), beside, atol=1e-4)
+            raise RuntimeError
+    for name, p in backbone.causal_lm.named_parameters():
+        assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1]) and not p.requires_grad
+
+
+def test_all_roles_together_store_little_more_than_the_base():
+    """Rank 16 on 8 x 512: an adapter has 8 x (4 x 1,024 + 3 x 2,048) x 16 = 1.31 M weights, the base 29.4 M, so four adapters
+    (reference, policy, reward, selector) and four heads add 18 %. Counted by storage, so that a hidden copy would show."""
+    config = transformers.LlamaConfig(
+        vocab_size=2048, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, pad_token_id=0
+    )
+    backbone = make_backbone(config, rank=16)
+
+    def stored(*more):
+        tensors = [*backbone.causal_lm.parameters(), *more]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+    base = stored()
+    for name in ("sft", "policy", "reward", "selector"):
+        backbone.add_adapter(name)
+    heads = [torch.zeros(1, 512) for _ in range(4)]
+    assert 1.1 * base < stored(*heads) <= 1.25 * base
