@@ -179,7 +179,7 @@ class Backbone:
             before = [weight.data for weight in weights]
             try:
                 for layer, weight in zip(plain, weights, strict=True):
-                    weight.data = weight.data + layer.get_delta_weight(adapter)
+                    weight.data = (weight.data + layer.get_delta_weight(adapter)).to(weight.dtype)
                     layer._disable_adapters = True
                 yield
             finally:

@@ -57,6 +57,18 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, reco
     assert (torch.exp(logprobs - rollout.logprobs) - 1).abs().max() < 1e-6
 
 
+def test_in_bfloat16_recomputed_logprobs_start_at_ratio_one(backbone):
+    """Sampling from merged bfloat16 weights is off by about 1e-2; what is computed again by the training code is not."""
+    backbone.causal_lm.bfloat16()
+    trainer = make_trainer(backbone, recompute_logprobs=True, num_minibatches=1)
+    rollout = trainer.roll_out(0, PROMPTS)
+    kept = torch.cat([r.trace.logprobs for r in rollout.responses])
+    mask = trainer._batch(rollout.prompts, rollout.responses).response_mask
+    assert 1e-4 < (kept - rollout.logprobs[mask]).abs().max() < 0.5
+    losses = trainer._minibatch(rollout, list(range(len(PROMPTS))))
+    assert losses["approx_kl"] < 1e-6 and losses["grad_norm"] > 0
+
+
 @pytest.mark.parametrize("value_model", ["head", "adapter"])
 def test_an_update_touches_the_policy_and_the_values_only(backbone, value_model):
     trainer = make_trainer(backbone, value_model)
