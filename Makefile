@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: run test test-fast check format install seeds bench clean
+.PHONY: run test test-fast check format install seeds bench chaos clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m loop run --rounds 2
@@ -32,6 +32,9 @@ seeds: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ppo_speed
+
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.chaos --default
 
 install: $(INSTALLED)
 

@@ -2,7 +2,8 @@
 
 LoopError                 anything that ends a command with a message instead of a traceback
 ├── UserError             exit 2: the input is wrong; the message says what, where and what to do
-└── WaitingForLabels      exit 3: the run goes on once somebody has labelled
+├── WaitingForLabels      exit 3: the run goes on once somebody has labelled
+└── Stopped               exit 130: Ctrl-C or SIGTERM; the same command goes on
 """
 
 
@@ -31,3 +32,9 @@ class WaitingForLabels(LoopError):
     """A labeler has not answered yet; nothing is wrong and nothing is lost."""
 
     exit_code = 3
+
+
+class Stopped(LoopError):
+    """Somebody asked to stop; what is done is saved."""
+
+    exit_code = 130

@@ -205,6 +205,12 @@ class RuntimeConfig(Section):
     """CPU threads of a worker; None: all cores divided by the workers."""
     dashboard_port: PositiveInt | None = None
     """None: Ray's 8265, or the next free one."""
+    checkpoint_seconds: NonNegativeFloat = 30.0
+    """Between two saves inside a stage: what a kill can cost. Saving takes at most 2 % of the time, so a slow disk saves less often."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often a stage goes on with new workers after one has died or hung."""
+    hang_seconds: PositiveFloat = 120.0
+    """A worker that gives no sign of life for so long is replaced."""
 
 
 class RunConfig(Section):

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """`run`: start a run, or go on with it."""
     from loop.driver import Driver
+    from loop.failures import disk_errors_explained
     from loop.monitoring import Terminal
+    from loop.plan import fork
     from rewards.preference_data import check_files_exist
 
     if options.rounds is not None and options.rounds < 1:
@@ -44,16 +46,23 @@ def run(options: argparse.Namespace) -> int:
             f"--rounds must be at least 1, not {options.rounds}", "the command line", "give the number of rounds, for example --rounds 2"
         )
     config = load_config(options.config, options.settings, name=options.name, num_rounds=options.rounds)
-    if not config.name or Path(config.name).name != config.name or config.name.startswith("."):
-        raise UserError(f"not a run name: {config.name!r}", "--name", "use letters, digits, - and _, without a slash")
+    runs, terminal = Path(options.runs).resolve(), Terminal()
+    _check_name(config.name, "--name")
     check_files_exist(config.data)
-    try:
-        Driver(config, (Path(options.runs) / config.name).resolve(), Terminal()).execute()
-    except OSError as error:
-        raise LoopError(
-            f"{error.strerror}: {error.filename}\n  mend that; the same command goes on after the last finished stage"
-        ) from None
+    if options.fork:
+        _check_name(options.fork, "--fork")
+        source, config = _find_run(runs, config.name), config.model_copy(update={"name": options.fork})
+        with disk_errors_explained(runs):
+            taken = fork(source, runs / options.fork, config)
+        if taken:
+            terminal.say(f"{options.fork}: {len(taken)} stages taken over from {source.name}")
+    Driver(config, runs / config.name, terminal).execute()
     return 0
+
+
+def _check_name(name: str, where: str) -> None:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f"not a run name: {name!r}", where, "use letters, digits, - and _, without a slash")
 
 
 def status(options: argparse.Namespace) -> int:
@@ -69,6 +78,30 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print_status(folder.name, state)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """`verify`: hash everything that was committed once more."""
+    from loop.driver import verify as find_damage
+
+    folder = _find_run(Path(options.runs), options.run)
+    damage, stages = find_damage(folder)
+    if damage:
+        many = f"{len(damage)} things are damaged" if len(damage) > 1 else "one thing is damaged"
+        raise UserError(
+            "\n  ".join([many, *damage]), str(folder), "delete a damaged stage's directory: the same run command makes it again"
+        )
+    print(f"{folder.name}: {stages} stages, nothing damaged")
+    return 0
+
+
+def gc(options: argparse.Namespace) -> int:
+    """`gc`: remove what nothing refers to."""
+    from loop.driver import collect_garbage
+
+    folder = _find_run(Path(options.runs), options.run)
+    print(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")
     return 0
 
 
@@ -106,10 +139,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--name", metavar="RUN", help="the run's name, and its directory under --runs")
     command.set_defaults(command=run)
 
+    command.add_argument(
+        "--fork", metavar="NEW", help="leave the run as it is, and start NEW with these settings and the stages they do not touch"
+    )
+
     command = commands.add_parser("status", help="where a run stands, and what it measured")
     command.add_argument("run", nargs="?", metavar="RUN")
     command.add_argument("--json", action="store_true", help="one JSON object")
     command.set_defaults(command=status)
+
+    command = commands.add_parser("verify", help="hash everything that a run committed, and name what is damaged")
+    command.add_argument("run", nargs="?", metavar="RUN")
+    command.set_defaults(command=verify)
+
+    command = commands.add_parser("gc", help="remove what nothing refers to: left-overs of attempts that died")
+    command.add_argument("run", nargs="?", metavar="RUN")
+    command.set_defaults(command=gc)
 
     for command in commands.choices.values():
         command.add_argument(

@@ -1,36 +1,35 @@
 """The driver of a run: decides whether a stage has to be made, has the fleet make it, commits it, writes the journal.
 
-This is the `Run` that `round.py` talks to. Never imports torch. What a crash leaves at each point is told in ARCHITECTURE.md.
+A worker that dies or hangs is replaced, and the stage goes on from its last checkpoint. This is the `Run` that `round.py` talks to.
+Never imports torch. What a crash leaves at each point is told in ARCHITECTURE.md.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from configs.errors import LoopError, UserError, WaitingForLabels
+from configs.errors import LoopError, Stopped, UserError, WaitingForLabels
 from configs.loading import dump_config, read_yaml
 from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
-from loop.journal import Journal
+from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
+from loop.journal import Journal, ends_whole, fold, read_events
 from loop.monitoring import Terminal
+from loop.plan import differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
 
-IDENTITY_EXCLUDES = ("num_rounds", "runtime", "name")
-"""What may differ when a run is gone on with: it changes nothing that is already there."""
-
-
-class Interrupted(LoopError):
-    """Ctrl-C or SIGTERM."""
-
-    exit_code = 130
+GRACE_SECONDS = 20.0
+"""After Ctrl-C: how long the workers have to finish their step and save, before they are stopped as they are."""
+STARTED = time.monotonic()
 
 
 class Driver:
@@ -40,28 +39,37 @@ class Driver:
         self.config, self.folder, self.terminal = config, folder, terminal
         self.journal = Journal(folder / "journal.jsonl")
         self._fleet: Any = None
+        self._stage_work: Path | None = None
+        self._stop_asked_at: float | None = None
 
     def execute(self) -> None:
         """Everything that is not yet done. Raises LoopError with the exit code, after writing the journal."""
+        with disk_errors_explained(self.folder):
+            self._execute()
+
+    def _execute(self) -> None:
         self._check_identity()
         with one_writer(self.folder):
             state = self.journal.state()
-            if state.state == "done" and state.num_rounds >= self.config.num_rounds:
+            if state.state == "done" and state.num_rounds >= self.config.num_rounds and not verify(self.folder)[0]:
                 self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                 return
-            (self.folder / "config.yaml").write_text(dump_config(self.config), encoding="utf-8")
-            self.journal.append("run_started", num_rounds=self.config.num_rounds)
-            with _signals_interrupt():
+            text = dump_config(self.config)
+            (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+            self.journal.append("run_started", num_rounds=self.config.num_rounds, config=hashlib.sha256(text.encode()).hexdigest())
+            with self._signals_stop():
                 try:
                     run_rounds(self)
-                except KeyboardInterrupt:
+                except (KeyboardInterrupt, Stopped):
                     self.journal.append("interrupted")
-                    raise Interrupted("interrupted: the same command goes on after the last finished stage") from None
+                    raise Stopped("interrupted: the same command goes on from the last checkpoint") from None
                 except WaitingForLabels as waiting:
                     self.journal.append("waiting", message=str(waiting))
                     raise
                 except LoopError as error:
-                    self.journal.append("failed", message=str(error))
+                    error = disk_error(error, self.folder) or error
+                    with suppress(OSError):
+                        self.journal.append("failed", message=str(error))
                     raise self._with_log(error) from None
                 finally:
                     self._stop_fleet()
@@ -72,60 +80,138 @@ class Driver:
         """The stage's artifact: found where it was committed, or made now."""
         given = {name: value for name, value in inputs.items() if value}
         key = stage_key(self.config, stage, round_number, given)
-        final = self.folder / _directory(round_number) / stage.name
+        final = self.folder / stage_directory(round_number) / stage.name
         artifact = artifacts.find_committed(final, key)
+        if artifact and (damage := artifacts.find_damage(final)):
+            raise UserError(f"{stage.name} is damaged: {damage[0]}", str(final), "delete that directory: the same command makes it again")
         journalled = self._journalled(stage.name, round_number)
         if artifact is None:
             artifact = self._make(stage, round_number, given, final, key)
-        if journalled != artifact.digest:
+        if journalled != artifact.manifest_hash:
             self._journal_commit(stage.name, round_number, artifact)
         return artifact
 
     # -- making a stage ---------------------------------------------------------------------------------------------
 
     def _make(self, stage: Stage, round_number: int | None, inputs: dict[str, Any], final: Path, key: str) -> Artifact:
-        self.journal.append("stage_started", round=round_number, stage=stage.name, key=key)
-        where = _directory(round_number)
-        work = artifacts.begin(self.folder / "work" / f"{where}-{stage.name}")
+        name = f"{stage_directory(round_number)}/{stage.name}"
+        work = self.folder / "work" / name.replace("/", "-")
         cached = _cache_folder(key) if stage == BASE and self.config.base.model == "embedded" else None
-        started = time.monotonic()
-        if cached and artifacts.find_committed(cached, key):
-            metrics = _copy_cached(cached, work)
-        else:
-            metrics = self._run_on_fleet(stage, round_number, inputs, work, f"{where}/{stage.name}")
+        restarts = 0
+        while True:
+            payload = artifacts.begin(work, key)
+            saved = sorted(path.name for path in work.glob("checkpoints/train/step-*"))
+            self.journal.append("stage_started", round=round_number, stage=stage.name, key=key, resumed=saved[-1] if saved else None)
+            started = time.monotonic()
+            try:
+                if cached and artifacts.find_committed(cached, key):
+                    metrics = _copy_cached(cached, payload)
+                else:
+                    self._started_fleet()
+                    started = time.monotonic()
+                    metrics = self._run_on_fleet(stage, round_number, inputs, work, payload, name)
+                break
+            except LoopError as lost:
+                if not self._can_go_on(lost, restarts):
+                    raise
+                restarts += 1
+                self.journal.append("worker_lost", round=round_number, stage=stage.name, message=str(lost))
+                self.terminal.say(f"{name}: {lost}; going on with a new one ({restarts} of {self.config.runtime.max_restarts})")
         seconds = time.monotonic() - started
         if cached and not cached.exists():
-            _keep_in_cache(work, cached, key, metrics, seconds)
-        artifact = artifacts.commit(work, final, key, metrics, seconds)
-        self.terminal.stage_done(f"{where}/{stage.name}", seconds, metrics)
+            _keep_in_cache(payload, cached, key, metrics, seconds)
+        artifact = artifacts.commit(payload, final, key, metrics, seconds)
+        shutil.rmtree(work, ignore_errors=True)
+        self.terminal.stage_done(name, seconds, metrics)
         return artifact
 
-    def _run_on_fleet(self, stage: Stage, round_number: int | None, inputs: dict[str, Any], work: Path, name: str) -> dict[str, Any]:
-        progress = work.with_name(work.name + ".progress.json")
-        progress.unlink(missing_ok=True)
+    def _can_go_on(self, error: LoopError, restarts: int) -> bool:
+        """Whether this was a lost worker, and new ones may be started. Starts them."""
+        from loop.fleet import WorkerLost
+
+        if not isinstance(error, WorkerLost) or self._stop_asked_at is not None:
+            return False
+        if restarts >= self.config.runtime.max_restarts:
+            return False
+        try:
+            self._fleet.start_workers()
+        except LoopError:  # more than an actor is gone: start over with Ray itself
+            self._stop_fleet()
+        return True
+
+    def _run_on_fleet(
+        self, stage: Stage, round_number: int | None, inputs: dict[str, Any], work: Path, payload: Path, name: str
+    ) -> dict[str, Any]:
+        """Raises WorkerLost where an actor died or hangs, OutOfMemory, or what the stage raised."""
+        from loop.fleet import OutOfMemory, WorkerLost
+
+        fleet = self._started_fleet()
+        progress = work / "progress.json"
+        for old in (progress, work / "stop"):
+            old.unlink(missing_ok=True)
         request = {
             "stage": stage.name,
             "round": round_number,
             "config": self.config.model_dump(mode="json"),
             "inputs": {k: [str(a.path) for a in v] if isinstance(v, list) else str(v.path) for k, v in inputs.items()},
-            "output": str(work),
-            "progress": str(progress),
+            "work": str(work),
+            "output": str(payload),
         }
-        fleet = self._started_fleet()
-        with self.terminal.stage(name) as show:
-            return fleet.call(name, request, lambda: show(*_read_progress(progress)))
+        lives = [SignOfLife(work / f"beat-{rank}", self.config.runtime.hang_seconds) for rank in range(self.config.runtime.workers)]
+        kills = oom_kills()
+
+        def on_wait() -> None:
+            show(*_read_progress(progress))
+            if self._stop_asked_at is not None and time.monotonic() - self._stop_asked_at > GRACE_SECONDS:
+                raise KeyboardInterrupt
+            for rank, life in enumerate(lives):
+                if life.is_over():
+                    raise WorkerLost(f"worker {rank} gave no sign of life for {self.config.runtime.hang_seconds:g} s")
+
+        self._stage_work = work
+        try:
+            with self.terminal.stage(name) as show:
+                return fleet.call(name, request, on_wait)
+        except (OutOfMemory, WorkerLost) as error:
+            if isinstance(error, OutOfMemory) or oom_kills() > kills:
+                setting = what_to_lower(stage.name)
+                why = str(error) if isinstance(error, OutOfMemory) else "the kernel killed a worker"
+                raise OutOfMemory(f"{name} ran out of memory ({why})\n  to do: lower {setting}, or give the machine more memory") from None
+            raise
+        finally:
+            self._stage_work = None
 
     def _started_fleet(self) -> Any:
         """Started when the first stage needs it, so that a finished run starts nothing."""
         if self._fleet is None:
+            before = time.monotonic()
             with self.terminal.stage("starting Ray and the workers"):
                 from loop.fleet import Fleet
 
                 self._fleet = Fleet(self.config.runtime, self.config.name)
                 self._fleet.__enter__()
+            startup = {"python": before - STARTED, **self._fleet.startup}
             self.terminal.say(f"Ray dashboard {self._fleet.dashboard} (its token: `ray get-auth-token`)")
-            self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=self._fleet.dashboard)
+            self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=self._fleet.dashboard, startup=startup)
         return self._fleet
+
+    @contextmanager
+    def _signals_stop(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM, which spot machines send: the first has the stage save and stop, the second stops at once."""
+
+        def on_signal(*_: object) -> None:
+            if self._stage_work is None or self._stop_asked_at is not None:
+                raise KeyboardInterrupt
+            self._stop_asked_at = time.monotonic()
+            (self._stage_work / "stop").touch()
+            self.terminal.say("finishing the step and saving; once more stops at once")
+
+        before = [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
 
     def _stop_fleet(self) -> None:
         if self._fleet is not None:
@@ -135,7 +221,7 @@ class Driver:
     def _journalled(self, stage: str, round_number: int | None) -> str | None:
         state = self.journal.state()
         stages = state.setup if round_number is None else state.rounds.get(round_number, {})
-        return stages[stage].digest if stage in stages and stages[stage].state == "done" else None
+        return stages[stage].manifest if stage in stages and stages[stage].state == "done" else None
 
     def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact) -> None:
         self.journal.append(
@@ -144,6 +230,7 @@ class Driver:
             stage=stage,
             key=artifact.key,
             digest=artifact.digest,
+            manifest=artifact.manifest_hash,
             seconds=artifact.seconds,
             metrics=artifact.metrics,
         )
@@ -155,17 +242,14 @@ class Driver:
         if not path.exists() or not any(stage.state == "done" for stage in stages):
             self.folder.mkdir(parents=True, exist_ok=True)
             return
-        theirs, ours = _flat(read_yaml(path)), _flat(self.config.model_dump(mode="json"))
-        differing = [
-            f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now"
-            for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key) and key.split(".")[0] not in IDENTITY_EXCLUDES
-        ]
+        differing = differences(read_yaml(path), self.config.model_dump(mode="json"))
         if differing:
+            alike, touched = shared_stages(self.folder, self.config)
+            shown = ", ".join(touched[:4]) + (f" and {len(touched) - 4} more" if len(touched) > 4 else "")
             raise UserError(
-                f"the run {self.config.name!r} holds another config: {'; '.join(differing)}",
+                f"the run {self.config.name!r} holds another config: {'; '.join(differing)}\n  it touches: {shown or 'no stage'}",
                 str(path),
-                "give a new name with --name, or the same settings as before",
+                f"give the same settings as before, or add --fork NEW: a new run that takes over the {len(alike)} stages it does not touch",
             )
 
     def _with_log(self, error: LoopError) -> LoopError:
@@ -174,23 +258,10 @@ class Driver:
         if detail is None:
             return error
         log = self.folder / "logs" / "failed-stage.log"
-        log.parent.mkdir(exist_ok=True)
-        log.write_text(detail, encoding="utf-8")
-        return LoopError(f"a stage failed: {error}\n  log: {log}\n  the same command goes on after the last finished stage")
-
-
-def stage_key(config: RunConfig, stage: Stage, round_number: int | None, inputs: dict[str, Any]) -> str:
-    """Hash of the recipe: what the stage is, what it reads of the config, and the digests of what it is given."""
-    return artifacts.hash_json(
-        {
-            "stage": stage.name,
-            "version": stage.version,
-            "round": round_number,
-            "seed": config.seed if stage.seeded else None,
-            "config": {name: _section(config, name) for name in stage.reads},
-            "inputs": {k: [a.digest for a in v] if isinstance(v, list) else v.digest for k, v in sorted(inputs.items())},
-        }
-    )
+        with suppress(OSError):
+            log.parent.mkdir(exist_ok=True)
+            log.write_text(detail, encoding="utf-8")
+        return LoopError(f"a stage failed: {error}\n  log: {log}\n  the same command goes on from the last checkpoint")
 
 
 @contextmanager
@@ -207,7 +278,51 @@ def one_writer(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def verify(folder: Path) -> tuple[list[str], int]:
+    """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal."""
+    path = folder / "journal.jsonl"
+    state = fold(read_events(path))
+    damage = [] if ends_whole(path) else [f"{path}: the last line is torn"]
+    try:
+        config = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+    except OSError:
+        config = ""
+    if config != state.config:
+        damage.append(f"{folder / 'config.yaml'}: is not what the run was started with")
+    stages = [(None, state.setup), *sorted(state.rounds.items())]
+    done = [(stage_directory(r), name, row) for r, rows in stages for name, row in rows.items() if row.state == "done"]
+    for where, name, row in done:
+        final = folder / where / name
+        found = artifacts.find_damage(final)
+        manifest = final / artifacts.MANIFEST
+        if not found and hashlib.sha256(manifest.read_bytes()).hexdigest() != row.manifest:
+            found = [f"{manifest}: is not what was committed"]
+        damage += found
+    return damage, len(done)
+
+
+def collect_garbage(folder: Path) -> int:
+    """Remove what no start of this run would use: payloads of dead attempts, work of finished stages. Returns the bytes.
+
+    The checkpoints of unfinished stages stay. Raises UserError while a process works on the run.
+    """
+    removed = 0
+    with one_writer(folder):
+        state = fold(read_events(folder / "journal.jsonl"))
+        stages = [(None, state.setup), *state.rounds.items()]
+        unfinished = {f"{stage_directory(r)}-{name}" for r, rows in stages for name, row in rows.items() if row.state != "done"}
+        for work in sorted((folder / "work").glob("*")):
+            useless = [work] if work.name not in unfinished else [p for p in work.iterdir() if p.name not in ("key", "checkpoints")]
+            for path in useless:
+                removed += sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return removed
 
 
 def is_locked(folder: Path) -> bool:
@@ -220,38 +335,6 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM, which spot machines send, is Ctrl-C."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _directory(round_number: int | None) -> str:
-    return "setup" if round_number is None else f"round-{round_number:03d}"
-
-
-def _section(config: RunConfig, dotted: str) -> Any:
-    value: Any = config.model_dump(mode="json")
-    for part in dotted.split("."):
-        value = value[part]
-    return value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _read_progress(path: Path) -> tuple[int, int]:

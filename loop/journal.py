@@ -1,9 +1,11 @@
 """The journal of a run, and what it says: `RunState` is a pure fold over its events.
 
-One JSON object a line, fsynced before the next step is taken. A torn last line (power went while it was written) is
-dropped and cut off before the next append; a torn line before the last is damage and is named.
+One JSON object a line, fsynced before the next step is taken; its last field is a checksum of the rest. A torn last line
+(power went while it was written) is dropped and cut off before the next append; a torn line before the last is damage and
+is named.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -25,25 +27,32 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    event: Literal["run_started", "stage_started", "stage_committed", "run_done", "waiting", "interrupted", "failed"]
+    event: Literal["run_started", "stage_started", "worker_lost", "stage_committed", "run_done", "waiting", "interrupted", "failed"]
     at: str = ""
     num_rounds: int | None = None
     round: int | None = None
     stage: str | None = None
     key: str | None = None
     digest: str | None = None
+    manifest: str | None = None
+    config: str | None = None
     seconds: float | None = None
     metrics: dict[str, Any] | None = None
     message: str | None = None
     dashboard: str | None = None
+    resumed: str | None = None
+    startup: dict[str, float] | None = None
 
 
 class StageState(BaseModel):
     """Where one stage stands."""
 
     state: State = "pending"
+    restarts: int = 0
+    """Workers that were lost and replaced while the stage was made."""
     seconds: float | None = None
     digest: str | None = None
+    manifest: str | None = None
     metrics: dict[str, Any] = {}
 
 
@@ -55,6 +64,7 @@ class RunState(BaseModel):
     setup: dict[str, StageState] = {}
     rounds: dict[int, dict[str, StageState]] = {}
     dashboard: str | None = None
+    config: str | None = None
     message: str | None = None
 
 
@@ -68,7 +78,7 @@ class Journal:
         line = Event(event=event, at=datetime.now(UTC).isoformat(timespec="seconds"), **fields)  # type: ignore[arg-type]
         self._cut_torn_line()
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json(exclude_none=True) + "\n")
+            file.write(_with_check(line.model_dump_json(exclude_none=True)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -88,7 +98,7 @@ def read_events(path: Path) -> list[Event]:
     events = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            events.append(Event.model_validate_json(line))
+            events.append(Event.model_validate_json(_without_check(line)))
         except ValueError:
             raise UserError(
                 f"line {number} of the journal is damaged",
@@ -98,6 +108,24 @@ def read_events(path: Path) -> list[Event]:
     return events
 
 
+def ends_whole(path: Path) -> bool:
+    """Whether the last line was written to its end."""
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+
+
+def _with_check(line: str) -> str:
+    return f'{line[:-1]},"check":"{hashlib.sha256(line.encode()).hexdigest()[:16]}"}}'
+
+
+def _without_check(line: bytes) -> bytes:
+    """The line as it was before `_with_check`. Raises ValueError where a byte of it was changed."""
+    body, mark, check = line.rpartition(b',"check":"')
+    body += b"}"
+    if not mark or check != hashlib.sha256(body).hexdigest()[:16].encode() + b'"}':
+        raise ValueError("checksum")
+    return body
+
+
 def fold(events: Iterable[Event]) -> RunState:
     """The state that the events add up to."""
     run = RunState()
@@ -105,12 +133,22 @@ def fold(events: Iterable[Event]) -> RunState:
         run.message = event.message
         if event.event == "run_started":
             run.state, run.num_rounds, run.dashboard = "running", event.num_rounds or 0, event.dashboard
+            run.config = event.config or run.config
         elif event.event in ("stage_started", "stage_committed"):
             stages = run.setup if event.round is None else run.rounds.setdefault(event.round, {})
             done = event.event == "stage_committed"
+            before = stages.get(event.stage or "", StageState())
             stages[event.stage or ""] = StageState(
-                state="done" if done else "running", seconds=event.seconds, digest=event.digest, metrics=event.metrics or {}
+                state="done" if done else "running",
+                restarts=before.restarts if before.state != "done" else 0,
+                seconds=event.seconds,
+                digest=event.digest,
+                manifest=event.manifest,
+                metrics=event.metrics or {},
             )
+        elif event.event == "worker_lost":
+            stages = run.setup if event.round is None else run.rounds[event.round]
+            stages[event.stage or ""].restarts += 1
         else:
             run.state = ENDINGS[event.event]
             for stages in (run.setup, *run.rounds.values()):
@@ -125,7 +163,7 @@ def to_json(name: str, state: RunState, setup: Iterable[str], stages: Iterable[s
 
     def rows(names: Iterable[str], known: dict[str, StageState]) -> dict[str, Any]:
         order = [*names, *(name for name in known if name not in names)]
-        return {name: known.get(name, StageState()).model_dump() for name in order}
+        return {name: known.get(name, StageState()).model_dump(exclude={"manifest"}) for name in order}
 
     stages = tuple(stages)
     numbers = range(max([state.num_rounds, *(number + 1 for number in state.rounds)]))

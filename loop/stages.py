@@ -6,7 +6,6 @@ inputs and draws no random number but from `context.seed`. Must never look at ot
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from configs.schema import RunConfig
 from configs.seeds import derive_seed
 from policies import parallel, ppo, supervised
 from policies.backbone import Backbone, check_causal_lm
+from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
@@ -30,6 +30,7 @@ from rewards.selector import by_scorer, judge_choosers, longest, train_selector
 
 Metrics = dict[str, Any]
 NUM_PRETRAINING_DIALOGUES = 16_000
+SCORING_SHARD = 512
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Context:
     config: RunConfig
     inputs: dict[str, Any]
     output: Path
+    checkpoints: Checkpoints
     on_progress: supervised.OnProgress
     get_backbone: Callable[[Path], Backbone]
 
@@ -50,11 +52,6 @@ class Context:
     @property
     def backbone(self) -> Backbone:
         return self.get_backbone(self.inputs["base"])
-
-    @property
-    def work(self) -> Path:
-        """A place for what a library insists on writing; not part of the artifact."""
-        return self.output.with_name(self.output.name + ".scratch")
 
     def prompts(self, name: str) -> list[PromptRecord]:
         """Prompts of the data stage that fit in `data.max_prompt_tokens`."""
@@ -117,9 +114,9 @@ def base(context: Context) -> Metrics:
     if "chosen" in config.pretraining_texts:
         pairs = read_jsonl(context.inputs["data"] / "pairs.jsonl", Comparison)
         dialogues += [(_messages(pair.prompt), pair.chosen) for pair in pairs]
-    log = supervised.train_tiny_base(dialogues, config, context.output, derive_seed("base"), context.on_progress)
+    log = supervised.train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.on_progress)
     _write_log(context, log)
-    return {"loss": log[-1]["loss"], "dialogues": len(dialogues)}
+    return {"loss": supervised.final_loss(log), "dialogues": len(dialogues)}
 
 
 def sft(context: Context) -> Metrics:
@@ -135,11 +132,11 @@ def sft(context: Context) -> Metrics:
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
-    log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.work, context.seed(), context.on_progress)
+    log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
     _write_log(context, log)
-    return {"loss": log[-1]["loss"], "pairs": len(pairs), "pairs_too_long": total - len(pairs)}
+    return {"loss": supervised.final_loss(log), "pairs": len(pairs), "pairs_too_long": total - len(pairs)}
 
 
 def labeler(context: Context) -> Metrics:
@@ -205,10 +202,7 @@ def policy(context: Context) -> Metrics:
     prompts = [encode_prompt(backbone.tokenizer, record.prompt) for record in context.prompts("prompts")]
     num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
     batches = ppo.prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
-    log = []
-    for update, rows in enumerate(batches):
-        log.append({"update": update} | trainer.step(update, [prompts[i] for i in rows]))
-        context.on_progress(update + 1, len(batches))
+    log = trainer.train([[prompts[i] for i in rows] for rows in batches], context.checkpoints, context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("policy", context.output)
         head = {"weight": value.head.weight.detach().cpu(), "bias": value.head.bias.detach().cpu()}
@@ -297,7 +291,7 @@ def select(context: Context) -> Metrics:
         "selector",
         groups,
         config,
-        context.work,
+        context.checkpoints,
         context.seed(),
         context.on_progress,
         head=reward_scorer.head if from_reward else None,
@@ -347,7 +341,7 @@ def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison
     context.backbone.add_adapter(adapter, copy_of=start.adapter if start else "sft")
     head = start.head if start else None
     scorer, log = train_reward_model(
-        context.backbone, adapter, pairs, context.config.reward, context.work, context.seed(), context.on_progress, head
+        context.backbone, adapter, pairs, context.config.reward, context.checkpoints, context.seed(), context.on_progress, head
     )
     _write_log(context, log)
     return scorer
@@ -361,7 +355,7 @@ def _normalize(context: Context, scorer: Scorer) -> None:
     step = len(prompts) / count
     prompts = [prompts[int(i * step)] for i in range(count)]
     seeds = [derive_seed(config.seed, "normalization", i) for i in range(count)]
-    responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation)
+    responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation, context.checkpoints, "normalization")
     scorer.normalize_on([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
 
 
@@ -409,8 +403,9 @@ def _sample_from(
 def _respond(context: Context, adapter: str, asked: Sequence[tuple[PromptRecord, int]], purpose: str) -> list[Response]:
     prompts = [encode_prompt(context.backbone.tokenizer, record.prompt) for record, _ in asked]
     seeds = [context.seed(purpose, record.prompt_id, k) for record, k in asked]
+    config, checkpoints = context.config.generation, context.checkpoints
     return generate_sharded(
-        context.backbone, adapter, prompts, seeds, context.config.generation, lambda done: context.on_progress(done, len(asked))
+        context.backbone, adapter, prompts, seeds, config, checkpoints, purpose, lambda done: context.on_progress(done, len(asked))
     )
 
 
@@ -422,7 +417,14 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
     prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
     seeds = [derive_seed(config.seed, "evaluate", record.prompt_id) for record in records]
     responses = generate_sharded(
-        context.backbone, adapter, prompts, seeds, config.generation, lambda done: context.on_progress(done, len(prompts))
+        context.backbone,
+        adapter,
+        prompts,
+        seeds,
+        config.generation,
+        context.checkpoints,
+        "responses",
+        lambda done: context.on_progress(done, len(prompts)),
     )
     samples = [
         Sample(
@@ -458,7 +460,10 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
 def _labeler_scores(context: Context, samples: Sequence[Sample]) -> labelers.Scores:
     scorer = Scorer.load(context.backbone, "labeler", context.inputs["labeler"])
     sequences = [encode_pair(context.backbone.tokenizer, s.prompt, s.completion, s.finished) for s in samples]
-    scores = dict(zip((s.id for s in samples), scorer.score(sequences).tolist(), strict=True))
+    scored = context.checkpoints.in_shards(
+        "scores", sequences, SCORING_SHARD, lambda part: scorer.score(part).tolist(), lambda done: context.on_progress(done, len(samples))
+    )
+    scores = dict(zip((s.id for s in samples), scored, strict=True))
     _drop(context.backbone, "labeler")
     return scores
 
@@ -481,4 +486,3 @@ def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 def _write_log(context: Context, rows: Sequence[dict[str, float]]) -> None:
     if parallel.is_main():
         write_jsonl(context.output / "metrics.jsonl", rows)
-        shutil.rmtree(context.work, ignore_errors=True)

@@ -1,14 +1,19 @@
 """What runs inside one actor of the fleet: it holds the backbone and runs stages. Ray itself is not known here."""
 
+import itertools
 import json
 import logging
 import os
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 PROGRESS_INTERVAL_SECONDS = 0.2
+BEAT_SECONDS = 1.0
 
 
 class Worker:
@@ -36,6 +41,10 @@ class Worker:
         host = "127.0.0.1" if not os.environ.get("LOOP_MULTI_NODE") else socket.gethostbyname(socket.gethostname())
         return host, port
 
+    def ready(self) -> None:
+        """Answers once everything heavy is imported, so that a stage starts at once."""
+        from loop import stages  # noqa: F401
+
     def join(self, world_size: int, address: str, port: int) -> None:
         from policies import parallel
 
@@ -46,20 +55,23 @@ class Worker:
         from configs.schema import RunConfig
         from loop import stages
         from policies import parallel
+        from policies.checkpoints import Checkpoints
 
-        config = RunConfig.model_validate(request["config"])
-        progress = _ProgressFile(Path(request["progress"])) if self.rank == 0 else None
+        config, work = RunConfig.model_validate(request["config"]), Path(request["work"])
+        progress = _ProgressFile(work / "progress.json") if self.rank == 0 else None
         context = stages.Context(
             stage=request["stage"],
             round=request["round"],
             config=config,
             inputs={name: _paths(value) for name, value in request["inputs"].items()},
             output=Path(request["output"]),
+            checkpoints=Checkpoints(work / "checkpoints", config.runtime.checkpoint_seconds, work / "stop"),
             on_progress=progress.write if progress else lambda done, total: None,
             get_backbone=lambda folder: self._backbone(config, folder),
         )
-        metrics = stages.STAGES[request["stage"]](context)
-        parallel.barrier()
+        with _beating(work / f"beat-{self.rank}"):
+            metrics = stages.STAGES[request["stage"]](context)
+            parallel.barrier()
         return metrics
 
     def _backbone(self, config: Any, folder: Path) -> Any:
@@ -69,6 +81,25 @@ class Worker:
         if source not in self._backbones:
             self._backbones = {source: Backbone.load(source, config.base, config.lora)}
         return self._backbones[source]
+
+
+@contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """A sign of life in a file, every second, from a thread: a stopped or frozen process gives none."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count():
+            with suppress(OSError):
+                path.write_text(str(number))
+            if stop.wait(BEAT_SECONDS):
+                return
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
 
 
 class _ProgressFile:

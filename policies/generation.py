@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from configs.schema import GenerationConfig
-from policies import parallel
 from policies.attention import Preallocated, preallocated_cache
 from policies.backbone import Backbone
+from policies.checkpoints import Checkpoints
 from policies.tokenization import pad_batch
 
 SHRINK = 0.8
@@ -78,16 +78,21 @@ def generate_sharded(
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     config: GenerationConfig,
+    checkpoints: Checkpoints,
+    name: str,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Response]:
-    """`generate`, with shards taken from a queue by all workers; every worker gets all the responses."""
-    starts = range(0, len(prompts), config.batch_size)
-    mine = []
-    for shard in parallel.take_shards(len(starts)):
-        rows = slice(starts[shard], starts[shard] + config.batch_size)
-        mine.append((shard, generate(backbone, adapter, prompts[rows], seeds[rows], config)))
-        on_progress(min(rows.stop, len(prompts)))
-    return [response for _, part in sorted(parallel.gather(mine), key=lambda item: item[0]) for response in part]
+    """`generate`, in shards taken from a queue by all workers; every worker gets all the responses.
+
+    `checkpoints` keeps the finished shards under `name`.
+    """
+
+    def respond(items: Sequence[tuple[Sequence[int], int]]) -> list[tuple[list[int], bool]]:
+        found = generate(backbone, adapter, [prompt for prompt, _ in items], [seed for _, seed in items], config)
+        return [(response.token_ids, response.finished) for response in found]
+
+    items = list(zip(prompts, seeds, strict=True))
+    return [Response(*plain) for plain in checkpoints.in_shards(name, items, config.batch_size, respond, on_progress)]
 
 
 def _decode_batch(

@@ -37,6 +37,20 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def agree(flag: bool) -> bool:
+    """The main worker's answer, on all workers."""
+    return bool(agree_number(int(flag)))
+
+
+def agree_number(number: int) -> int:
+    """The main worker's number, on all workers."""
+    if not dist.is_initialized():
+        return number
+    box = torch.tensor([number], device="cuda" if torch.cuda.is_available() else "cpu")
+    dist.broadcast(box, 0)
+    return int(box.item())
+
+
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()

@@ -7,13 +7,17 @@ After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details
 Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from configs.errors import LoopError
 from configs.schema import GenerationConfig, PPOConfig
 from configs.seeds import derive_seed
 from policies import parallel
@@ -27,6 +31,7 @@ from policies.advantages import (
     whiten,
 )
 from policies.backbone import Backbone
+from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate, lower_states
 from policies.logprobs import logprobs_of, on_grid, response_states
 from policies.tokenization import Batch, pad_batch
@@ -49,6 +54,7 @@ class Rollout:
     returns: torch.Tensor
     raw_scores: torch.Tensor  # [B]
     entropy: float  # mean nats per token of the sampling distribution
+    update: int
 
 
 class ValueModel:
@@ -108,6 +114,43 @@ class PPOTrainer:
         self.kl.update(metrics["objective/kl"], len(prompts))
         return metrics
 
+    def train(
+        self, batches: Sequence[Sequence[Sequence[int]]], checkpoints: Checkpoints, on_progress: Callable[[int, int], None]
+    ) -> list[dict[str, float]]:
+        """One update a batch of prompts, from the last checkpoint where there is one. Returns the metrics of all updates."""
+        log = self._load(checkpoints.newest())
+        for update in range(len(log), len(batches)):
+            log.append({"update": update} | self.step(update, batches[update]))
+            on_progress(update + 1, len(batches))
+            if checkpoints.due():
+                with checkpoints.saving(update + 1) as folder:
+                    self._save(folder, log)
+        return log
+
+    def _save(self, folder: Path, log: list[dict[str, float]]) -> None:
+        """Everything that the next update depends on; random numbers come from seeds, and need no state."""
+        if parallel.is_main():
+            tensors = {f"{i}.value": parameter.detach() for i, parameter in enumerate(self.parameters)}
+            for i, state in self.optimizer.state_dict()["state"].items():
+                tensors |= {f"{i}.{name}": tensor for name, tensor in state.items()}
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "ppo.safetensors")
+            (folder / "ppo.json").write_text(json.dumps({"kl_coefficient": self.kl.coefficient, "log": log}), encoding="utf-8")
+
+    def _load(self, folder: Path | None) -> list[dict[str, float]]:
+        if folder is None:
+            return []
+        saved = json.loads((folder / "ppo.json").read_text(encoding="utf-8"))
+        states: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in load_file(folder / "ppo.safetensors").items():
+            number, part = name.split(".")
+            states.setdefault(int(number), {})[part] = tensor
+        with torch.no_grad():
+            for i, parameter in enumerate(self.parameters):
+                parameter.copy_(states[i].pop("value"))
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {i: state for i, state in states.items() if state}})
+        self.kl.coefficient = saved["kl_coefficient"]
+        return saved["log"]
+
     # -- rollout ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -143,7 +186,7 @@ class PPOTrainer:
             advantages = group_advantages(rewards.sum(1), config.samples_per_prompt, config.advantage)[:, None] * mask
             returns = torch.zeros_like(advantages)
         entropy = torch.cat([trace.entropies for trace in traces]).mean().item()
-        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy)
+        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy, update)
 
     def _states_and_logprobs(
         self, adapter: str | None, prompts: list[Sequence[int]], responses: list[Response], mask: torch.Tensor
@@ -166,7 +209,7 @@ class PPOTrainer:
     # -- update -----------------------------------------------------------------------------------------------------
 
     def _minibatch(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
-        """One optimiser step on this worker's `rows` of the minibatch."""
+        """One optimiser step on this worker's `rows` of the minibatch. Raises LoopError before the step where a gradient is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
         lengths = torch.tensor([float(sum(len(rollout.responses[i].token_ids) for i in rows))], device=self.backbone.device)
         num_tokens = parallel.all_sum(lengths).clamp(min=1.0)
@@ -178,6 +221,9 @@ class PPOTrainer:
                 sums[name] = sums.get(name, 0.0) + loss.detach().item()
         parallel.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            where = f"update {rollout.update}, responses {rows} of the batch"
+            raise LoopError(f"PPO's gradient is {norm.item()} in {where}: lower ppo.learning_rate, or look at the scores")
         self.optimizer.step()
         means = {name: total / num_tokens.item() * parallel.world_size() for name, total in sums.items()}
         return means | {"grad_norm": norm.item()}

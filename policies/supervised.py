@@ -7,19 +7,22 @@ know where the texts come from.
 import logging
 import math
 import random
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from configs.errors import LoopError
 from configs.schema import BaseConfig, TrainerSection
 from configs.seeds import derive_seed
 from policies import parallel
 from policies.backbone import Backbone
+from policies.checkpoints import Checkpoints
 
 OnProgress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -30,18 +33,62 @@ CHAT_TEMPLATE = (
 )
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern, but with marks (\\p{M}) inside words: it tears Thai vowels and tone marks off their consonants."""
+TRAINED = "trained.safetensors"
 MAX_POSITIONS = 1024
 PRETRAINING_BLOCK = 128
 
 
 class Progress(transformers.TrainerCallback):
-    """Tells `on_progress` after every step."""
+    """Tells `on_progress` after every step, and has the trainer save when a checkpoint is due."""
 
-    def __init__(self, on_progress: OnProgress):
-        self.on_progress = on_progress
+    def __init__(self, on_progress: OnProgress, checkpoints: Checkpoints):
+        self.on_progress, self.checkpoints = on_progress, checkpoints
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.on_progress(state.global_step, state.max_steps)
+        control.should_save = self.checkpoints.due()
+
+
+class Resumable:
+    """Mixed into a transformers trainer: its own checkpoints, atomic, and of the trainable parameters only.
+
+    The base is frozen and never saved. transformers keeps optimiser, schedule, random state, position and log.
+    """
+
+    checkpoints: Checkpoints
+
+    def fit(self: Any, checkpoints: Checkpoints) -> None:
+        """Train, from the last checkpoint where there is one."""
+        self.checkpoints = checkpoints
+        self.remove_callback(transformers.PrinterCallback)
+        newest = checkpoints.newest()
+        self.train(resume_from_checkpoint=str(next(newest.glob("checkpoint-*"))) if newest else None)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL would write one into each checkpoint."""
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        with self.checkpoints.saving(self.state.global_step) as folder:
+            self.args.output_dir = str(folder)
+            super()._save_checkpoint(model, trial)  # type: ignore[misc]
+
+    def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: p.detach().cpu() for name, p in self._trained()}, folder / TRAINED)
+
+    def _load_from_checkpoint(self: Any, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(saved[name])
+
+    def _trained(self: Any) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+
+class ResumableTrainer(Resumable, transformers.Trainer):
+    """transformers' Trainer as it is used here."""
 
 
 def training_order(lengths: Sequence[int], batch_size: int, num_epochs: float, seed: int) -> list[int]:
@@ -64,7 +111,7 @@ def training_order(lengths: Sequence[int], batch_size: int, num_epochs: float, s
     return order[:target]
 
 
-def trainer_arguments(section: TrainerSection, output: Path, seed: int, lengths: Sequence[int]) -> tuple[list[int], dict[str, Any]]:
+def trainer_arguments(section: TrainerSection, seed: int, lengths: Sequence[int]) -> tuple[list[int], dict[str, Any]]:
     """The order of the rows, and the arguments that every transformers trainer of this project gets.
 
     One global batch is `section.batch_size` rows, whatever the workers and the micro-batches. lengths: of all rows.
@@ -77,7 +124,7 @@ def trainer_arguments(section: TrainerSection, output: Path, seed: int, lengths:
     while per_worker % micro:
         micro -= 1
     return order, {
-        "output_dir": str(output),
+        "output_dir": tempfile.gettempdir(),  # nothing is written there: `Resumable` says where to save
         "learning_rate": section.learning_rate,
         "num_train_epochs": 1,
         "per_device_train_batch_size": micro,
@@ -93,9 +140,9 @@ def trainer_arguments(section: TrainerSection, output: Path, seed: int, lengths:
         "use_cpu": not torch.cuda.is_available(),
         "report_to": "none",
         "save_strategy": "no",
-        "logging_steps": 5,
-        "logging_first_step": True,
+        "logging_steps": 1,
         "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "bf16": False,
     }
@@ -107,15 +154,25 @@ def quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     logging.getLogger("trl").setLevel(logging.ERROR)
-    import datasets
-
-    datasets.disable_progress_bars()
 
 
 def logged(trainer: Any, loss: str = "loss", *others: str) -> list[dict[str, float]]:
-    """The trainer's log by step, without clock times, so that it is the same in every run."""
+    """The trainer's log by step, without clock times, so that it is the same in every run.
+
+    Raises LoopError where a loss is not finite: what was trained is worth nothing.
+    """
     names = ("step", loss, *others)
-    return [{name: row[name] for name in names if name in row} for row in trainer.state.log_history if loss in row]
+    rows = [{name: row[name] for name in names if name in row} for row in trainer.state.log_history if loss in row]
+    for row in rows:
+        if not math.isfinite(row[loss]):
+            raise LoopError(f"the loss is {row[loss]} at step {row['step']}: lower the stage's learning_rate, or look at its data")
+    return rows
+
+
+def final_loss(log: Sequence[dict[str, float]]) -> float:
+    """The mean of the last five steps' losses."""
+    last = [row["loss"] for row in log[-5:]]
+    return sum(last) / len(last)
 
 
 def train_sft(
@@ -123,25 +180,28 @@ def train_sft(
     adapter: str,
     examples: Sequence[tuple[Sequence[int], Sequence[int]]],
     section: TrainerSection,
-    output: Path,
+    checkpoints: Checkpoints,
     seed: int,
     on_progress: OnProgress,
 ) -> list[dict[str, float]]:
     """Fit `adapter` to (prompt ids, completion ids); the loss is on the completion only. Returns the log."""
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    class Trainer(Resumable, SFTTrainer):
+        pass
+
     rows = [{"input_ids": [*p, *c], "labels": [-100] * len(p) + list(c)} for p, c in examples]
-    order, arguments = trainer_arguments(section, output, seed, [len(row["input_ids"]) for row in rows])
+    order, arguments = trainer_arguments(section, seed, [len(row["input_ids"]) for row in rows])
     with backbone.role(adapter, train=True):
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=backbone.causal_lm,
             args=SFTConfig(**arguments, max_length=None, activation_checkpointing=False),
             train_dataset=Dataset.from_list(rows).select(order),
             processing_class=backbone.tokenizer,
-            callbacks=[Progress(on_progress)],
+            callbacks=[Progress(on_progress, checkpoints)],
         )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+        trainer.fit(checkpoints)
     return logged(trainer, "loss")
 
 
@@ -174,6 +234,7 @@ def train_tiny_base(
     dialogues: Sequence[tuple[Sequence[dict[str, str]], str]],
     config: BaseConfig,
     output: Path,
+    checkpoints: Checkpoints,
     seed: int,
     on_progress: OnProgress,
 ) -> list[dict[str, float]]:
@@ -181,6 +242,8 @@ def train_tiny_base(
 
     Plain language modelling on full blocks, so transformers' own Trainer: SFTTrainer would also measure entropies.
     """
+    from datasets import Dataset
+
     texts = [text for messages, answer in dialogues for text in (*(m["content"] for m in messages), answer)]
     tokenizer = train_tokenizer(texts, config.vocabulary_size)
     stream: list[int] = []
@@ -209,16 +272,15 @@ def train_tiny_base(
         batch_size=config.pretraining_batch_size,
         num_epochs=(config.pretraining_steps + 0.5) * config.pretraining_batch_size / len(blocks),
     )
-    order, arguments = trainer_arguments(section, output, seed, [PRETRAINING_BLOCK] * len(blocks))
+    order, arguments = trainer_arguments(section, seed, [PRETRAINING_BLOCK] * len(blocks))
     arguments |= {"lr_scheduler_type": "cosine"}
-    trainer = transformers.Trainer(
+    trainer = ResumableTrainer(
         model=model,
         args=transformers.TrainingArguments(**arguments),
         train_dataset=Dataset.from_dict({"input_ids": blocks, "labels": blocks}).select(order),
-        callbacks=[Progress(on_progress)],
+        callbacks=[Progress(on_progress, checkpoints)],
     )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
+    trainer.fit(checkpoints)
     if parallel.is_main():
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)

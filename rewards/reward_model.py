@@ -8,15 +8,13 @@ the KL coefficient means the same in every round (arXiv 1909.08593, section 2.2)
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-import transformers
-from datasets import Dataset
 
 from configs.schema import RewardConfig
 from policies.backbone import Backbone
-from policies.supervised import OnProgress, Progress, logged, trainer_arguments
+from policies.checkpoints import Checkpoints
+from policies.supervised import OnProgress, Progress, Resumable, logged, trainer_arguments
 from rewards.comparisons import Comparison
 from rewards.scoring import Scorer, ScoringModel, encode_pair
 
@@ -35,31 +33,34 @@ def train_reward_model(
     adapter: str,
     pairs: Sequence[Comparison],
     config: RewardConfig,
-    output: Path,
+    checkpoints: Checkpoints,
     seed: int,
     on_progress: OnProgress,
     head: torch.Tensor | None = None,
 ) -> tuple[Scorer, list[dict[str, float]]]:
     """Fit `adapter`, which must exist, and `head` [1, H] (None: a new one). Returns the scorer, not yet normalised, and TRL's log."""
     import trl
+    from datasets import Dataset
+
+    class Trainer(Resumable, trl.RewardTrainer):
+        pass
 
     rows = []
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
         rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
     lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-    order, arguments = trainer_arguments(config, output, seed, lengths)
+    order, arguments = trainer_arguments(config, seed, lengths)
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        trainer = trl.RewardTrainer(
+        trainer = Trainer(
             model=model,
             args=trl.RewardConfig(**arguments, max_length=None, activation_checkpointing=False),
             train_dataset=Dataset.from_list(rows).select(order),
             processing_class=backbone.tokenizer,
-            callbacks=[Progress(on_progress)],
+            callbacks=[Progress(on_progress, checkpoints)],
         )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+        trainer.fit(checkpoints)
     return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss", "accuracy", "margin")
 
 

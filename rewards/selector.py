@@ -7,16 +7,15 @@ choice, the longest candidate and the reward model's argmax.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
 
 from configs.schema import SelectConfig
 from policies.backbone import Backbone
-from policies.supervised import OnProgress, Progress, logged, trainer_arguments
+from policies.checkpoints import Checkpoints
+from policies.supervised import OnProgress, Progress, ResumableTrainer, logged, trainer_arguments
 from rewards.comparisons import CandidateGroup, Comparison, group_candidates
 from rewards.reward_model import share
 from rewards.scoring import Scorer, ScoringModel, encode_pair
@@ -25,7 +24,7 @@ Chooser = Callable[[CandidateGroup], list[float]]
 """A score for each candidate of a group."""
 
 
-class ListwiseTrainer(transformers.Trainer):
+class ListwiseTrainer(ResumableTrainer):
     """transformers' Trainer with the listwise loss, on batches of `collate`."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -49,12 +48,14 @@ def train_selector(
     adapter: str,
     groups: Sequence[CandidateGroup],
     config: SelectConfig,
-    output: Path,
+    checkpoints: Checkpoints,
     seed: int,
     on_progress: OnProgress,
     head: torch.Tensor | None = None,
 ) -> tuple[Scorer, list[dict[str, float]]]:
     """Fit `adapter`, which must exist, and a head (starting from `head` [1, H] where given). Returns the scorer and the log."""
+    from datasets import Dataset
+
     rows = [
         {
             "sequences": [encode_pair(backbone.tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates],
@@ -62,7 +63,7 @@ def train_selector(
         }
         for group in groups
     ]
-    order, arguments = trainer_arguments(config, output, seed, [max(map(len, row["sequences"])) for row in rows])
+    order, arguments = trainer_arguments(config, seed, [max(map(len, row["sequences"])) for row in rows])
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
         trainer = ListwiseTrainer(
@@ -70,10 +71,9 @@ def train_selector(
             args=transformers.TrainingArguments(**arguments),
             train_dataset=Dataset.from_list(rows).select(order),
             data_collator=lambda items: collate(items, backbone.tokenizer.pad_token_id),
-            callbacks=[Progress(on_progress)],
+            callbacks=[Progress(on_progress, checkpoints)],
         )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train()
+        trainer.fit(checkpoints)
     return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss")
 
 

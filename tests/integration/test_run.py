@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import time
 import urllib.request
@@ -9,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from configs import UserError
+from loop.driver import verify
 from loop.round import ROUND_STAGES, SETUP_STAGES
-from tests.integration.conftest import SMALL
+from tests.integration.conftest import SMALL, Workspace
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +120,47 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
             logits = theirs(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         expected = torch.log_softmax(logits, -1)[torch.arange(len(answer)), torch.tensor(answer)]
         assert torch.allclose(ours[i, : len(answer)], expected, atol=1e-5)
+
+
+def test_every_flipped_bit_is_found(two_rounds, tmp_path):
+    """200 bits of a finished run, each kind of file in turn, one at a time: `verify` names the file, without a traceback."""
+    folder = tmp_path / "runs" / "whole"
+    shutil.copytree(two_rounds.folder / "runs" / "whole", folder)
+    whole = verify(folder)
+    assert whole == ([], len(two_rounds.digests("whole")))
+    kinds: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            kinds.setdefault(file.name, []).append(file)
+    assert len(kinds) >= 15
+    rng = random.Random(0)
+    for flip in range(200):
+        file = rng.choice(kinds[sorted(kinds)[flip % len(kinds)]])
+        content = file.read_bytes()
+        at = rng.randrange(len(content))
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :])
+        try:
+            assert str(file) in " ".join(verify(folder)[0]), (file, at)
+        except UserError as error:
+            assert file.name == "journal.jsonl" and error.where == str(file)
+        file.write_bytes(content)
+    assert verify(folder) == whole
+
+
+def test_a_damaged_stage_is_refused_and_made_again(two_rounds, tmp_path):
+    shutil.copytree(two_rounds.folder / "runs" / "whole", tmp_path / "runs" / "whole")
+    there = Workspace(tmp_path, two_rounds.cache)
+    before, rounds = there.digests("whole"), there.status("whole")["rounds"]
+    adapter = tmp_path / "runs" / "whole" / "round-001" / "select" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1])
+    _, err = there.loop("verify", "whole", exit_code=2)
+    assert str(adapter.relative_to(tmp_path)) in err
+    _, err = there.small("whole", "--rounds", str(len(rounds)), exit_code=2)
+    assert str(adapter.parent.relative_to(tmp_path)) in err and "delete that directory" in err
+    shutil.rmtree(adapter.parent)
+    there.small("whole", "--rounds", str(len(rounds)))
+    assert "nothing damaged" in there.loop("verify", "whole")[0]
+    assert there.digests("whole") == before
 
 
 def test_the_dashboard_shows_actors_and_stages(workspace):

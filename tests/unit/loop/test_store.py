@@ -6,8 +6,9 @@ import pytest
 
 from configs import UserError, load_config
 from loop import artifacts
-from loop.driver import is_locked, one_writer, stage_key
+from loop.driver import is_locked, one_writer
 from loop.journal import Journal, fold, read_events, to_json
+from loop.plan import stage_key
 from loop.round import EVALUATE, POLICY, SFT
 
 
@@ -22,7 +23,7 @@ def test_state_is_a_fold_over_events(tmp_path):
     state = journal.state()
     assert (state.state, state.setup["sft"].state, state.rounds[0]["policy"].state) == ("interrupted", "done", "interrupted")
     found = to_json("x", state, ["sft"], ["reward", "policy"])
-    assert found["setup"]["sft"] == {"state": "done", "seconds": 1.5, "digest": "d", "metrics": {"loss": 1.0}}
+    assert found["setup"]["sft"] == {"state": "done", "restarts": 0, "seconds": 1.5, "digest": "d", "metrics": {"loss": 1.0}}
     assert [r["stages"]["reward"]["state"] for r in found["rounds"]] == ["pending", "pending"]
 
 
@@ -42,7 +43,7 @@ def test_a_torn_last_line_is_dropped_and_a_torn_inner_line_is_named(tmp_path):
 
 
 def test_an_artifact_is_found_by_its_key_only_when_complete(tmp_path):
-    work, final = artifacts.begin(tmp_path / "work" / "s"), tmp_path / "round-000" / "s"
+    work, final = artifacts.begin(tmp_path / "work" / "s", "key"), tmp_path / "round-000" / "s"
     (work / "a.txt").write_text("payload")
     assert artifacts.find_committed(final, "key") is None
     made = artifacts.commit(work, final, "key", {"x": 1}, 2.0)
@@ -55,7 +56,7 @@ def test_an_artifact_is_found_by_its_key_only_when_complete(tmp_path):
 
 def test_the_digest_is_of_names_and_bytes(tmp_path):
     def digest(name, text):
-        work = artifacts.begin(tmp_path / "w")
+        work = artifacts.begin(tmp_path / "w", "k")
         (work / name).write_text(text)
         return artifacts.commit(work, tmp_path / "f", "k", {}, 0.0).digest
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from configs.errors import LoopError
 from configs.schema import GenerationConfig, PPOConfig
 from policies.logprobs import logprobs_of, response_states
 from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss, prompt_batches
@@ -122,3 +123,20 @@ def test_prompt_batches_use_every_prompt_before_any_again():
     flat = [row for batch in batches for row in batch]
     assert sorted(flat[:10]) == list(range(10)) and sorted(flat[10:]) == list(range(10))
     assert batches == prompt_batches(10, 4, 5, seed=0) != prompt_batches(10, 4, 5, seed=1)
+
+
+def test_a_score_that_is_no_number_stops_before_the_step(backbone):
+    trainer = make_trainer(backbone)
+    score = trainer.score
+
+    def broken(prompts, responses):
+        scores = score(prompts, responses)
+        scores[3] = float("nan")
+        return scores
+
+    trainer.score = broken
+    before = backbone.adapter_state("policy")
+    with pytest.raises(LoopError, match="update 2, responses"):
+        trainer.step(2, PROMPTS)
+    after = backbone.adapter_state("policy")
+    assert all(torch.equal(before[key], after[key]) for key in before)

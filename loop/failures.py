@@ -1,0 +1,78 @@
+"""What goes wrong outside the code: disks that are full or closed, memory that runs out, workers that fall silent.
+
+Here it is told apart and put into words; what is done about it is the driver's business. Must never import torch, nor Ray.
+"""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from configs.errors import LoopError
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FULL_BYTES = 1 << 20
+LOWER_FOR_MEMORY = {
+    "sft": "sft.micro_batch_size",
+    "labeler": "reward.micro_batch_size",
+    "reward": "reward.micro_batch_size",
+    "policy": "ppo.micro_batch_size or generation.batch_size",
+    "retrain": "reward.micro_batch_size",
+    "select": "select.micro_batch_size",
+}
+"""What to lower where memory runs out, by stage; the other stages sample."""
+
+
+@contextmanager
+def disk_errors_explained(folder: Path) -> Iterator[None]:
+    """A full or unwritable disk ends with one message and exit code 4."""
+    try:
+        yield
+    except OSError as error:
+        explained = disk_error(error, folder)
+        if explained is None:
+            raise
+        raise explained from None
+
+
+def disk_error(error: Exception, folder: Path) -> LoopError | None:
+    """What to say where the disk is the cause of an error, or of a failed stage; None where it is not."""
+    text = f"{error} {getattr(error, 'detail', '')}"
+    said = getattr(error, "errno", None) in DISK_ERRORS or any(os.strerror(number) in text for number in DISK_ERRORS)
+    stage_failed_on_full_disk = hasattr(error, "detail") and folder.exists() and shutil.disk_usage(folder).free < FULL_BYTES
+    if not said and not stage_failed_on_full_disk:
+        return None
+    full = not any(os.strerror(number) in text for number in DISK_ERRORS[2:])
+    what = "the disk is full" if full else f"the run directory cannot be written: {str(error).splitlines()[0]}"
+    to_do = "make space, or move it to a larger disk" if full else "check its owner and its disk, or choose another with --runs"
+    return LoopError(f"{what}\n  where: {folder}\n  to do: {to_do}; the same command goes on from the last checkpoint")
+
+
+def what_to_lower(stage: str) -> str:
+    """The settings that decide how much memory a stage takes."""
+    return LOWER_FOR_MEMORY.get(stage, "generation.batch_size")
+
+
+class SignOfLife:
+    """Watches the file in which a worker says that it lives. Compares contents by this machine's clock, not file times."""
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.seconds, self._last, self._changed = path, seconds, "", time.monotonic()
+        path.unlink(missing_ok=True)
+
+    def is_over(self) -> bool:
+        with suppress(OSError):
+            if (now := self.path.read_text()) != self._last:
+                self._last, self._changed = now, time.monotonic()
+        return time.monotonic() - self._changed > self.seconds
+
+
+def oom_kills() -> int:
+    """How many processes this machine's kernel has killed for want of memory."""
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0

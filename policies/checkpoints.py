@@ -1,0 +1,129 @@
+"""How far a stage has come, on disk: the newest state of its training, and the shards that it has finished.
+
+    checkpoints/train/step-00000040/     complete or absent: filled under another name, fsynced, renamed; one is kept
+    checkpoints/<name>/00003.json        a finished shard of sampling or labelling
+
+Whoever trains says after each step what there is to save; here is only when, where, and that it is whole. The folder belongs
+to one stage key: the driver empties it when another recipe comes. Must never know what is saved.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from configs.errors import Stopped
+from policies import parallel
+
+MAX_COST = 0.02
+"""Share of the time that saving may take: after a slow save the next one comes later."""
+
+
+class Checkpoints:
+    """The progress of one stage. Without a folder nothing is kept and nothing found."""
+
+    def __init__(self, folder: Path | None = None, seconds: float = 30.0, stop: Path | None = None):
+        """seconds: between saves, 0 for after every step. stop: once this file exists, the stage saves, and raises Stopped."""
+        self.folder, self.stop = folder, stop
+        self._pause, self._saved_at = seconds, time.monotonic()
+        self._seconds = seconds
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether to save after this step; the same answer on all workers."""
+        if self.folder is None:
+            return False
+        return parallel.agree(time.monotonic() - self._saved_at >= self._pause or self._asked_to_stop())
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[Path]:
+        """A folder to save into, on all workers; whole and found by `newest` once the block ends. Raises Stopped if asked to."""
+        assert self.folder is not None
+        started = time.monotonic()
+        final = self.folder / "train" / f"step-{step:08d}"
+        work = final.with_name(f"saving-{step:08d}-{parallel.agree_number(os.getpid())}")
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
+        parallel.barrier()
+        if parallel.is_main():
+            for path in [*work.rglob("*"), work]:
+                _sync(path)
+            if not final.exists():
+                work.rename(final)
+            _sync(final.parent)
+            self._remove_all_but(final)
+        self._saved_at = time.monotonic()
+        self._pause = max(self._seconds, (self._saved_at - started) / MAX_COST) if self._seconds else 0.0
+        if parallel.agree(self._asked_to_stop()):
+            raise Stopped(f"stopped after step {step}")
+
+    def newest(self) -> Path | None:
+        """The last whole save, None where there is none."""
+        found = sorted((self.folder / "train").glob("step-*")) if self.folder else []
+        return found[-1] if found else None
+
+    # -- shards -------------------------------------------------------------------------------------------------------
+
+    def in_shards(
+        self,
+        name: str,
+        items: Sequence[Any],
+        size: int,
+        compute: Callable[[Sequence[Any]], list[Any]],
+        on_progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Any]:
+        """compute(items), `size` items at a time, in a queue of shards that all workers share; all results on every worker.
+
+        A result is plain data, one for each item. Shards that an earlier attempt finished are read instead. Raises Stopped if asked to.
+        """
+        mine = []
+        for shard in parallel.take_shards(-(-len(items) // size)):
+            part = items[shard * size : (shard + 1) * size]
+            mine.append((shard, self._shard(name, shard, part, compute)))
+            on_progress(min((shard + 1) * size, len(items)))
+            if self._asked_to_stop():
+                raise Stopped(f"stopped after shard {shard} of {name}")
+        return [result for _, results in sorted(parallel.gather(mine), key=lambda one: one[0]) for result in results]
+
+    def _shard(self, name: str, shard: int, items: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        if self.folder is None:
+            return compute(items)
+        path = self.folder / name / f"{shard:05d}.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if len(found) == len(items):
+                return found
+        except (OSError, ValueError):  # not there, or torn by a power cut: shards are renamed into place but not fsynced
+            pass
+        results = compute(items)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(results), encoding="utf-8")
+        temporary.replace(path)
+        return results
+
+    def _asked_to_stop(self) -> bool:
+        return self.stop is not None and self.stop.exists()
+
+    def _remove_all_but(self, kept: Path) -> None:
+        for old in kept.parent.iterdir():
+            if old != kept:
+                gone = old.with_name(f"gone-{old.name}")  # so that what is called step-... is whole, even while it is being removed
+                try:
+                    old.rename(gone)
+                except OSError:
+                    gone = old
+                shutil.rmtree(gone, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

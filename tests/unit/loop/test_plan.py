@@ -1,0 +1,121 @@
+"""Which stages two configs share; keys that are pinned; forks; what the disk can do."""
+
+import errno
+import json
+
+import pytest
+
+from configs import UserError, load_config
+from configs.errors import LoopError
+from configs.loading import dump_config
+from loop import artifacts
+from loop.driver import collect_garbage
+from loop.failures import SignOfLife, disk_error, disk_errors_explained
+from loop.journal import Journal
+from loop.plan import fork, plan, shared_stages
+
+PINNED = {
+    "setup/data": "097ef5b9",
+    "setup/base": "f1a23803",
+    "setup/sft": "811a4173",
+    "setup/baseline": "7a2886ed",
+    "round-000/reward": "14d7c2e9",
+    "round-000/policy": "2708c83b",
+    "round-000/sample": "8d48268d",
+    "round-000/label": "de4fc735",
+    "round-000/retrain": "4ddd2148",
+    "round-000/select": "eca7e7b0",
+    "round-000/evaluate": "f1d6e09c",
+}
+
+
+def test_the_keys_of_the_default_are_pinned():
+    """A changed key makes every committed stage be made again: change these numbers only if that is meant, and say so in the CHANGELOG."""
+    assert {name: key[:8] for name, key in plan(load_config(num_rounds=1)).items()} == PINNED
+
+
+def test_a_later_setting_shares_the_earlier_stages(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(load_config()))
+    alike, touched = shared_stages(tmp_path, load_config(overrides=["ppo.num_updates=9"]))
+    assert alike == ["setup/data", "setup/base", "setup/sft", "setup/baseline", "round-000/reward"]
+    assert touched[0] == "round-000/policy" and touched[-1] == "round-001/evaluate"
+    alike, touched = shared_stages(tmp_path, load_config(overrides=["runtime.workers=2"]))
+    assert not touched
+    alike, touched = shared_stages(tmp_path, load_config(overrides=["evaluate.num_prompts=9"]))
+    assert touched == ["setup/baseline", "round-000/evaluate", "round-001/evaluate"]
+
+
+def test_a_fork_takes_over_what_it_makes_alike(tmp_path):
+    source, target = tmp_path / "old", tmp_path / "new"
+    source.mkdir()
+    (source / "config.yaml").write_text(dump_config(load_config()))
+    for name in ("setup/data", "round-000/policy"):
+        payload = artifacts.begin(source / "work" / "x", "k")
+        (payload / "a.txt").write_text(name)
+        artifacts.commit(payload, source / name, "k", {}, 0.0)
+    assert fork(source, target, load_config(overrides=["ppo.num_updates=9"])) == ["setup/data"]
+    assert (target / "setup" / "data" / "a.txt").read_text() == "setup/data" and not (target / "round-000").exists()
+    assert fork(source, target, load_config(overrides=["ppo.num_updates=9"])) == []
+
+
+def test_a_newer_manifest_is_refused(tmp_path):
+    payload = artifacts.begin(tmp_path / "work", "k")
+    artifacts.commit(payload, tmp_path / "s", "k", {}, 0.0)
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": artifacts.SCHEMA_VERSION + 1}))
+    with pytest.raises(UserError, match="a newer version of loop"):
+        artifacts.find_committed(tmp_path / "s", "k")
+
+
+def test_work_is_kept_for_the_same_recipe_only(tmp_path):
+    payload = artifacts.begin(tmp_path / "w", "k")
+    (payload / "half").touch()
+    (tmp_path / "w" / "checkpoints").mkdir()
+    again = artifacts.begin(tmp_path / "w", "k")
+    assert again != payload and not payload.exists() and (tmp_path / "w" / "checkpoints").exists()
+    artifacts.begin(tmp_path / "w", "other")
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+def test_garbage_is_what_no_start_would_use(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("run_started", num_rounds=1)
+    journal.append("stage_committed", stage="sft", digest="d")
+    journal.append("stage_started", round=0, stage="policy")
+    for name in ("setup-sft/checkpoints/a", "round-000-policy/payload-1/b", "round-000-policy/checkpoints/c"):
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_bytes(bytes(1000))
+    assert collect_garbage(tmp_path) == 2000
+    assert [path.name for path in (tmp_path / "work").rglob("*") if path.is_file()] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "cannot be written"),
+        (LoopError("SafetensorError: I/O error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_disk_errors_are_told_apart(tmp_path, error, words):
+    explained = disk_error(error, tmp_path)
+    assert words in str(explained) and str(tmp_path) in str(explained) and explained.exit_code == 4
+    assert disk_error(OSError(errno.ENOENT, "No such file", "x"), tmp_path) is None
+    assert disk_error(LoopError("the loss is nan"), tmp_path) is None
+    if isinstance(error, OSError):
+        with pytest.raises(LoopError, match=words), disk_errors_explained(tmp_path):
+            raise error
+
+
+def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("loop.failures.time.monotonic", lambda: clock[0])
+    life = SignOfLife(tmp_path / "beat", 10.0)
+    clock[0] = 9.0
+    (tmp_path / "beat").write_text("1")
+    assert not life.is_over()
+    clock[0] = 18.9
+    assert not life.is_over()
+    clock[0] = 19.1
+    assert life.is_over()
