@@ -20,7 +20,12 @@ DEFAULT_RUNS = "runs"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, left = parser.parse_known_args(arguments)
+    if left and hasattr(options, "settings") and all("=" in word and not word.startswith("-") for word in left):
+        options.settings += left  # argparse takes KEY=VALUE before or after the options, but not both
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     try:
         return options.command(options)
     except LoopError as error:

@@ -41,6 +41,7 @@ class Driver:
         self._fleet: Any = None
         self._stage_work: Path | None = None
         self._stop_asked_at: float | None = None
+        self._leaving = False
 
     def execute(self) -> None:
         """Everything that is not yet done. Raises LoopError with the exit code, after writing the journal."""
@@ -197,21 +198,27 @@ class Driver:
 
     @contextmanager
     def _signals_stop(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM, which spot machines send: the first has the stage save and stop, the second stops at once."""
+        """Ctrl-C and SIGTERM, which spot machines send: the first has the stage save and stop, the second stops at once.
+
+        A third does not even wait for Ray to stop. The handlers stay to the end of the process.
+        """
 
         def on_signal(*_: object) -> None:
+            if self._leaving:
+                os._exit(130)
             if self._stage_work is None or self._stop_asked_at is not None:
+                self._leaving = True
                 raise KeyboardInterrupt
             self._stop_asked_at = time.monotonic()
             (self._stage_work / "stop").touch()
             self.terminal.say("finishing the step and saving; once more stops at once")
 
-        before = [(number, signal.signal(number, on_signal)) for number in (signal.SIGINT, signal.SIGTERM)]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, on_signal)
         try:
             yield
         finally:
-            for number, handler in before:
-                signal.signal(number, handler)
+            self._leaving = True
 
     def _stop_fleet(self) -> None:
         if self._fleet is not None:

@@ -28,14 +28,12 @@ LOWER_FOR_MEMORY = {
 
 @contextmanager
 def disk_errors_explained(folder: Path) -> Iterator[None]:
-    """A full or unwritable disk ends with one message and exit code 4."""
+    """A full or unwritable disk, or a file that is not to be had, ends with one message and exit code 4."""
     try:
         yield
     except OSError as error:
-        explained = disk_error(error, folder)
-        if explained is None:
-            raise
-        raise explained from None
+        other = LoopError(f"{error.strerror}: {error.filename}\n  to do: mend that; the same command goes on from the last checkpoint")
+        raise disk_error(error, folder) or other from None
 
 
 def disk_error(error: Exception, folder: Path) -> LoopError | None:
