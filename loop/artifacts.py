@@ -101,7 +101,7 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
         "metrics": metrics,
         "seconds": round(seconds, 3),
     }
-    _write_synced(work / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    write_synced(work / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     _sync_directory(work)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
@@ -124,11 +124,14 @@ def _hash_file(path: Path) -> str:
     return digest
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+def write_synced(path: Path, text: str) -> None:
+    """The whole text is at `path`, on disk, or what was there before."""
+    temporary = path.with_name(f".{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _sync_directory(path: Path) -> None:

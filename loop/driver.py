@@ -56,7 +56,7 @@ class Driver:
                 self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                 return
             text = dump_config(self.config)
-            (self.folder / "config.yaml").write_text(text, encoding="utf-8")
+            artifacts.write_synced(self.folder / "config.yaml", text)
             self.journal.append("run_started", num_rounds=self.config.num_rounds, config=hashlib.sha256(text.encode()).hexdigest())
             with self._signals_stop():
                 try:

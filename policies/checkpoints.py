@@ -53,8 +53,11 @@ class Checkpoints:
         if parallel.is_main():
             for path in [*work.rglob("*"), work]:
                 _sync(path)
-            if not final.exists():
+            try:
                 work.rename(final)
+            except OSError:
+                if not final.exists():  # else a late worker of a dead attempt has just saved the same step
+                    raise
             _sync(final.parent)
             self._remove_all_but(final)
         self._saved_at = time.monotonic()

@@ -75,10 +75,17 @@ class Run:
         """Run until the clock, which counts work only, shows `until` (True), or to the end (False)."""
         assert self.process
         known, started = sum("startup" in event for event in self.events()), 0.0
+        work, began = self.journal.parent / "work", 0.0
         while self.process.poll() is None:
             if not started and len(found := [event["startup"] for event in self.events() if "startup" in event]) > known:
                 self.startups.append(found[-1])
-                started = time.monotonic()
+                started, began = time.monotonic(), time.time()
+            if (
+                started
+                and "first step" not in self.startups[-1]
+                and any(path.stat().st_mtime > began for path in work.glob("*/progress.json"))
+            ):
+                self.startups[-1]["first step"] = time.monotonic() - started
             if started and self.clock + time.monotonic() - started >= until:
                 self.clock += time.monotonic() - started
                 return True
@@ -277,6 +284,7 @@ def overhead(run: Run) -> float:
 
 
 def format_startup(startups: list[dict[str, float]]) -> str:
+    startups = [row for row in startups if "first step" in row]
     means = {name: statistics.mean(row[name] for row in startups) for name in startups[0]}
     return f"{sum(means.values()):.1f} s (" + ", ".join(f"{name} {value:.1f}" for name, value in means.items()) + ")"
 

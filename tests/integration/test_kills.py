@@ -145,6 +145,35 @@ def test_a_full_disk(reference, tmp_path):
     assert run.digests() == reference.digests()
 
 
+def test_a_lost_node(reference, tmp_path):
+    """A cluster of a head without CPUs and two nodes: the one with the actor dies in the middle of PPO, the run goes on with the other."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = {node.all_processes["raylet"][0].process.pid: node for node in [cluster.add_node(num_cpus=1) for _ in range(2)]}
+        run = Run(tmp_path / "run", [*SETTINGS, f"runtime.address={cluster.address}"])
+        run.start()
+        wait_for(lambda: stage_is_running(run, "policy"))
+        host = next(pid for pid in map(parent_of_actor, Path("/proc").glob("[0-9]*")) if pid in nodes)
+        cluster.remove_node(nodes[host], allow_graceful=False)
+        assert run.process.wait(timeout=240) == 0
+        assert lost_in(run) == ["policy"]
+        assert run.digests() == reference.digests()
+    finally:
+        cluster.shutdown()
+
+
+def parent_of_actor(entry: Path) -> int | None:
+    """The parent of a process that is a fleet's actor in a stage; None for any other."""
+    try:
+        if (entry / "cmdline").read_bytes().startswith(b"ray::round-"):
+            return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        pass
+    return None
+
+
 def test_a_directory_that_cannot_be_written(workspace):
     """/sys takes no directories, not even from root; /proc has no such place."""
     _, err = workspace.loop("run", "--runs", "/sys/runs", "--name", "x", exit_code=4)

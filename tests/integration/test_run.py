@@ -163,6 +163,20 @@ def test_a_damaged_stage_is_refused_and_made_again(two_rounds, tmp_path):
     assert there.digests("whole") == before
 
 
+def test_a_stage_that_the_journal_does_not_know_is_found(two_rounds, tmp_path):
+    """A crash after the rename and before the journal line: the last stage is there, the journal ends before it."""
+    shutil.copytree(two_rounds.folder / "runs" / "whole", tmp_path / "runs" / "whole")
+    there = Workspace(tmp_path, two_rounds.cache)
+    before, rounds = there.digests("whole"), len(there.status("whole")["rounds"])
+    journal = tmp_path / "runs" / "whole" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    cut = next(i for i in reversed(range(len(lines))) if b'"stage_committed"' in lines[i])
+    journal.write_bytes(b"\n".join(lines[:cut]) + b"\n")
+    out, _ = there.small("whole", "--rounds", str(rounds))
+    assert "dashboard" not in out  # nothing had to be made, so Ray was not started
+    assert there.digests("whole") == before and there.status("whole")["state"] == "done"
+
+
 def test_the_dashboard_shows_actors_and_stages(workspace):
     """Ray's own dashboard, asked over HTTP with its token while a run goes on."""
     process = workspace.start("run", "--name", "seen", "--rounds", "1", *SMALL, "runtime.dashboard_port=8299")
