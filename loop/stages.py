@@ -210,10 +210,12 @@ def policy(context: Context) -> Metrics:
         if value.adapter:
             backbone.save_adapter("value", context.output / "value")
     _write_log(context, log)
+    memory = trainer.resident_bytes()
     _drop(backbone, "policy", "value", *(s.adapter for s in scorers))
     return {key: log[-1][key] for key in ("objective/kl", "objective/scores", "val/response_length", "policy/entropy_avg")} | {
         "objective/scores_first": log[0]["objective/scores"],
         "updates": len(log),
+        "memory": memory,
     }
 
 

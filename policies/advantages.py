@@ -73,7 +73,10 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = ident
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, reduce: Reduce = identity) -> torch.Tensor:
-    """Scale kept entries to variance 1 over all workers, and to mean 0 if `shift_mean`."""
+    """Scale kept entries to variance 1 over all workers, and to mean 0 if `shift_mean`.
+
+    The population variance, as in OpenAI's code and arXiv 2403.17031 (`unbiased=False`); TRL 1.12 takes the sample variance.
+    """
     mean = masked_mean(values, mask, reduce)
     variance = masked_mean((values - mean) ** 2, mask, reduce)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)

@@ -73,6 +73,10 @@ class Preallocated(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
         return self.keys, self.values
 
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self._buffers)
+
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         length = self.get_seq_length()
         self._buffers = [buffer[indices] for buffer in self._buffers]

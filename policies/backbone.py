@@ -10,7 +10,7 @@ Letters: N real tokens of a batch, H hidden, V vocabulary.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import MethodType
@@ -48,6 +48,8 @@ class Backbone:
         if gradient_checkpointing:
             causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
         self.first_layer = 0
+        self.cache_bytes = 0
+        """Largest KV cache so far, as `generation` tells."""
         self.packs = self.trims = False
         self._probe()
 
@@ -146,6 +148,12 @@ class Backbone:
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
         (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Bytes of the base and of all adapters, counted by storage, so that a hidden copy shows."""
+        named = list(self.causal_lm.named_parameters())
+        adapters = [p for name, p in named if "lora_" in name]
+        return {"base": stored_bytes([p for name, p in named if "lora_" not in name]), "adapters": stored_bytes(adapters)}
 
     # -- roles ------------------------------------------------------------------------------------------------------
 
@@ -367,6 +375,11 @@ def check_causal_lm(folder: str, config: BaseConfig) -> dict[str, Any]:
         kind = declared or type(found).__name__
         raise UserError(f"the base is not a causal language model ({kind})", folder, "choose a decoder-only model")
     return found.to_dict()
+
+
+def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind some tensors, each storage once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def first_line(error: Exception) -> str:

@@ -121,6 +121,8 @@ def _decode_batch(
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
+            if plain and not step:
+                backbone.cache_bytes = max(backbone.cache_bytes, sum(layer.nbytes for layer in cache.layers))
             if kept and lower:
                 kept.keep_lower(rows, step, lower.pop())
             if step == R or not running.any():

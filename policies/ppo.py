@@ -8,6 +8,7 @@ Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
 """
 
 import json
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from policies.advantages import (
     shape_rewards,
     whiten,
 )
-from policies.backbone import Backbone
+from policies.backbone import Backbone, stored_bytes
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate, lower_states
 from policies.logprobs import logprobs_of, on_grid, response_states
@@ -150,6 +151,18 @@ class PPOTrainer:
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": {i: state for i, state in states.items() if state}})
         self.kl.coefficient = saved["kl_coefficient"]
         return saved["log"]
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Bytes by owner, and `peak`: of the whole process on a CPU, of the tensors on a GPU."""
+        states = [t for state in self.optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+        owners = self.backbone.resident_bytes() | {
+            "heads": stored_bytes(self.value.head.parameters()),
+            "optimizer": stored_bytes(states),
+            "kv_cache": self.backbone.cache_bytes,
+        }
+        if torch.cuda.is_available():
+            return owners | {"peak": torch.cuda.max_memory_allocated()}
+        return owners | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
     # -- rollout ----------------------------------------------------------------------------------------------------
 

@@ -140,3 +140,18 @@ def test_a_score_that_is_no_number_stops_before_the_step(backbone):
         trainer.step(2, PROMPTS)
     after = backbone.adapter_state("policy")
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_bytes_by_owner(backbone):
+    """Adapters sft, policy and reward; AdamW keeps two moments and a step count for each parameter that it has moved."""
+    trainer = make_trainer(backbone, num_epochs=1)
+    trainer.step(0, PROMPTS)
+    found = trainer.resident_bytes()
+    numbers = sum(p.numel() for p in trainer.parameters)
+    assert found["adapters"] == 3 * 4 * sum(p.numel() for p in backbone.parameters("policy"))
+    assert found["optimizer"] == 4 * (2 * numbers + len(trainer.parameters))
+    assert found["heads"] == 4 * (backbone.hidden_size + 1)
+    # 16 rows x (3 prompt + 8 response tokens) x 2 layers x (keys, values) x 32 numbers x 4 bytes
+    assert found["kv_cache"] == 16 * (3 + 8) * 2 * 2 * 32 * 4
+    assert found["base"] == sum(p.numel() * 4 for n, p in backbone.causal_lm.named_parameters() if "lora_" not in n)
+    assert found["peak"] > found["base"] + found["adapters"]
