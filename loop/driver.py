@@ -200,7 +200,7 @@ class Driver:
     def _signals_stop(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM, which spot machines send: the first has the stage save and stop, the second stops at once.
 
-        A third does not even wait for Ray to stop. The handlers stay to the end of the process.
+        A third does not even wait for Ray to stop. Afterwards signals are ignored: the process is ending.
         """
 
         def on_signal(*_: object) -> None:
@@ -218,7 +218,8 @@ class Driver:
         try:
             yield
         finally:
-            self._leaving = True
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
 
     def _stop_fleet(self) -> None:
         if self._fleet is not None:

@@ -56,7 +56,7 @@ def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
 
 def test_another_config_under_the_same_name_is_refused(two_rounds):
     _, err = two_rounds.small("whole", "--rounds", "2", "ppo.kl_coefficient=0.5", exit_code=2)
-    assert "ppo.kl_coefficient: 0.2 there, 0.5 now" in err and "--name" in err
+    assert "ppo.kl_coefficient: 0.2 there, 0.5 now" in err and "--fork NEW" in err
 
 
 def test_interrupted_then_gone_on_with_ends_with_equal_digests(two_rounds):
