@@ -32,15 +32,15 @@ POLL_SECONDS = 0.005
 ACTOR_TITLES = (b"ray::setup/", b"ray::round-", b"ray::Worker", b"ray::ready")
 """How Ray names the process of a fleet's actor; its agents and idle workers are named otherwise."""
 SHORT = [
-    "base.pretraining_steps=60",
-    "data.num_pairs=700",
-    "ppo.num_updates=12",
-    "sample.num_prompts=160",
+    "base.pretraining_steps=50",
+    "data.num_pairs=560",
+    "ppo.num_updates=10",
+    "sample.num_prompts=140",
     "labeler.heldout_fraction=0.3",
     "evaluate.num_prompts=256",
     "runtime.checkpoint_seconds=2",
 ]
-"""Two rounds of every stage in about a minute of work on two cores."""
+"""Two rounds of every stage in about a minute on two cores, start included."""
 
 
 class Run:
