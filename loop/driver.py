@@ -95,6 +95,8 @@ class Driver:
     # -- making a stage ---------------------------------------------------------------------------------------------
 
     def _make(self, stage: Stage, round_number: int | None, inputs: dict[str, Any], final: Path, key: str) -> Artifact:
+        if self._stop_asked_at is not None:  # the stage before came to its end instead of saving
+            raise Stopped("stopped between two stages")
         name = f"{stage_directory(round_number)}/{stage.name}"
         work = self.folder / "work" / name.replace("/", "-")
         cached = _cache_folder(key) if stage == BASE and self.config.base.model == "embedded" else None
