@@ -85,7 +85,7 @@ class RewardConfig(TrainerSection):
     num_epochs: PositiveFloat = 2.0
     batch_size: PositiveInt = 16
     normalization_samples: PositiveInt = 256
-    """Reference-policy samples on which scores are shifted and scaled to mean 0, std 1 (arXiv 2403.17031, detail 10)."""
+    """Reference-policy samples on which scores are shifted and scaled to mean 0, std 1 (arXiv 2403.17031, section 6)."""
     ensemble: Literal["last", "mean", "min"] = "last"
     """How the reward models of all rounds so far are joined for PPO (arXiv 2505.18126: `last` wins)."""
 
@@ -135,7 +135,7 @@ class PPOConfig(Section):
     whiten_advantages: bool = True
     """For gae only."""
     missing_end_penalty: NonNegativeFloat = 1.0
-    """Subtracted from the score of a response without an end token (arXiv 2403.17031, detail 12: the "EOS trick")."""
+    """Subtracted from the score of a response without an end token (the "EOS trick" of arXiv 2403.17031, section 7, in TRL's form)."""
     recompute_logprobs: bool = False
     """Log-probs and values of a rollout: kept from sampling (False), or computed once more by the code that trains. Sampling merges
     the adapter into the weights; that differs by about 1e-6 in float32, by 1e-2 in bfloat16, where True makes the first ratio 1."""

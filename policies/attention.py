@@ -4,6 +4,7 @@ Registered with transformers under `PACKED`, so that any decoder that goes throu
 Must never know of adapters or roles. Letters: N tokens in all, B rows, L longest row, h heads, d head size.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from policies.tokenization import Packing
 
 PACKED = "loop_packed"
+SHORT = 128
+"""Longest row for which three plain products beat the fused kernel on a CPU."""
+MIN_GROWTH = 8
+"""Tokens by which a KV cache grows at least."""
 
 
 def packed_attention(
@@ -31,32 +36,47 @@ def packed_attention(
     """Causal attention within each row. query [1, h, N, d] -> [1, N, h, d]. Raises ValueError for what it cannot do."""
     if softcap is not None:
         raise ValueError("packed attention has no soft cap")
-    B, L = packing.shape
-    mask = None
-    if sliding_window is not None and sliding_window < L:
-        age = torch.arange(L, device=query.device)[:, None] - torch.arange(L, device=query.device)
-        mask = (age >= 0) & (age < sliding_window)
-    grids = [_to_grid(states[0].transpose(0, 1), packing) for states in (query, key, value)]
-    out = scaled_dot_product_attention(
-        *grids, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    out = out.transpose(1, 2).reshape(B * L, *out.shape[1::2])
-    return (out if len(packing.slots) == B * L else out[packing.slots])[None], None
+    grids = (packing.spread(states[0].transpose(0, 1)).transpose(1, 2) for states in (query, key, value))
+    return attend(*grids, packing, scaling, sliding_window)[None], None
 
 
-def _to_grid(states: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """[N, h, d] -> [B, h, L, d]. Rows are padded right, where causal attention never looks."""
-    B, L = packing.shape
-    if len(packing.slots) != B * L:
-        states = states.new_zeros((B * L, *states.shape[1:])).index_copy(0, packing.slots, states)
-    return states.reshape(B, L, *states.shape[1:]).transpose(1, 2)
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    packing: Packing,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+) -> torch.Tensor:
+    """[B, h, L, d] each -> [N, h, d]. Rows are padded right, where causal attention never looks."""
+    L, grouped = packing.shape[1], query.shape[1] != key.shape[1]
+    windowed = sliding_window is not None and sliding_window < L
+    if L <= SHORT and not grouped and query.device.type == "cpu":
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(_bias(L, sliding_window, query.dtype))
+        out = scores.softmax(-1) @ value
+    else:
+        mask = _bias(L, sliding_window, query.dtype).to(query.device) if windowed else None
+        out = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped)
+    return packing.collect(out.transpose(1, 2))
+
+
+@lru_cache(maxsize=64)
+def _bias(L: int, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """[L, L]: 0 where a token looks, -inf where it does not."""
+    age = torch.arange(L)[:, None] - torch.arange(L)
+    seen = (age >= 0) & (age < (sliding_window or L))
+    return torch.zeros(L, L, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 AttentionInterface.register(PACKED, packed_attention)
 
 
 class Preallocated(DynamicLayer):
-    """A layer of a KV cache that writes into a buffer, instead of copying the whole cache for every token."""
+    """A layer of a KV cache that writes into a buffer, instead of copying the whole cache for every token.
+
+    The buffer grows by a quarter, at most to `capacity` tokens, so that rows that end early leave before it is large.
+    """
 
     def __init__(self, capacity: int):
         super().__init__()
@@ -65,9 +85,12 @@ class Preallocated(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = [s.new_empty((*s.shape[:2], self.capacity, s.shape[3])) for s in (key_states, value_states)]
+            self._buffers = [s.new_empty((*s.shape[:2], 0, s.shape[3])) for s in (key_states, value_states)]
         start = self.get_seq_length()
         stop = start + key_states.shape[2]
+        if stop > self._buffers[0].shape[2]:
+            room = min(max(stop, self.capacity), stop + max(MIN_GROWTH, stop // 4))
+            self._buffers = [_extended(buffer, start, room) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:stop] = states
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
@@ -81,6 +104,13 @@ class Preallocated(DynamicLayer):
         length = self.get_seq_length()
         self._buffers = [buffer[indices] for buffer in self._buffers]
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+
+def _extended(buffer: torch.Tensor, filled: int, length: int) -> torch.Tensor:
+    """[B, h, some, d] -> [B, h, length, d], the first `filled` tokens the same."""
+    longer = buffer.new_empty((*buffer.shape[:2], length, buffer.shape[3]))
+    longer[:, :, :filled] = buffer[:, :, :filled]
+    return longer
 
 
 def preallocated_cache(config: Any, capacity: int) -> DynamicCache:

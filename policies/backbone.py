@@ -27,8 +27,9 @@ from torch import nn
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
 from policies.attention import PACKED
-from policies.lora import LoraLinear
-from policies.tokenization import Batch, pad_batch
+from policies.fused import frozen_linear, fuse, is_fused, unfuse
+from policies.lora import Linear, LoraLinear, flattened
+from policies.tokenization import Batch, Packing, pad_batch
 
 SCORE_KEY = "base_model.model.score.weight"
 """Where PEFT looks for the head of a sequence classification model."""
@@ -51,6 +52,9 @@ class Backbone:
         self.cache_bytes = 0
         """Largest KV cache so far, as `generation` tells."""
         self.packs = self.trims = False
+        text_config = causal_lm.config.get_text_config()
+        self._logit_scale = getattr(text_config, "logit_scale", None) or 1.0 / (getattr(text_config, "logits_scaling", None) or 1.0)
+        self._logit_cap = getattr(text_config, "final_logit_softcapping", None)
         self._probe()
 
     @classmethod
@@ -206,12 +210,15 @@ class Backbone:
 
     # -- forward ----------------------------------------------------------------------------------------------------
 
-    def hidden_states(self, batch: Batch, lower: torch.Tensor | None = None, only: torch.Tensor | None = None) -> torch.Tensor:
-        """States after the final norm of the batch's real tokens, [N, H], row after row; `only` of those, where it is given.
+    def hidden_states(
+        self, batch: Batch, lower: torch.Tensor | None = None, only: torch.Tensor | None = None, packing: Packing | None = None
+    ) -> torch.Tensor:
+        """States after the final norm of the batch's real tokens, [N, H], row after row, or of `packing`'s; `only` of those, if given.
 
-        `lower` [N, H], where it is known: what enters layer `first_layer`; the layers below are then not run again.
+        `lower` [real tokens, H], where it is known: what enters layer `first_layer`; the layers below are then not run again.
         """
-        packing = batch.packing
+        packing = packing or batch.packing
+        lower = lower if lower is None or len(packing.kept) == len(lower) else lower[packing.kept]
         if not self.packs:
             padded = self.decoder(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
@@ -261,6 +268,7 @@ class Backbone:
         """
         batch = pad_batch([[2, 3], [4]], [[5, 6], [7]], self.tokenizer.pad_token_id, self.device)
         expected = self.hidden_states(batch)
+        fuse(self.decoder)
 
         def agrees(attempt: Callable[[], torch.Tensor]) -> bool:
             try:
@@ -273,6 +281,8 @@ class Backbone:
                 self.hidden_states(batch)
             return self.hidden_states(batch, lower[0][0])
 
+        if not agrees(lambda: self.hidden_states(batch)):
+            unfuse(self.decoder)
         self.packs = True
         self.packs = agrees(lambda: self.hidden_states(batch))
         only = torch.arange(len(expected), device=self.device)
@@ -285,7 +295,13 @@ class Backbone:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., H] -> [..., V], in float32 where the model computes in less."""
         logits = self.causal_lm.get_output_embeddings()(hidden)
-        return logits.float() if logits.dtype.itemsize < 4 else logits
+        logits = (logits.float() if logits.dtype.itemsize < 4 else logits) * self._logit_scale
+        return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
+
+    @property
+    def frozen_head(self) -> Linear | None:
+        """The language model head, where logits are nothing but this frozen linear layer."""
+        return frozen_linear(self.causal_lm.get_output_embeddings()) if self._logit_scale == 1.0 and self._logit_cap is None else None
 
     def _lora_config(self) -> LoraConfig:
         upper_half = list(range(self._depth // 2, self._depth)) if self.lora.layers == "upper-half" else None
@@ -313,7 +329,11 @@ class TrimmedLayer(nn.Module):
     def forward(self, states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """[1, N, H] -> [1, M, H]."""
         layer: Any = self.layer
-        states = (states + layer.self_attn(hidden_states=layer.input_layernorm(states), **kwargs)[0])[:, self.only]
+        normed = layer.input_layernorm(states)
+        if is_fused(layer.self_attn):
+            states = states[:, self.only] + layer.self_attn(hidden_states=normed, only=self.only, **kwargs)[0]
+        else:
+            states = (states + layer.self_attn(hidden_states=normed, **kwargs)[0])[:, self.only]
         return states + layer.mlp(layer.post_attention_layernorm(states))
 
 
@@ -326,15 +346,22 @@ def _fuse(layer: Any) -> None:
         return
     if any(module.weight.dtype != base.weight.dtype for module in layer.lora_A.values()):
         return
-    layer.forward = MethodType(_fused_forward, layer)
+    layer.active_linear, layer.forward = MethodType(_active_linear, layer), MethodType(_fused_forward, layer)
+
+
+def _active_linear(layer: Any) -> Linear:
+    base, name = layer.base_layer, None if layer.disable_adapters else layer.active_adapters[0]
+    if name not in layer.lora_A:
+        return Linear(base.weight, base.bias)
+    return Linear(base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
 
 
 def _fused_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    base, name = layer.base_layer, None if layer.disable_adapters else layer.active_adapters[0]
-    if name not in layer.lora_A:
-        return base(x)
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return LoraLinear.apply(x, base.weight, base.bias, a, b, layer.scaling[name])
+    linear = layer.active_linear()
+    if linear.a is None:
+        return nn.functional.linear(x, linear.weight, linear.bias)
+    tensors, scalings = flattened([linear])
+    return LoraLinear.apply(x, scalings, *tensors)
 
 
 def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:

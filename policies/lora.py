@@ -1,33 +1,106 @@
-"""LoRA layers in fewer, larger operations: y = x W^T + b + s (x A^T) B^T and its gradients, added in place.
+"""LoRA linear layers that share an input, in few large operations: y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T, and the gradients.
 
 PEFT's layer does the same in seven operations with three temporaries as large as y. Its modules, names and files stay; only the
-arithmetic of plain linear layers is replaced (`backbone.py`). Must never import PEFT. Letters: N tokens, r rank. Source: arXiv 2106.09685.
+arithmetic is replaced (`backbone.py`, `fused.py`). Must never import PEFT. Letters: N tokens, r rank, R all ranks of a group.
+Source: arXiv 2106.09685.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+TENSORS = 4
+"""of a `Linear`, which come first in it."""
+
+
+class Linear(NamedTuple):
+    """One linear layer with what its adapter adds, if one is active. Weight and bias are frozen."""
+
+    weight: torch.Tensor  # [out, in]
+    bias: torch.Tensor | None  # [out]
+    a: torch.Tensor | None = None  # [r, in]
+    b: torch.Tensor | None = None  # [out, r]
+    scaling: float = 1.0
+
+
+def lower(x: torch.Tensor, group: Sequence[Linear]) -> torch.Tensor | None:
+    """x [N, in] through all A of the group at once, [N, R]."""
+    down = _stacked(group)
+    return None if down is None else x @ down.T
+
+
+def apply(x: torch.Tensor, low: torch.Tensor | None, group: Sequence[Linear], out: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """x [N, in] -> y_i [N, out_i] each; written side by side into `out` [N, sum of out_i], where it is given."""
+    results, start, column = [], 0, 0
+    for linear in group:
+        if out is None:
+            y = nn.functional.linear(x, linear.weight, linear.bias)
+        else:
+            y = out[:, column : (column := column + len(linear.weight))]
+            torch.mm(x, linear.weight.T, out=y)
+            if linear.bias is not None:
+                y += linear.bias
+        if linear.a is not None and linear.b is not None and low is not None:
+            y.addmm_(low[:, start : (start := start + len(linear.a))], linear.b.T, alpha=linear.scaling)
+        results.append(y)
+    return results
+
+
+def gradients(
+    x: torch.Tensor, low: torch.Tensor | None, group: Sequence[Linear], grads: Sequence[torch.Tensor], wants_x: bool
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    """From the gradients of all y_i: that of x [N, in], and for every `Linear` those of its four tensors."""
+    of_tensors: list[torch.Tensor | None] = [None] * (TENSORS * len(group))
+    down, adapted = _stacked(group), [i for i, linear in enumerate(group) if linear.a is not None]
+    grad_low = torch.empty_like(low) if low is not None else None
+    if low is not None and grad_low is not None:
+        columns = list(zip(*(t.split([len(group[i].a) for i in adapted], 1) for t in (low, grad_low)), strict=True))  # type: ignore[arg-type]
+        for i, (part, grad_part) in zip(adapted, columns, strict=True):
+            torch.mm(grads[i], group[i].b, out=grad_part)  # type: ignore[arg-type]
+            grad_part *= group[i].scaling
+            of_tensors[TENSORS * i + 3] = (part.T @ grads[i]).mul_(group[i].scaling).T
+        for i, grad_a in zip(adapted, (grad_low.T @ x).split([len(group[i].a) for i in adapted]), strict=True):  # type: ignore[arg-type]
+            of_tensors[TENSORS * i + 2] = grad_a
+    if not wants_x:
+        return None, of_tensors
+    grad_x = grads[0] @ group[0].weight
+    for linear, grad in zip(group[1:], grads[1:], strict=True):
+        grad_x.addmm_(grad, linear.weight)
+    return grad_x if down is None or grad_low is None else grad_x.addmm_(grad_low, down), of_tensors
+
+
+def flattened(group: Sequence[Linear]) -> tuple[list[torch.Tensor | None], list[float]]:
+    """The tensors of a group one after the other, as an autograd function takes and saves them, and its scalings."""
+    return [tensor for linear in group for tensor in linear[:TENSORS]], [linear.scaling for linear in group]
+
+
+def grouped(tensors: Sequence[Any], scalings: Sequence[float]) -> list[Linear]:
+    """The inverse of `flattened`."""
+    return [Linear(*tensors[TENSORS * i : TENSORS * (i + 1)], scaling) for i, scaling in enumerate(scalings)]
+
 
 class LoraLinear(torch.autograd.Function):
-    """x [..., in], frozen weight [out, in] and bias, A [r, in], B [out, r] -> [..., out]. Gradients for x, A and B."""
+    """x [..., in] -> [..., out] for a group of one. Gradients for x, A and B."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor, s: float):
-        flat = x.reshape(-1, x.shape[-1])
-        low = flat @ a.T
-        ctx.save_for_backward(flat, low, weight, a, b)
-        ctx.scaling = s
-        y = nn.functional.linear(flat, weight, bias).addmm_(low, b.T, alpha=s)
-        return y.view(*x.shape[:-1], -1)
+    def forward(ctx: Any, x: torch.Tensor, scalings: list[float], *tensors: torch.Tensor) -> torch.Tensor:
+        flat, group = x.reshape(-1, x.shape[-1]), grouped(tensors, scalings)
+        low = lower(flat, group)
+        ctx.save_for_backward(flat, low, *tensors)
+        ctx.scalings = scalings
+        return apply(flat, low, group)[0].view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor):  # type: ignore[override]
-        flat, low, weight, a, b = ctx.saved_tensors
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        flat, low, *tensors = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])
-        g_low = (g @ b).mul_(ctx.scaling)
-        grad_x = (g @ weight).addmm_(g_low, a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[0] else None
-        grad_a = g_low.T @ flat if ctx.needs_input_grad[3] else None
-        grad_b = (g.T @ low).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
-        return grad_x, None, None, grad_a, grad_b, None
+        grad_x, of_tensors = gradients(flat, low, grouped(tensors, ctx.scalings), [g], ctx.needs_input_grad[0])
+        return grad_x if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, *of_tensors
+
+
+def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
+    """All A of the group below each other, [R, in]."""
+    downs = [linear.a for linear in group if linear.a is not None]
+    return torch.cat(downs) if len(downs) > 1 else downs[0] if downs else None

@@ -2,8 +2,9 @@
 
     prompts -> responses -> log-probs, values, reference log-probs -> scores -> rewards -> advantages -> updates
 
-After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details). Fixed, with the reason: dropout is off
-(log-probs must be those of the sampler), the score falls on the last token only, the optimiser is AdamW without weight decay.
+After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details; ARCHITECTURE.md has them one by one). Fixed, with the
+reason: dropout is off (log-probs must be those of the sampler), the score falls on the last token only, where the whole response
+is known, the optimiser is AdamW without weight decay, the critic starts as the reward model's head (at random, it first unlearns).
 Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
 """
 
@@ -61,7 +62,7 @@ class Rollout:
 class ValueModel:
     """Worth of each state: a linear head on hidden states, of the policy itself or of an adapter of its own.
 
-    The head starts as the reward model's (arXiv 2403.17031, detail 8), given as `head` [1, H] and `bias`.
+    The head starts as the reward model's (arXiv 2403.17031, section 7), given as `head` [1, H] and `bias`.
     """
 
     def __init__(self, backbone: Backbone, head: torch.Tensor, bias: float, adapter: str | None):

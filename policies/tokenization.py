@@ -30,37 +30,58 @@ class Batch:
     @cached_property
     def packing(self) -> "Packing":
         """The same tokens without padding."""
-        return Packing.of(self)
+        return Packing.of(self, self.attention_mask)
+
+    @cached_property
+    def predicting(self) -> "Packing":
+        """Without each row's last token either: nothing is predicted from it, and no other token looks at it."""
+        following = torch.nn.functional.pad(self.attention_mask[:, 1:], (0, 1))
+        return Packing.of(self, self.attention_mask * following)
 
 
 @dataclass
 class Packing:
-    """A batch laid end to end, row after row, so that no work is done on padding."""
+    """Some tokens of a batch laid end to end, row after row, so that no work is done on padding. N of them here."""
 
     index: torch.Tensor  # [N] long; each token's place in the flattened [B, T]
+    kept: torch.Tensor  # [N] long; each token's place among all real tokens
     input_ids: torch.Tensor  # [N] long
     position_ids: torch.Tensor  # [N] long
     slots: torch.Tensor  # [N] long; each token's place in [B, longest], padded right, where attention is computed
     shape: tuple[int, int]  # (B, longest)
     last: torch.Tensor  # [B] long; each row's last token
-    predictors: torch.Tensor  # [M] long; the tokens whose states predict the response tokens, row after row
+    predictors: torch.Tensor  # [M] long; the tokens whose states predict the batch's response tokens, row after row
+
+    def spread(self, states: torch.Tensor) -> torch.Tensor:
+        """[N, ...] -> [B, longest, ...], 0 where padded."""
+        B, longest = self.shape
+        if len(self.slots) != B * longest:
+            states = states.new_zeros((B * longest, *states.shape[1:])).index_copy_(0, self.slots, states)
+        return states.unflatten(0, (B, longest))
+
+    def collect(self, grid: torch.Tensor) -> torch.Tensor:
+        """[B, longest, ...] -> [N, ...]: the inverse of `spread`."""
+        flat = grid.flatten(0, 1)
+        return flat if len(self.slots) == len(flat) else flat.index_select(0, self.slots)
 
     @classmethod
-    def of(cls, batch: Batch) -> "Packing":
-        index = batch.attention_mask.flatten().nonzero()[:, 0]
+    def of(cls, batch: Batch, mask: torch.Tensor) -> "Packing":
+        """The tokens where `mask` [B, T] is 1: all real ones of a row, or the first so many."""
+        index = mask.flatten().nonzero()[:, 0]
         position_ids = batch.position_ids.flatten()[index]
-        lengths = batch.attention_mask.sum(1)
+        lengths = mask.sum(1)
         B, longest = len(lengths), int(lengths.max())
         rows = torch.repeat_interleave(torch.arange(B, device=index.device), lengths)
-        is_response = torch.nn.functional.pad(batch.response_mask, (batch.prompt_length, 0)).flatten()[index]
+        predicts = torch.nn.functional.pad(batch.response_mask, (batch.prompt_length - 1, 1)).flatten()
         return cls(
             index=index,
+            kept=mask.flatten()[batch.attention_mask.flatten().bool()].nonzero()[:, 0],
             input_ids=batch.input_ids.flatten()[index],
             position_ids=position_ids,
             slots=rows * longest + position_ids,
             shape=(B, longest),
             last=lengths.cumsum(0) - 1,
-            predictors=is_response.nonzero()[:, 0] - 1,
+            predictors=predicts[index].nonzero()[:, 0],
         )
 
 

@@ -38,7 +38,7 @@ class ScoringModel(transformers.PreTrainedModel):
         self.score = nn.Linear(backbone.hidden_size, 1, bias=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            nn.init.normal_(self.score.weight, std=1.0 / (backbone.hidden_size + 1) ** 0.5)  # arXiv 2403.17031, detail 11
+            nn.init.normal_(self.score.weight, std=1.0 / (backbone.hidden_size + 1) ** 0.5)  # arXiv 2403.17031, section 6
         if head is not None:
             self.score.weight.data.copy_(head)
         self.score.to(backbone.device)

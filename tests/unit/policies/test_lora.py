@@ -13,7 +13,7 @@ def test_gradients_equal_finite_differences():
     x, a, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
     weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
     for offset in (bias, None):
-        assert torch.autograd.gradcheck(lambda x, a, b, o=offset: LoraLinear.apply(x, weight, o, a, b, 0.7), (x, a, b))
+        assert torch.autograd.gradcheck(lambda x, a, b, o=offset: LoraLinear.apply(x, [0.7], weight, o, a, b), (x, a, b))
 
 
 def test_a_model_gives_pefts_states_and_gradients(backbone):
@@ -23,10 +23,12 @@ def test_a_model_gives_pefts_states_and_gradients(backbone):
     found = []
     fused = [layer for layer in backbone._layers if "forward" in vars(layer)]
     assert fused and all(type(layer) is Linear for layer in fused)
+    parts = [m for m in backbone.decoder.modules() if "forward" in vars(m) and m not in fused]
+    assert {type(m).__name__ for m in parts} == {"LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
     for own in (False, True):
         if own:
-            for layer in fused:
-                del layer.forward  # back to PEFT's
+            for layer in [*fused, *parts]:
+                del layer.forward  # back to PEFT's and transformers'
         with backbone.role("policy", train=True):
             states = backbone.hidden_states(batch)
             gradients = torch.autograd.grad((states**2).sum(), backbone.parameters("policy"))

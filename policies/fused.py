@@ -1,0 +1,182 @@
+"""The parts of a common decoder layer in fewer, larger operations: RMS norm, gated MLP, and attention on packed batches.
+
+`fuse(decoder)` replaces the `forward` of the parts that it knows by name; each falls back to transformers' own where a case is not
+its own (a quantized or trained weight, a KV cache, padding). Less is kept for the backward pass, too: an MLP keeps what enters its
+activation, not what leaves it. `Backbone._probe` and the tests compare with transformers. Must never import PEFT.
+Letters: N tokens, H hidden, I intermediate, B rows, L longest row, h heads, d head size. After Unsloth's kernels/fast_lora.py.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import SiLUActivation
+
+from policies import lora
+from policies.attention import attend
+from policies.tokenization import Packing
+
+
+class RMSNorm(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * w over the last dimension. arXiv 1910.07467, equation 4."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        scale = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, scale, weight)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        """With n = x s, s = 1 / rms: dx = s (g w - n mean(g w n))."""
+        x, scale, weight = ctx.saved_tensors
+        normed = x * scale
+        grad_weight = (grad * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_x = grad * weight
+        mean = (grad_x * normed).mean(-1, keepdim=True)
+        return grad_x.sub_(normed.mul_(mean)).mul_(scale), grad_weight, None
+
+
+class GatedMLP(torch.autograd.Function):
+    """down(silu(gate(x)) * up(x)), x [N, H]. arXiv 2002.05202, equation 5 (SwiGLU without bias), with LoRA in all three."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scalings: list[float], *tensors: torch.Tensor) -> torch.Tensor:
+        *inner, down = lora.grouped(tensors, scalings)
+        low = lora.lower(x, inner)
+        gate, up = lora.apply(x, low, inner)
+        product = nn.functional.silu(gate).mul_(up)
+        low_down = lora.lower(product, [down])
+        ctx.save_for_backward(x, low, gate, up, low_down, *tensors)
+        ctx.scalings = scalings
+        return lora.apply(product, low_down, [down])[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        x, low, gate, up, low_down, *tensors = ctx.saved_tensors
+        *inner, down = lora.grouped(tensors, ctx.scalings)
+        activated = nn.functional.silu(gate)
+        grad_product, of_down = lora.gradients(activated * up, low_down, [down], [grad], True)
+        assert grad_product is not None
+        grad_up = activated.mul_(grad_product)
+        grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
+        grad_x, of_inner = lora.gradients(x, low, inner, [grad_gate, grad_up], ctx.needs_input_grad[0])
+        return grad_x, None, *of_inner, *of_down
+
+
+class RotatedHeads(torch.autograd.Function):
+    """x [N, H] -> queries, keys, values [B, h, L, d]: projected, turned by their positions, laid out in rows padded right.
+
+    cos and sin [N, 1, d / 2]. arXiv 2104.09864, equation 34, in the half-split layout of transformers.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, packing: Packing, scalings: list[float], *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        group = lora.grouped(tensors, scalings)
+        d, sizes = 2 * cos.shape[-1], [len(linear.weight) for linear in group]
+        low = lora.lower(x, group)
+        flat = x.new_empty(len(x), sum(sizes))
+        lora.apply(x, low, group, out=flat)
+        _rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, d)), cos, sin)
+        ctx.save_for_backward(x, low, cos, sin, *tensors)
+        ctx.packing, ctx.scalings = packing, scalings
+        grid = packing.spread(flat).unflatten(2, (-1, d)).transpose(1, 2)
+        return grid.split([size // d for size in sizes], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # type: ignore[override]
+        x, low, cos, sin, *tensors = ctx.saved_tensors
+        group = lora.grouped(tensors, ctx.scalings)
+        sizes = [len(linear.weight) for linear in group]
+        flat = torch.cat([ctx.packing.collect(grad.transpose(1, 2).flatten(2)) for grad in grads], dim=1)
+        _rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
+        grad_x, of_group = lora.gradients(x, low, group, flat.split(sizes, 1), ctx.needs_input_grad[0])
+        return grad_x, None, None, None, None, *of_group
+
+
+def fuse(decoder: nn.Module) -> None:
+    """Give the parts of the decoder that are known by name their faster forward."""
+    for module in decoder.modules():
+        known = _KNOWN.get(type(module).__name__)
+        if known:
+            module.forward = MethodType(known, module)
+
+
+def unfuse(decoder: nn.Module) -> None:
+    """Give them back transformers' own."""
+    for module in decoder.modules():
+        if type(module).__name__ in _KNOWN:
+            vars(module).pop("forward", None)
+
+
+def is_fused(module: nn.Module) -> bool:
+    return "forward" in vars(module)
+
+
+def frozen_linear(module: Any) -> lora.Linear | None:
+    """A plain frozen linear layer, or one that `Backbone` marks as plain LoRA over one; None: something else."""
+    if type(module) is nn.Linear:
+        return None if module.weight.requires_grad else lora.Linear(module.weight, module.bias)
+    return module.active_linear() if hasattr(module, "active_linear") else None
+
+
+def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    if hidden_states.dtype.itemsize < 4 or self.weight.dtype != hidden_states.dtype:
+        return type(self).forward(self, hidden_states)
+    if torch.is_grad_enabled():
+        return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
+    return (hidden_states * _inverse_rms(hidden_states, self.variance_epsilon)).mul_(self.weight)
+
+
+def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
+    group = [frozen_linear(module) for module in (self.gate_proj, self.up_proj, self.down_proj)]
+    plain = [found for found in group if found is not None]
+    if len(plain) < len(group) or not isinstance(self.act_fn, SiLUActivation | nn.SiLU):
+        return type(self).forward(self, x)
+    tensors, scalings = lora.flattened(plain)
+    return GatedMLP.apply(x.reshape(-1, x.shape[-1]), scalings, *tensors).view_as(x)
+
+
+def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+    packing, cos, sin, only = kwargs.get("packing"), *position_embeddings, kwargs.pop("only", None)
+    group = [frozen_linear(module) for module in (self.q_proj, self.k_proj, self.v_proj)]
+    plain = [found for found in group if found is not None]
+    if packing is None or len(plain) < len(group) or cos.shape[-1] != self.head_dim:
+        arguments = {"position_embeddings": position_embeddings, "attention_mask": attention_mask} | kwargs
+        out, weights = type(self).forward(self, hidden_states, **arguments)
+        return out if only is None else out[:, only], weights
+    tensors, scalings = lora.flattened(plain)
+    cos, sin = (part[0, :, None, : self.head_dim // 2] for part in (cos, sin))
+    heads = RotatedHeads.apply(hidden_states[0], cos, sin, packing, scalings, *tensors)
+    window = _WINDOWS[type(self).__name__](self)
+    attended = attend(*heads, packing, self.scaling, window).flatten(1)
+    return self.o_proj(attended if only is None else attended[only])[None], None
+
+
+_WINDOWS: dict[str, Callable[[Any], int | None]] = {
+    "LlamaAttention": lambda attention: None,
+    "MistralAttention": lambda attention: attention.config.sliding_window,
+    "Qwen2Attention": lambda attention: attention.sliding_window,
+}
+_KNOWN: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"), _norm),
+    **dict.fromkeys(("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"), _mlp),
+    **dict.fromkeys(_WINDOWS, _attention),
+}
+
+
+def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """[..., H] -> [..., 1]."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Turn [N, h, d] in place; cos and sin [N, 1, d / 2]."""
+    first, second = heads.chunk(2, -1)
+    turned = first * sin
+    first.mul_(cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).add_(turned)

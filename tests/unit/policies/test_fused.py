@@ -1,0 +1,106 @@
+"""The fused parts of a decoder layer against finite differences and against transformers' own modules."""
+
+import pytest
+import torch
+import transformers
+from torch.autograd import gradcheck
+
+from policies import lora
+from policies.fused import GatedMLP, RMSNorm, RotatedHeads, fuse, unfuse
+from policies.logprobs import LogProbs
+from policies.tokenization import pad_batch
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def random(*shape, grad=True):
+    return torch.randn(shape, dtype=torch.double, requires_grad=grad)
+
+
+def make_group(*sizes, rank=2, without=None):
+    """Linear layers [out, in] with adapters, the one numbered `without` bare."""
+    made = []
+    for i, (out, inside) in enumerate(sizes):
+        adapter = (None, None) if i == without else (random(rank, inside), random(out, rank))
+        made.append(lora.Linear(random(out, inside, grad=False), random(out, grad=False) if i else None, *adapter, scaling=0.5 + i))
+    return made
+
+
+def check(function, x, group, *arguments):
+    """Gradients for x and for every A and B equal finite differences."""
+    tensors, scalings = lora.flattened(group)
+    variable = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.requires_grad]
+
+    def call(x, *changing):
+        filled = dict(zip(variable, changing, strict=True))
+        return function.apply(x, *arguments, scalings, *(filled.get(i, tensor) for i, tensor in enumerate(tensors)))
+
+    assert gradcheck(call, (x, *(tensors[i] for i in variable)))
+
+
+def test_rms_norm():
+    assert gradcheck(lambda x, w: RMSNorm.apply(x, w, 1e-3), (random(2, 3, 5), random(5)))
+
+
+@pytest.mark.parametrize("without", [None, 0, 2])
+def test_gated_mlp(without):
+    check(GatedMLP, random(3, 4), make_group((6, 4), (6, 4), (4, 6), without=without))
+
+
+@pytest.mark.parametrize("without", [None, 1])
+def test_rotated_heads(without):
+    """Four query heads, two of keys and values, rows of different lengths."""
+    packing = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).packing
+    angles = random(6, 1, 1, grad=False)
+    check(RotatedHeads, random(6, 3), make_group((8, 3), (4, 3), (4, 3), without=without), angles.cos(), angles.sin(), packing)
+
+
+@pytest.mark.parametrize("chunk", [1, 10_000])
+def test_log_probs(monkeypatch, chunk):
+    """Values against log_softmax, gradients against finite differences, in chunks of one token and in one."""
+    monkeypatch.setattr("policies.logprobs.CHUNK", chunk)
+    states, weight, bias, tokens = random(5, 3), random(7, 3, grad=False), random(7, grad=False), torch.tensor([0, 6, 2, 2, 1])
+    for offset in (bias, None):
+        expected = (torch.nn.functional.linear(states, weight, offset) / 0.7).log_softmax(-1)[range(5), tokens]
+        assert torch.allclose(LogProbs.apply(states, weight, offset, tokens, 0.7), expected, atol=1e-12)
+        assert gradcheck(lambda states, offset=offset: LogProbs.apply(states, weight, offset, tokens, 0.7), (states,))
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
+def test_each_architecture_gives_transformers_own_numbers(name):
+    """States and gradients in float64, but for the norm, which transformers computes in float32."""
+    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{name}Config")(**sizes, num_key_value_heads=2, head_dim=4, pad_token_id=0)
+    model = getattr(transformers, f"{name}Model")(config).double().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    ids = torch.randint(2, 50, (3, 7))
+    inputs = random(3, 7, 16)
+    found = []
+    for change in (unfuse, fuse):
+        change(model)
+        states = model(inputs_embeds=inputs).last_hidden_state
+        found.append([states, *torch.autograd.grad((states**2).sum(), inputs), model(input_ids=ids).last_hidden_state])
+    fused = {type(module).__name__.removeprefix(name) for module in model.modules() if "forward" in vars(module)}
+    assert fused == {"RMSNorm", "MLP", "Attention"} - ({"Attention"} if name == "Qwen3" else set())
+    for theirs, ours in zip(*found, strict=True):
+        assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_trained_itself_keeps_transformers_forward():
+    """A base in pretraining: its own weights get gradients."""
+    model = transformers.LlamaModel(
+        transformers.LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4)
+    )
+    ids = torch.randint(2, 50, (2, 5))
+    gradients = []
+    for change in (unfuse, fuse):
+        change(model)
+        model.zero_grad()
+        (model(input_ids=ids).last_hidden_state ** 2).sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-4), name
