@@ -4,7 +4,10 @@ Each measurement is a process of its own, ours and theirs in turn, so that a pai
 that of one side. Theirs: `trl.experimental.ppo.PPOTrainer` with LoRA on the policy, reference = adapters off, separate value and
 reward models. The model is random; a bias on the end token makes responses end at geometric lengths, or never.
 
-    python -m tests.benchmarks.ppo_speed [--repeats 3] [--updates 1]
+    python -m tests.benchmarks.ppo_speed [--repeats 3] [--updates 1] [--case NAME ...]
+
+At the end ours alone with one and two workers of one thread each, and what the all-reduce of the gradients costs. `--case llama_1b`, a
+model of a billion parameters in bfloat16, is for a GPU and runs only where it is named.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import json
 import math
 import os
 import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -29,11 +33,16 @@ CASES = {
     "full_length": {"layers": 8, "hidden": 512, "lora": "all", "lengths": "full"},
     "full_length_upper_half": {"layers": 8, "hidden": 512, "lora": "upper-half", "lengths": "full"},
     "small_model": {"layers": 4, "hidden": 128, "lora": "all", "lengths": "varied"},
+    "llama_1b": {"layers": 16, "hidden": 2048, "lora": "all", "lengths": "varied", "dtype": "bfloat16"},
 }
+DEFAULT_CASES = list(CASES)[:5]
 
 
 def make_model(case: dict[str, Any], kind: str = "causal") -> Any:
-    """A random Llama. P(end token) is 1/16 a token for `varied` (geometric, mean 16 before the cut at 32), 0 for `full`."""
+    """A random Llama on the device that is there.
+
+    P(end token) is 1/16 a token for `varied` (geometric, mean 16 before the cut at 32), 0 for `full`.
+    """
     import torch
     import transformers
 
@@ -52,8 +61,9 @@ def make_model(case: dict[str, Any], kind: str = "causal") -> Any:
         tie_word_embeddings=False,
         num_labels=1,
     )
+    place = {"device": "cuda" if torch.cuda.is_available() else "cpu", "dtype": getattr(torch, case.get("dtype", "float32"))}
     if kind == "score":
-        return transformers.LlamaForSequenceClassification(config)
+        return transformers.LlamaForSequenceClassification(config).to(**place)
     model = transformers.LlamaForCausalLM(config)
     head = torch.nn.Linear(case["hidden"], VOCABULARY, bias=True)
     with torch.no_grad():
@@ -64,7 +74,7 @@ def make_model(case: dict[str, Any], kind: str = "causal") -> Any:
         head.bias[END] = bias if case["lengths"] == "varied" else -1e4
         head.bias[PAD] = -1e4
     model.lm_head = head
-    return model
+    return model.to(**place)
 
 
 def make_tokenizer() -> Any:
@@ -88,7 +98,7 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     import torch
 
     from configs.schema import GenerationConfig, LoraSection, PPOConfig
-    from policies import ppo
+    from policies import parallel, ppo
     from policies.backbone import Backbone
     from policies.generation import lower_states
     from rewards.scoring import Scorer
@@ -96,11 +106,12 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     backbone = Backbone(make_model(case), make_tokenizer(), LoraSection(rank=16, layers=case["lora"]))
     backbone.add_adapter("policy")
     backbone.add_adapter("reward")
-    head = torch.full((1, backbone.hidden_size), 0.01)
+    head = torch.full((1, backbone.hidden_size), 0.01, device=backbone.device)
     scorer = Scorer(backbone, "reward", head)
 
     def score(prompts, responses):
-        return scorer.score([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)], lower_states(responses))
+        sequences = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
+        return scorer.score(sequences, lower_states(responses)).to(backbone.device)
 
     config = PPOConfig(num_updates=updates + 1, batch_size=BATCH, num_epochs=4, num_minibatches=4, learning_rate=3e-6, kl_coefficient=0.05)
     generation = GenerationConfig(temperature=TEMPERATURE, max_new_tokens=RESPONSE)
@@ -118,9 +129,21 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
         return call
 
     ppo.generate, trainer.roll_out = timed("generate", generate), timed("roll_out", roll_out)
+    reduce, waited, reduced = parallel.sum_gradients, [0.0], [0.0]
+
+    def sum_gradients(parameters):
+        started = time.perf_counter()
+        parallel.barrier()
+        met = time.perf_counter()
+        reduce(parameters)
+        waited[0] += met - started
+        reduced[0] += time.perf_counter() - met
+
+    parallel.sum_gradients = sum_gradients
     prompts = make_prompts(BATCH * (updates + 1))
     rows = []
     for update in range(updates + 1):
+        waited[0] = reduced[0] = 0.0
         started = time.perf_counter()
         metrics = trainer.step(update, prompts[update * BATCH : (update + 1) * BATCH])
         seconds = time.perf_counter() - started
@@ -131,6 +154,8 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
                 "score": marks["roll_out"] - marks["generate"],
                 "train": seconds - marks["roll_out"],
                 "length": metrics["val/response_length"],
+                "waited": waited[0],
+                "reduced": reduced[0],
             }
         )
     return {"updates": rows[1:]}
@@ -174,7 +199,7 @@ def measure_theirs(case: dict[str, Any], updates: int) -> dict[str, Any]:
                 kl_coef=0.05,
                 missing_eos_penalty=1.0,
                 learning_rate=3e-6,
-                bf16=False,
+                bf16=case.get("dtype") == "bfloat16",
                 use_cpu=not torch.cuda.is_available(),
                 report_to="none",
                 save_strategy="no",
@@ -197,11 +222,15 @@ def measure_theirs(case: dict[str, Any], updates: int) -> dict[str, Any]:
     return {"updates": [{"seconds": b - a} for a, b in zip(stamps[1:], stamps[2:], strict=False)]}
 
 
-def child(side: str, case: str, updates: int) -> None:
+def child(side: str, case: str, updates: int, threads: int, rank: int, workers: int, port: int) -> None:
     """One measurement, printed as JSON."""
     import torch
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    from policies import parallel
+
+    torch.set_num_threads(threads)
+    if workers > 1:
+        parallel.join(rank, workers, "127.0.0.1", port)
     found = (measure_ours if side == "ours" else measure_theirs)(CASES[case], updates)
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():
@@ -209,16 +238,48 @@ def child(side: str, case: str, updates: int) -> None:
     print("RESULT " + json.dumps(found))
 
 
-def measure(side: str, case: str, updates: int, peer: Path) -> dict[str, Any]:
-    """Run one side in a process of its own."""
+def measure(side: str, case: str, updates: int, peer: Path, threads: int = os.cpu_count() or 1, workers: int = 1) -> dict[str, Any]:
+    """Run one side in a process of its own, or in as many as there are workers; returns what the first one measured."""
     path = os.pathsep.join([str(peer)] * (side == "theirs") + [str(Path(__file__).parents[2])])
     command = [sys.executable, "-m", "tests.benchmarks.ppo_speed", "--child", side, "--case", case, "--updates", str(updates)]
+    command += ["--threads", str(threads), "--workers", str(workers), "--port", str(free_port())]
     environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tempfile.gettempdir())
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([*command, "--rank", str(rank)], env=environment, cwd=tempfile.gettempdir(), **pipes) for rank in range(workers)
+    ]
+    out, err = [process.communicate() for process in processes][0]
+    lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise SystemExit(f"{side} failed on {case}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(f"{side} failed on {case}:\n{out[-2000:]}\n{err[-4000:]}")
     return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def median_of(found: dict[str, Any], key: str) -> float:
+    return statistics.median(update[key] for update in found["updates"])
+
+
+def measure_workers(updates: int, peer: Path, repeats: int) -> dict[str, float]:
+    """Ours with one worker and with two, one thread each, so that two have twice the machine."""
+    speedups, shares = [], []
+    for _ in range(repeats):
+        one, two = (measure("ours", "full_depth", updates, peer, threads=1, workers=workers) for workers in (1, 2))
+        speedups.append(median_of(one, "seconds") / median_of(two, "seconds"))
+        shares.append(median_of(two, "reduced") / median_of(two, "seconds"))
+        speed = [BATCH / median_of(found, "seconds") for found in (two, one)]
+        print(
+            f"two workers: {speed[0]:.2f} samples/s, one {speed[1]:.2f}, ratio {speedups[-1]:.2f}; "
+            f"an update's 16 all-reduces {1000 * median_of(two, 'reduced'):.0f} ms ({shares[-1]:.1%}), waiting for the other worker "
+            f"{1000 * median_of(two, 'waited'):.0f} ms",
+            flush=True,
+        )
+    return {"ratio_two_workers": round(statistics.median(speedups), 3), "all_reduce_fraction": round(statistics.median(shares), 4)}
 
 
 def install_peer(folder: Path) -> None:
@@ -235,13 +296,15 @@ def main() -> None:
     parser.add_argument("--case", choices=CASES, action="append")
     parser.add_argument("--peer", type=Path, default=Path(tempfile.gettempdir()) / f"trl-{PEER_VERSION}")
     parser.add_argument("--child", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    for hidden in ("--threads", "--rank", "--workers", "--port"):
+        parser.add_argument(hidden, type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.child, options.case[0], options.updates)
+        child(options.child, options.case[0], options.updates, options.threads, options.rank, options.workers, options.port)
         return
     install_peer(options.peer)
     summary: dict[str, float] = {}
-    for case in options.case or CASES:
+    for case in options.case or DEFAULT_CASES:
         ratios, memory = [], []
         for _ in range(options.repeats):
             ours = measure("ours", case, options.updates * 2, options.peer)
@@ -259,6 +322,8 @@ def main() -> None:
         summary[f"ratio_{case}"] = round(statistics.median(ratios), 3)
         if case == "full_depth":
             summary["memory_ratio"] = round(statistics.median(memory), 3)
+    if not options.case:
+        summary |= measure_workers(options.updates * 2, options.peer, options.repeats)
     print(json.dumps(summary))
 
 
