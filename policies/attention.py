@@ -51,7 +51,7 @@ def attend(
     """[B, h, L, d] each -> [N, h, d]. Rows are padded right, where causal attention never looks."""
     L, grouped = packing.shape[1], query.shape[1] != key.shape[1]
     windowed = sliding_window is not None and sliding_window < L
-    if L <= SHORT and not grouped and query.device.type == "cpu":
+    if L <= SHORT and not grouped and query.device.type == "cpu" and query.dtype.itemsize >= 4:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(_bias(L, sliding_window, query.dtype))
         out = scores.softmax(-1) @ value

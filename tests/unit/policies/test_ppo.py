@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from configs.errors import LoopError
-from configs.schema import GenerationConfig, PPOConfig
+from configs.schema import GenerationConfig, LoraSection, PPOConfig
+from policies.backbone import Backbone
 from policies.logprobs import logprobs_of, response_states
 from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss, prompt_batches
-from tests.conftest import perturb
+from tests.conftest import make_causal_lm, perturb
 
 GENERATION = GenerationConfig(max_new_tokens=8, temperature=0.7)
 PROMPTS = [[3 + i, 4, 5][: 1 + i % 3] for i in range(16)]
@@ -155,3 +156,16 @@ def test_bytes_by_owner(backbone):
     assert found["kv_cache"] == 16 * (3 + 8) * 2 * 2 * 32 * 4
     assert found["base"] == sum(p.numel() * 4 for n, p in backbone.causal_lm.named_parameters() if "lora_" not in n)
     assert found["peak"] > found["base"] + found["adapters"]
+
+
+@pytest.mark.parametrize("value_model", ["head", "adapter"])
+def test_gradient_checkpointing_changes_no_bit(value_model):
+    """Layers are run again for the backward pass instead of being kept: the same operations, so the same adapter."""
+    found = []
+    for checkpointing in (False, True):
+        model, tokenizer = make_causal_lm()
+        backbone = Backbone(model, tokenizer, LoraSection(rank=4), gradient_checkpointing=checkpointing)
+        trainer = make_trainer(backbone, value_model=value_model)
+        trainer.step(0, PROMPTS)
+        found.append(backbone.adapter_state("policy") | {"head": trainer.value.head.weight})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
