@@ -27,7 +27,7 @@ from torch import nn
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
 from policies.attention import PACKED
-from policies.fused import frozen_linear, fuse, is_fused, unfuse
+from policies.fused import frozen_linear, fuse, takes_only, unfuse
 from policies.lora import Linear, LoraLinear, flattened
 from policies.tokenization import Batch, Packing, pad_batch
 
@@ -330,7 +330,7 @@ class TrimmedLayer(nn.Module):
         """[1, N, H] -> [1, M, H]."""
         layer: Any = self.layer
         normed = layer.input_layernorm(states)
-        if is_fused(layer.self_attn):
+        if takes_only(layer.self_attn):
             states = states[:, self.only] + layer.self_attn(hidden_states=normed, only=self.only, **kwargs)[0]
         else:
             states = (states + layer.self_attn(hidden_states=normed, **kwargs)[0])[:, self.only]

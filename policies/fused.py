@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from policies import lora
-from policies.attention import attend
+from policies.attention import PACKED, attend
 from policies.tokenization import Packing
 
 
@@ -99,9 +99,10 @@ class RotatedHeads(torch.autograd.Function):
 
 
 def fuse(decoder: nn.Module) -> None:
-    """Give the parts of the decoder that are known by name their faster forward."""
+    """Give the parts of the decoder that are known by name their faster forward, and other attention one that stays packed."""
     for module in decoder.modules():
-        known = _KNOWN.get(type(module).__name__)
+        name = type(module).__name__
+        known = _KNOWN.get(name) or (_own_attention if name.endswith("Attention") else None)
         if known:
             module.forward = MethodType(known, module)
 
@@ -109,12 +110,13 @@ def fuse(decoder: nn.Module) -> None:
 def unfuse(decoder: nn.Module) -> None:
     """Give them back transformers' own."""
     for module in decoder.modules():
-        if type(module).__name__ in _KNOWN:
+        if type(module).__name__ in _KNOWN or type(module).__name__.endswith("Attention"):
             vars(module).pop("forward", None)
 
 
-def is_fused(module: nn.Module) -> bool:
-    return "forward" in vars(module)
+def takes_only(attention: nn.Module) -> bool:
+    """Whether this attention can be asked for some tokens `only`."""
+    return type(attention).__name__ in _WINDOWS and "forward" in vars(attention)
 
 
 def frozen_linear(module: Any) -> lora.Linear | None:
@@ -147,7 +149,7 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
     plain = [found for found in group if found is not None]
     if packing is None or len(plain) < len(group) or cos.shape[-1] != self.head_dim:
         arguments = {"position_embeddings": position_embeddings, "attention_mask": attention_mask} | kwargs
-        out, weights = type(self).forward(self, hidden_states, **arguments)
+        out, weights = _own_attention(self, hidden_states, **arguments)
         return out if only is None else out[:, only], weights
     tensors, scalings = lora.flattened(plain)
     cos, sin = (part[0, :, None, : self.head_dim // 2] for part in (cos, sin))
@@ -155,6 +157,17 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
     window = _WINDOWS[type(self).__name__](self)
     attended = attend(*heads, packing, self.scaling, window).flatten(1)
     return self.o_proj(attended if only is None else attended[only])[None], None
+
+
+def _own_attention(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """transformers' own; packed where `packing` is given, also when gradient checkpointing runs it again in the backward pass."""
+    if kwargs.get("packing") is None:
+        return type(self).forward(self, *args, **kwargs)
+    before, self.config._attn_implementation = self.config._attn_implementation, PACKED
+    try:
+        return type(self).forward(self, *args, **kwargs)
+    finally:
+        self.config._attn_implementation = before
 
 
 _WINDOWS: dict[str, Callable[[Any], int | None]] = {

@@ -23,6 +23,12 @@ class Batch:
     position_ids: torch.Tensor  # [B, T] long; counts real tokens only
     response_mask: torch.Tensor  # [B, R] bool; True keeps
 
+    @classmethod
+    def of(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "Batch":
+        """Whole sequences, however they are padded, [B, T] each; what is prompt and what response is not known."""
+        positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        return cls(input_ids, attention_mask, positions, torch.zeros_like(attention_mask, dtype=torch.bool))
+
     @property
     def prompt_length(self) -> int:
         return self.input_ids.shape[1] - self.response_mask.shape[1]

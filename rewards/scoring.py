@@ -17,7 +17,7 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from policies.backbone import SCORE_KEY, Backbone
-from policies.tokenization import Prompt, encode_completion, encode_prompt, pad_batch
+from policies.tokenization import Batch, Prompt, encode_completion, encode_prompt, pad_batch
 
 SCORING_BATCH = 128
 
@@ -35,6 +35,7 @@ class ScoringModel(transformers.PreTrainedModel):
         config.num_labels = 1
         super().__init__(config)
         self.decoder = backbone.decoder
+        self._backbone = (backbone,)  # in a tuple, so that its modules are not registered a second time
         self.score = nn.Linear(backbone.hidden_size, 1, bias=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -42,12 +43,21 @@ class ScoringModel(transformers.PreTrainedModel):
         if head is not None:
             self.score.weight.data.copy_(head)
         self.score.to(backbone.device)
+        self._trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool = True) -> "ScoringModel":
+        """As `nn.Module`, but free where nothing changes: transformers asks before every step, and the walk takes a tenth of one."""
+        return self if self.training == mode and self.decoder.training == mode else super().train(mode)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of what is trained, which is a small part."""
+        for parameter in self._trained:
+            parameter.grad = None
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:
         """[B, T] -> logits [B, 1]."""
-        hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        last = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        batch = Batch.of(input_ids, attention_mask)
+        pooled = self._backbone[0].hidden_states(batch, only=batch.packing.last)
         return SequenceClassifierOutput(logits=self.score(pooled.to(self.score.weight.dtype)))
 
 

@@ -32,10 +32,11 @@ def load(folder, dtype, quantization):
 
 
 @pytest.mark.parametrize("layers", ["all", "upper-half"])
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "nf4")])
-def test_an_update_in_every_precision(saved, dtype, quantization, layers):
+def test_an_update_in_every_precision(saved, dtype, quantization, checkpointing, layers):
     """On the device that is there: the policy moves, the base and the reference do not, the first KL is 0 (to rounding)."""
-    config = BaseConfig(model=saved, dtype=dtype, quantization=quantization)
+    config = BaseConfig(model=saved, dtype=dtype, quantization=quantization, gradient_checkpointing=checkpointing)
     backbone = Backbone.load(saved, config, LoraSection(rank=4, layers=layers))
     assert backbone.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     backbone.add_adapter("sft")

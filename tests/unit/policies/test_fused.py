@@ -85,7 +85,7 @@ def test_each_architecture_gives_transformers_own_numbers(name):
         states = model(inputs_embeds=inputs).last_hidden_state
         found.append([states, *torch.autograd.grad((states**2).sum(), inputs), model(input_ids=ids).last_hidden_state])
     fused = {type(module).__name__.removeprefix(name) for module in model.modules() if "forward" in vars(module)}
-    assert fused == {"RMSNorm", "MLP", "Attention"} - ({"Attention"} if name == "Qwen3" else set())
+    assert fused == {"RMSNorm", "MLP", "Attention"}
     for theirs, ours in zip(*found, strict=True):
         assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5)
 
