@@ -53,20 +53,20 @@ def attend(
     windowed = sliding_window is not None and sliding_window < L
     if L <= SHORT and not grouped and query.device.type == "cpu" and query.dtype.itemsize >= 4:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(_bias(L, sliding_window, query.dtype))
+        scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(_bias(L, sliding_window, query.dtype, query.device))
         out = scores.softmax(-1) @ value
     else:
-        mask = _bias(L, sliding_window, query.dtype).to(query.device) if windowed else None
+        mask = _bias(L, sliding_window, query.dtype, query.device) if windowed else None
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped)
     return packing.collect(out.transpose(1, 2))
 
 
 @lru_cache(maxsize=64)
-def _bias(L: int, sliding_window: int | None, dtype: torch.dtype) -> torch.Tensor:
+def _bias(L: int, sliding_window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[L, L]: 0 where a token looks, -inf where it does not."""
-    age = torch.arange(L)[:, None] - torch.arange(L)
+    age = torch.arange(L, device=device)[:, None] - torch.arange(L, device=device)
     seen = (age >= 0) & (age < (sliding_window or L))
-    return torch.zeros(L, L, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    return torch.zeros(L, L, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
 
 
 AttentionInterface.register(PACKED, packed_attention)

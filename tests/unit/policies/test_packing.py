@@ -53,6 +53,29 @@ def test_states_equal_those_of_each_row_alone(name):
             assert torch.allclose(end, alone[-1], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2, capped", "granite, scaled", "cohere, scaled"])
+def test_logits_are_those_of_the_model(name):
+    """Also where the model caps or scales what its head gives, which sampling and log-probs must not miss."""
+    gqa = SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}
+    config = {
+        "llama": transformers.LlamaConfig(**gqa),
+        "gemma2, capped": transformers.Gemma2Config(**gqa, head_dim=8, final_logit_softcapping=2.0),
+        "granite, scaled": transformers.GraniteConfig(**gqa, logits_scaling=3.0),
+        "cohere, scaled": transformers.CohereConfig(**gqa, logit_scale=0.25),
+    }[name]
+    backbone = make_backbone(config)
+    batch = pad_batch(PROMPTS, RESPONSES, 0)
+    with torch.no_grad():
+        expected = torch.cat(
+            [backbone.causal_lm(input_ids=torch.tensor([p + r])).logits[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+        )
+        states = backbone.hidden_states(batch)
+        assert torch.allclose(backbone.logits(states), expected, atol=1e-3)
+        of_tokens = logprobs_of(backbone, states[batch.packing.predictors], batch, 1.0)[batch.response_mask]
+        tokens = batch.input_ids[:, batch.prompt_length :][batch.response_mask]
+        assert torch.allclose(of_tokens, expected.log_softmax(-1)[batch.packing.predictors, tokens], atol=1e-3)
+
+
 def test_what_each_architecture_can_do_is_found_out():
     """gemma2 caps its attention scores and gpt2 has no `layers`: they run, padded or whole. The others lose nothing."""
     found = {name: make_backbone(config, "upper-half" if name != "gpt2" else "all") for name, config in architectures().items()}
