@@ -363,6 +363,16 @@ def _cache_folder(key: str) -> Path:
     return Path(root).expanduser() / f"base-{key[:16]}"
 
 
+def _is_running(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _copy_cached(cached: Path, work: Path) -> dict[str, Any]:
     shutil.copytree(cached, work, dirs_exist_ok=True)
     manifest = work / artifacts.MANIFEST
@@ -372,6 +382,10 @@ def _copy_cached(cached: Path, work: Path) -> dict[str, Any]:
 
 
 def _keep_in_cache(work: Path, cached: Path, key: str, metrics: dict[str, Any], seconds: float) -> None:
+    """A committed copy; half of one that a killed process has left is removed."""
+    for left in cached.parent.glob(f"{cached.name}.*"):
+        if not _is_running(left.suffix[1:]):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         copy = cached.with_name(f"{cached.name}.{os.getpid()}")
         shutil.copytree(work, copy)
