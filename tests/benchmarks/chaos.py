@@ -28,7 +28,7 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 MARK = "LOOP_CHAOS_MARK"
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.02
 ACTOR_TITLES = (b"ray::setup/", b"ray::round-", b"ray::Worker", b"ray::ready")
 """How Ray names the process of a fleet's actor; its agents and idle workers are named otherwise."""
 SHORT = [
@@ -167,19 +167,18 @@ def kill_whole(run: Run, moments: list[float]) -> list[float]:
 
 
 def kill_actors(run: Run, targets: dict[str, float]) -> None:
-    """Kill the actor once in each target stage, `targets[stage]` seconds after it began."""
+    """Kill the actor once in each target stage, `targets[stage]` seconds after it began to work on it."""
     run.start()
     assert run.process
-    left, seen = dict(targets), 0
+    left = dict(targets)
     while run.process.poll() is None:
-        events = run.events()
-        for event in events[seen:]:
-            name = f"{event.get('round', 'setup')}/{event.get('stage')}"
-            if event["event"] == "stage_started" and name in left and (actors := run.marked(*ACTOR_TITLES)):
+        for name in list(left):
+            number, stage = name.split("/")
+            title = f"ray::setup/{stage}" if number == "setup" else f"ray::round-{int(number):03d}/{stage}"
+            if actors := run.marked(title.encode()):
                 time.sleep(left.pop(name))
                 for pid in actors:
                     strike(pid)
-        seen = len(events)
         time.sleep(POLL_SECONDS)
     if run.process.returncode:
         run.fail("the run did not end after its actors were killed")
