@@ -88,9 +88,7 @@ class Preallocated(DynamicLayer):
             self._buffers = [s.new_empty((*s.shape[:2], 0, s.shape[3])) for s in (key_states, value_states)]
         start = self.get_seq_length()
         stop = start + key_states.shape[2]
-        if stop > self._buffers[0].shape[2]:
-            room = min(max(stop, self.capacity), stop + max(MIN_GROWTH, stop // 4))
-            self._buffers = [_extended(buffer, start, room) for buffer in self._buffers]
+        self._buffers = [extended(buffer, start, stop, self.capacity) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:stop] = states
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
@@ -106,10 +104,13 @@ class Preallocated(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
 
-def _extended(buffer: torch.Tensor, filled: int, length: int) -> torch.Tensor:
-    """[B, h, some, d] -> [B, h, length, d], the first `filled` tokens the same."""
-    longer = buffer.new_empty((*buffer.shape[:2], length, buffer.shape[3]))
-    longer[:, :, :filled] = buffer[:, :, :filled]
+def extended(buffer: torch.Tensor, filled: int, stop: int, capacity: int) -> torch.Tensor:
+    """A buffer [..., room, d] with room for `stop` tokens: the same, or a longer one whose first `filled` tokens are the same."""
+    if stop <= buffer.shape[-2]:
+        return buffer
+    room = min(max(stop, capacity), stop + max(MIN_GROWTH, stop // 4))
+    longer = buffer.new_empty((*buffer.shape[:-2], room, buffer.shape[-1]))
+    longer[..., :filled, :] = buffer[..., :filled, :]
     return longer
 
 

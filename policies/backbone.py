@@ -52,6 +52,8 @@ class Backbone:
         self.cache_bytes = 0
         """Largest KV cache so far, as `generation` tells."""
         self.packs = self.trims = False
+        self.merges: bool | None = None
+        """Whether `decoding.MergedDecoder` gives this model's numbers; None: nobody has looked yet."""
         text_config = causal_lm.config.get_text_config()
         self._logit_scale = getattr(text_config, "logit_scale", None) or 1.0 / (getattr(text_config, "logits_scaling", None) or 1.0)
         self._logit_cap = getattr(text_config, "final_logit_softcapping", None)
@@ -169,12 +171,14 @@ class Backbone:
             yield
             return
         self._switch(adapter, train)
-        self.causal_lm.train(train)
+        if mode != train:
+            self.causal_lm.train(train)
         try:
             yield
         finally:
             self._switch(*before)
-            self.causal_lm.train(mode)
+            if mode != train:
+                self.causal_lm.train(mode)
 
     @contextmanager
     def merged(self, adapter: str | None) -> Iterator[None]:

@@ -81,7 +81,7 @@ class RotatedHeads(torch.autograd.Function):
         low = lora.lower(x, group)
         flat = x.new_empty(len(x), sum(sizes))
         lora.apply(x, low, group, out=flat)
-        _rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, d)), cos, sin)
+        rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, d)), cos, sin)
         ctx.save_for_backward(x, low, cos, sin, *tensors)
         ctx.packing, ctx.scalings = packing, scalings
         grid = packing.spread(flat).unflatten(2, (-1, d)).transpose(1, 2)
@@ -93,7 +93,7 @@ class RotatedHeads(torch.autograd.Function):
         group = lora.grouped(tensors, ctx.scalings)
         sizes = [len(linear.weight) for linear in group]
         flat = torch.cat([ctx.packing.collect(grad.transpose(1, 2).flatten(2)) for grad in grads], dim=1)
-        _rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
+        rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
         grad_x, of_group = lora.gradients(x, low, group, flat.split(sizes, 1), ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, *of_group
 
@@ -117,6 +117,17 @@ def unfuse(decoder: nn.Module) -> None:
 def takes_only(attention: nn.Module) -> bool:
     """Whether this attention can be asked for some tokens `only`."""
     return type(attention).__name__ in _WINDOWS and "forward" in vars(attention)
+
+
+def known_layer(layer: Any) -> bool:
+    """Whether this is a fused decoder layer of Llama's form that sees all tokens before it, with nothing but frozen linear layers."""
+    name = type(layer).__name__.removesuffix("DecoderLayer")
+    parts = {"input_layernorm": "RMSNorm", "self_attn": "Attention", "post_attention_layernorm": "RMSNorm", "mlp": "MLP"}
+    if any(type(getattr(layer, part, None)).__name__ != name + kind for part, kind in parts.items()) or not takes_only(layer.self_attn):
+        return False
+    linear = [module for part in (layer.self_attn, layer.mlp) for module in part.children() if hasattr(module, "out_features")]
+    whole = _WINDOWS[name + "Attention"](layer.self_attn) is None and isinstance(layer.mlp.act_fn, SiLUActivation | nn.SiLU)
+    return whole and len(linear) == 7 and all(frozen_linear(module) is not None for module in linear)
 
 
 def frozen_linear(module: Any) -> lora.Linear | None:
@@ -187,7 +198,7 @@ def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     """Turn [N, h, d] in place; cos and sin [N, 1, d / 2]."""
     first, second = heads.chunk(2, -1)
     turned = first * sin

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from configs.schema import GenerationConfig
-from policies.attention import Preallocated, preallocated_cache
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.tokenization import pad_batch
+from policies.decoding import ROWS, Passes, decoder
+from policies.tokenization import Batch, pad_batch
 
 SHRINK = 0.8
-"""Ended rows leave the batch when no more than this share of it still runs: leaving costs a copy of the cache."""
+"""Ended rows leave the batch, but for a multiple of ROWS, when no more than this share would stay: leaving costs a copy of the cache."""
 
 
 @dataclass
@@ -62,10 +62,10 @@ def generate(
     """
     responses: list[Response | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    with backbone.merged(adapter):
+    with decoder(backbone, adapter) as begin:
         for start in range(0, len(order), config.batch_size):
             rows = order[start : start + config.batch_size]
-            decoded = _decode_batch(backbone, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
+            decoded = _decode_batch(backbone, begin, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
             for i, response in zip(rows, decoded, strict=True):
                 responses[i] = response
             on_progress(start + len(rows))
@@ -96,7 +96,12 @@ def generate_sharded(
 
 
 def _decode_batch(
-    backbone: Backbone, prompts: list[Sequence[int]], seeds: list[int], config: GenerationConfig, trace: bool
+    backbone: Backbone,
+    begin: Callable[[Batch, int], Passes],
+    prompts: list[Sequence[int]],
+    seeds: list[int],
+    config: GenerationConfig,
+    trace: bool,
 ) -> list[Response]:
     """Token by token. Rows that have ended leave the batch once they are a fifth of it."""
     tokenizer, device, R = backbone.tokenizer, backbone.device, config.max_new_tokens
@@ -104,44 +109,36 @@ def _decode_batch(
     uniforms = torch.from_numpy(np.stack([_uniforms(seed, R) for seed in seeds])).to(device)
     batch = pad_batch(prompts, [[]] * B, tokenizer.pad_token_id, device)
     P = batch.prompt_length
-    input_ids, mask, positions = batch.input_ids[:, :P], batch.attention_mask[:, :P].bool(), batch.position_ids[:, :P]
-    cache = preallocated_cache(backbone.causal_lm.config, P + R)
-    plain = all(isinstance(layer, Preallocated) for layer in cache.layers)  # no sliding windows: the mask is known without transformers
+    passes = begin(batch, P + R)
     tokens = torch.full((B, R), -1, device=device)
     kept = _Kept(B, P, R) if trace else None
     feed_last = trace and backbone.first_layer > 0  # the lower states of a response's last token are wanted too
     rows = torch.arange(B, device=device)  # which prompt each row of the shrinking batch belongs to
     running = torch.ones(B, dtype=torch.bool, device=device)
-    with backbone.capture() as lower:
-        for step in range(R + 1):
-            hidden = backbone.decoder(
-                input_ids=input_ids,
-                attention_mask=mask[:, None, None] if step and plain else mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            if plain and not step:
-                backbone.cache_bytes = max(backbone.cache_bytes, sum(layer.nbytes for layer in cache.layers))
-            if kept and lower:
-                kept.keep_lower(rows, step, lower.pop())
-            if step == R or not running.any():
-                break
-            logits = backbone.logits(hidden)
-            token = _draw(logits, uniforms[rows, step], config)
-            if kept:
-                kept.keep(rows, step, hidden, logits / config.temperature, token)
-            tokens[rows[running], step] = token[running]
-            still = running & (token != tokenizer.eos_token_id)
-            fed, running = running if feed_last else still, still
-            if not fed.any() or (step == R - 1 and not feed_last):
-                break
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-            input_ids, positions = token[:, None], positions[:, -1:] + 1
-            if fed.sum() <= SHRINK * len(rows):
-                stay = fed.nonzero()[:, 0]
-                cache.batch_select_indices(stay)
-                rows, running, mask, input_ids, positions = (t[stay] for t in (rows, running, mask, input_ids, positions))
+    hidden = passes.prompts()
+    backbone.cache_bytes = max(backbone.cache_bytes, passes.cache_bytes)
+    if kept and passes.lower is not None:
+        kept.keep_lower(*batch.attention_mask[:, :P].nonzero(as_tuple=True), passes.lower)
+    for step in range(R):
+        logits = passes.logits(hidden)
+        token = _draw(logits, uniforms[rows, step], config)
+        if kept:
+            kept.keep(rows, step, hidden, logits / config.temperature, token)
+        tokens[rows[running], step] = token[running]
+        still = running & (token != tokenizer.eos_token_id)
+        fed, running = running if feed_last else still, still
+        if not fed.any() or (step == R - 1 and not feed_last):
+            break
+        wanted = -(-int(fed.sum()) // ROWS) * ROWS
+        if wanted <= SHRINK * len(rows):
+            stay = fed.logical_not().argsort(stable=True)[:wanted]
+            passes.keep(stay)
+            rows, running, token = rows[stay], running[stay], token[stay]
+        hidden = passes.tokens(token)
+        if kept and passes.lower is not None:
+            kept.keep_lower(rows, P + step, passes.lower)
+        if not running.any():
+            break
     responses = []
     for i, row in enumerate(tokens.tolist()):
         ids = [token for token in row if token >= 0]
@@ -163,20 +160,19 @@ class _Kept:
         self._write("logprobs", rows, self.P + step, distribution.gather(-1, token[:, None])[:, 0])
         self._write("entropies", rows, self.P + step, -(distribution.exp() * distribution).sum(-1))
 
-    def keep_lower(self, rows: torch.Tensor, step: int, states: torch.Tensor) -> None:
-        """states [b, t, H]: of the prompts at step 0, later of one token a row."""
-        for t in range(states.shape[1]):
-            self._write("lower", rows, t if step == 0 else self.P + step - 1, states[:, t])
+    def keep_lower(self, rows: torch.Tensor, columns: torch.Tensor | int, states: torch.Tensor) -> None:
+        """states [n, H] of n tokens of the prompts, or of one token a row."""
+        self._write("lower", rows, columns, states)
 
     def trace(self, row: int, prompt_length: int, length: int) -> Trace:
         response = slice(self.P, self.P + length)
         lower = self.buffers["lower"][row, self.P - prompt_length : self.P + length] if "lower" in self.buffers else None
         return Trace(*(self.buffers[name][row, response] for name in ("logprobs", "entropies", "states")), lower)
 
-    def _write(self, name: str, rows: torch.Tensor, column: int, values: torch.Tensor) -> None:
+    def _write(self, name: str, rows: torch.Tensor, columns: torch.Tensor | int, values: torch.Tensor) -> None:
         if name not in self.buffers:
             self.buffers[name] = values.new_zeros((*self.shape, *values.shape[1:]))
-        self.buffers[name][rows, column] = values
+        self.buffers[name][rows, columns] = values
 
 
 def _uniforms(seed: int, count: int) -> np.ndarray:

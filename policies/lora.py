@@ -24,6 +24,12 @@ class Linear(NamedTuple):
     b: torch.Tensor | None = None  # [out, r]
     scaling: float = 1.0
 
+    def merged(self, out: torch.Tensor) -> torch.Tensor:
+        """W + s B A, written into `out` [out, in]."""
+        if self.a is None or self.b is None:
+            return out.copy_(self.weight)
+        return torch.addmm(self.weight, self.b, self.a, alpha=self.scaling, out=out)
+
 
 def lower(x: torch.Tensor, group: Sequence[Linear]) -> torch.Tensor | None:
     """x [N, in] through all A of the group at once, [N, R]."""
