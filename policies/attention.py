@@ -51,18 +51,23 @@ def attend(
     """[B, h, L, d] each -> [N, h, d]. Rows are padded right, where causal attention never looks."""
     L, grouped = packing.shape[1], query.shape[1] != key.shape[1]
     windowed = sliding_window is not None and sliding_window < L
-    if L <= SHORT and not grouped and query.device.type == "cpu" and query.dtype.itemsize >= 4:
+    if is_short(query, packing) and not grouped:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(_bias(L, sliding_window, query.dtype, query.device))
+        scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(causal_bias(L, sliding_window, query.dtype, query.device))
         out = scores.softmax(-1) @ value
     else:
-        mask = _bias(L, sliding_window, query.dtype, query.device) if windowed else None
+        mask = causal_bias(L, sliding_window, query.dtype, query.device) if windowed else None
         out = scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped)
     return packing.collect(out.transpose(1, 2))
 
 
+def is_short(states: torch.Tensor, packing: Packing) -> bool:
+    """Whether plain products beat the fused kernel."""
+    return packing.shape[1] <= SHORT and states.device.type == "cpu" and states.dtype.itemsize >= 4
+
+
 @lru_cache(maxsize=64)
-def _bias(L: int, sliding_window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def causal_bias(L: int, sliding_window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """[L, L]: 0 where a token looks, -inf where it does not."""
     age = torch.arange(L, device=device)[:, None] - torch.arange(L, device=device)
     seen = (age >= 0) & (age < (sliding_window or L))

@@ -44,6 +44,7 @@ class Backbone:
         self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
         self._peft_model: PeftModel | None = None
         self._layers: list[BaseTunerLayer] = []
+        self._modules = list(causal_lm.modules())
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._state: tuple[str | None, bool] = (None, False)
         if gradient_checkpointing:
@@ -101,7 +102,8 @@ class Backbone:
                 self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
-        self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
+        self._modules = list(self.causal_lm.modules())
+        self._layers = [m for m in self._modules if isinstance(m, BaseTunerLayer)]
         for layer in self._layers:
             _fuse(layer)
         named = [(key, p) for key, p in self.causal_lm.named_parameters() if "lora_" in key]
@@ -119,7 +121,7 @@ class Backbone:
             self._peft_model.delete_adapter(name)
         elif self._peft_model is not None and name in self._peft_model.peft_config:
             self.causal_lm = self._peft_model.unload()
-            self._peft_model, self._layers = None, []
+            self._peft_model, self._layers, self._modules = None, [], list(self.causal_lm.modules())
 
     def has_adapter(self, name: str) -> bool:
         return self._peft_model is not None and name in self._peft_model.peft_config
@@ -171,14 +173,12 @@ class Backbone:
             yield
             return
         self._switch(adapter, train)
-        if mode != train:
-            self.causal_lm.train(train)
+        self._set_mode(train)
         try:
             yield
         finally:
             self._switch(*before)
-            if mode != train:
-                self.causal_lm.train(mode)
+            self._set_mode(mode)
 
     @contextmanager
     def merged(self, adapter: str | None) -> Iterator[None]:
@@ -202,6 +202,12 @@ class Backbone:
                 for layer, weight, data in zip(plain, weights, before, strict=True):
                     weight.data = data
                     layer._disable_adapters = False
+
+    def _set_mode(self, train: bool) -> None:
+        """As `nn.Module.train`, without its walk through every attribute."""
+        if self.causal_lm.training != train:
+            for module in self._modules:
+                vars(module)["training"] = train
 
     def _switch(self, adapter: str | None, train: bool) -> None:
         for layer in self._layers:  # PEFT's own set_adapter and enable_adapters would walk all parameters of all adapters

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from policies import lora
-from policies.attention import PACKED, attend
+from policies.attention import PACKED, attend, causal_bias, is_short
 from policies.tokenization import Packing
 
 
@@ -77,25 +77,86 @@ class RotatedHeads(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, packing: Packing, scalings: list[float], *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         group = lora.grouped(tensors, scalings)
-        d, sizes = 2 * cos.shape[-1], [len(linear.weight) for linear in group]
-        low = lora.lower(x, group)
-        flat = x.new_empty(len(x), sum(sizes))
-        lora.apply(x, low, group, out=flat)
-        rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, d)), cos, sin)
+        heads, low = _projected(x, group, cos, sin)
         ctx.save_for_backward(x, low, cos, sin, *tensors)
         ctx.packing, ctx.scalings = packing, scalings
-        grid = packing.spread(flat).unflatten(2, (-1, d)).transpose(1, 2)
-        return grid.split([size // d for size in sizes], dim=1)
+        grid = packing.spread(heads).transpose(1, 2)
+        return grid.split([len(linear.weight) // heads.shape[-1] for linear in group], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # type: ignore[override]
         x, low, cos, sin, *tensors = ctx.saved_tensors
-        group = lora.grouped(tensors, ctx.scalings)
-        sizes = [len(linear.weight) for linear in group]
         flat = torch.cat([ctx.packing.collect(grad.transpose(1, 2).flatten(2)) for grad in grads], dim=1)
-        rotate(flat[:, : sizes[0] + sizes[1]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
-        grad_x, of_group = lora.gradients(x, low, group, flat.split(sizes, 1), ctx.needs_input_grad[0])
+        grad_x, of_group = _back_projected(flat, x, low, lora.grouped(tensors, ctx.scalings), cos, sin, ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, *of_group
+
+
+class ShortAttention(torch.autograd.Function):
+    """x [N, H] -> what causal attention finds within each row, [N, h d]: `RotatedHeads`, then three plain products and a softmax.
+
+    For short rows on a CPU, and as many heads of keys as of queries. `bias` [L, L]: 0 where a token looks, -inf where it does not.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        packing: Packing,
+        bias: torch.Tensor,
+        scale: float,
+        scalings: list[float],
+        *tensors: torch.Tensor,
+    ) -> torch.Tensor:
+        heads, low = _projected(x, lora.grouped(tensors, scalings), cos, sin)
+        grid = packing.spread_heads(heads)
+        query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
+        weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
+        ctx.save_for_backward(x, low, cos, sin, grid, weights, *tensors)
+        ctx.packing, ctx.scale, ctx.scalings = packing, scale, scalings
+        return packing.collect_heads(torch.bmm(weights, value))
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        """With S = softmax(s q k^T + bias): dv = S^T g; d(s q k^T) = S (g v^T - rowsum(S g v^T)) = D; dq = s D k; dk = s D^T q."""
+        x, low, cos, sin, grid, weights, *tensors = ctx.saved_tensors
+        query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
+        of_grid = torch.empty_like(grid)
+        of_query, of_key, of_value = (part.flatten(0, 1) for part in of_grid.chunk(3))
+        g = ctx.packing.spread_heads(grad.unflatten(1, (-1, grid.shape[-1]))).flatten(0, 1)
+        torch.bmm(weights.transpose(1, 2), g, out=of_value)
+        of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(g, value.transpose(1, 2)), weights, -1, weights.dtype)
+        torch.baddbmm(of_query, of_scores, key, beta=0, alpha=ctx.scale, out=of_query)
+        torch.baddbmm(of_key, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
+        flat = ctx.packing.collect_heads(of_grid)
+        grad_x, of_group = _back_projected(flat, x, low, lora.grouped(tensors, ctx.scalings), cos, sin, ctx.needs_input_grad[0])
+        return grad_x, None, None, None, None, None, None, *of_group
+
+
+def _projected(x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """x [N, H] -> queries, keys and values side by side [N, heads of all, d], the first two turned; and x through all A."""
+    sizes, low = [len(linear.weight) for linear in group], lora.lower(x, group)
+    flat = x.new_empty(len(x), sum(sizes))
+    lora.apply(x, low, group, out=flat)
+    heads = flat.unflatten(1, (-1, 2 * cos.shape[-1]))
+    rotate(heads[:, : -sizes[2] // heads.shape[-1]], cos, sin)
+    return heads, low
+
+
+def _back_projected(
+    flat: torch.Tensor,
+    x: torch.Tensor,
+    low: torch.Tensor | None,
+    group: list[lora.Linear],
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    wants_x: bool,
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    """From the gradients of `_projected`'s heads [N, all x d], which are turned back in place: those of x and of the group."""
+    sizes = [len(linear.weight) for linear in group]
+    rotate(flat[:, : -sizes[2]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
+    return lora.gradients(x, low, group, flat.split(sizes, 1), wants_x)
 
 
 def fuse(decoder: nn.Module) -> None:
@@ -164,9 +225,13 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
         return out if only is None else out[:, only], weights
     tensors, scalings = lora.flattened(plain)
     cos, sin = (part[0, :, None, : self.head_dim // 2] for part in (cos, sin))
-    heads = RotatedHeads.apply(hidden_states[0], cos, sin, packing, scalings, *tensors)
     window = _WINDOWS[type(self).__name__](self)
-    attended = attend(*heads, packing, self.scaling, window).flatten(1)
+    if is_short(hidden_states, packing) and len(plain[0].weight) == len(plain[1].weight):
+        bias = causal_bias(packing.shape[1], window, hidden_states.dtype, hidden_states.device)
+        attended = ShortAttention.apply(hidden_states[0], cos, sin, packing, bias, self.scaling, scalings, *tensors)
+    else:
+        heads = RotatedHeads.apply(hidden_states[0], cos, sin, packing, scalings, *tensors)
+        attended = attend(*heads, packing, self.scaling, window).flatten(1)
     return self.o_proj(attended if only is None else attended[only])[None], None
 
 

@@ -30,11 +30,13 @@ class LogProbs(torch.autograd.Function):
         logprobs, slopes = [], []
         for part, chosen in zip(states.split(size), tokens.split(size), strict=True):
             logits = _at_least_float32(linear(part, weight, bias)).div_(temperature)
-            normalizer = logits.logsumexp(-1)
-            logprobs.append(logits.gather(-1, chosen[:, None])[:, 0] - normalizer)
+            of_chosen, largest = logits.gather(-1, chosen[:, None]), logits.amax(-1, keepdim=True)
+            weights = logits.sub_(largest).exp_()
+            total = weights.sum(-1, keepdim=True)
+            logprobs.append((of_chosen - largest - total.log())[:, 0])
             if ctx.needs_input_grad[0]:
-                probabilities = logits.sub_(normalizer[:, None]).exp_()
-                slopes.append((weight[chosen] - probabilities.to(weight.dtype) @ weight).div_(temperature))
+                mean = (weights.to(weight.dtype) @ weight).div_(total.to(weight.dtype))
+                slopes.append((weight[chosen] - mean).div_(temperature))
         ctx.save_for_backward(*([torch.cat(slopes)] if slopes else []))
         return torch.cat(logprobs)
 

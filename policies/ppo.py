@@ -38,6 +38,9 @@ from policies.generation import Response, generate, lower_states
 from policies.logprobs import logprobs_of, on_grid, response_states
 from policies.tokenization import Batch, pad_batch
 
+PIECE = 4
+"""Microbatches that go together through a pass without gradients."""
+
 ScoreFunction = Callable[[Sequence[Sequence[int]], Sequence[Response]], torch.Tensor]
 """(prompt ids, responses) -> scores [B], float32."""
 
@@ -214,8 +217,8 @@ class PPOTrainer:
         return torch.cat(states), on_grid(torch.cat(logprobs), mask)
 
     def _parts(self, prompts: list[Sequence[int]], responses: list[Response]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
-        """The rollout in pieces of a minibatch's size, so that no pass needs more memory than an update."""
-        size = self.config.micro_batch_size or max(1, len(prompts) // self.config.num_minibatches)
+        """The rollout in pieces of a few microbatches: without a backward pass they need no more memory than one with it."""
+        size = PIECE * (self.config.micro_batch_size or max(1, len(prompts) // self.config.num_minibatches))
         for start in range(0, len(prompts), size):
             part = responses[start : start + size]
             yield self._batch(prompts[start : start + size], part), joined(lower_states(part))

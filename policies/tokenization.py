@@ -70,6 +70,20 @@ class Packing:
         flat = grid.flatten(0, 1)
         return flat if len(self.slots) == len(flat) else flat.index_select(0, self.slots)
 
+    def spread_heads(self, heads: torch.Tensor) -> torch.Tensor:
+        """[N, h, d] -> [h, B, longest, d], 0 where padded."""
+        B, longest = self.shape
+        first, (_, h, d) = heads.transpose(0, 1), heads.shape
+        if len(self.slots) == B * longest:
+            return first.contiguous().view(h, B, longest, d)
+        return heads.new_zeros(h, B * longest, d).index_copy_(1, self.slots, first).unflatten(1, (B, longest))
+
+    def collect_heads(self, grid: torch.Tensor) -> torch.Tensor:
+        """[h, B, longest, d], or the same numbers in another shape, -> [N, h d]: the inverse of `spread_heads`."""
+        flat = grid.reshape(-1, self.shape[0] * self.shape[1], grid.shape[-1])
+        flat = flat if len(self.slots) == flat.shape[1] else flat.index_select(1, self.slots)
+        return flat.transpose(0, 1).flatten(1)
+
     @classmethod
     def of(cls, batch: Batch, mask: torch.Tensor) -> "Packing":
         """The tokens where `mask` [B, T] is 1: all real ones of a row, or the first so many."""

@@ -6,7 +6,8 @@ import transformers
 from torch.autograd import gradcheck
 
 from policies import lora
-from policies.fused import GatedMLP, RMSNorm, RotatedHeads, fuse, unfuse
+from policies.attention import causal_bias
+from policies.fused import GatedMLP, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
 from policies.logprobs import LogProbs
 from policies.tokenization import pad_batch
 
@@ -56,6 +57,16 @@ def test_rotated_heads(without):
     packing = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).packing
     angles = random(6, 1, 1, grad=False)
     check(RotatedHeads, random(6, 3), make_group((8, 3), (4, 3), (4, 3), without=without), angles.cos(), angles.sin(), packing)
+
+
+@pytest.mark.parametrize("without", [None, 1])
+@pytest.mark.parametrize("prompts", [[[2, 3], [4]], [[2], [4]]])
+def test_short_attention(prompts, without):
+    """Two heads; rows of different lengths, and of one, where nothing is padded; a window of two."""
+    packing = pad_batch(prompts, [[5, 6], [7, 8]], 0).packing
+    angles = random(len(packing.index), 1, 1, grad=False)
+    bias, group = causal_bias(packing.shape[1], 2, torch.double, torch.device("cpu")), make_group((4, 3), (4, 3), (4, 3), without=without)
+    check(ShortAttention, random(len(packing.index), 3), group, angles.cos(), angles.sin(), packing, bias, 0.7)
 
 
 @pytest.mark.parametrize("chunk", [1, 10_000])
