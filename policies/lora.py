@@ -32,9 +32,9 @@ class Linear(NamedTuple):
 
 
 def lower(x: torch.Tensor, group: Sequence[Linear]) -> torch.Tensor | None:
-    """x [N, in] through all A of the group at once, [N, R]."""
+    """x [N, in] through all A of the group at once, each times its s, [N, R]."""
     down = _stacked(group)
-    return None if down is None else x @ down.T
+    return None if down is None else _scale(x @ down.T, group)
 
 
 def apply(x: torch.Tensor, low: torch.Tensor | None, group: Sequence[Linear], out: torch.Tensor | None = None) -> list[torch.Tensor]:
@@ -49,7 +49,7 @@ def apply(x: torch.Tensor, low: torch.Tensor | None, group: Sequence[Linear], ou
             if linear.bias is not None:
                 y += linear.bias
         if linear.a is not None and linear.b is not None and low is not None:
-            y.addmm_(low[:, start : (start := start + len(linear.a))], linear.b.T, alpha=linear.scaling)
+            y.addmm_(low[:, start : (start := start + len(linear.a))], linear.b.T)
         results.append(y)
     return results
 
@@ -65,9 +65,8 @@ def gradients(
         columns = list(zip(*(t.split([len(group[i].a) for i in adapted], 1) for t in (low, grad_low)), strict=True))  # type: ignore[arg-type]
         for i, (part, grad_part) in zip(adapted, columns, strict=True):
             torch.mm(grads[i], group[i].b, out=grad_part)  # type: ignore[arg-type]
-            grad_part *= group[i].scaling
-            of_tensors[TENSORS * i + 3] = (part.T @ grads[i]).mul_(group[i].scaling).T
-        for i, grad_a in zip(adapted, (grad_low.T @ x).split([len(group[i].a) for i in adapted]), strict=True):  # type: ignore[arg-type]
+            of_tensors[TENSORS * i + 3] = (part.T @ grads[i]).T
+        for i, grad_a in zip(adapted, (_scale(grad_low, group).T @ x).split([len(group[i].a) for i in adapted]), strict=True):  # type: ignore[arg-type]
             of_tensors[TENSORS * i + 2] = grad_a
     if not wants_x:
         return None, of_tensors
@@ -104,6 +103,16 @@ class LoraLinear(torch.autograd.Function):
         g = grad.reshape(-1, grad.shape[-1])
         grad_x, of_tensors = gradients(flat, low, grouped(tensors, ctx.scalings), [g], ctx.needs_input_grad[0])
         return grad_x if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, *of_tensors
+
+
+def _scale(low: torch.Tensor, group: Sequence[Linear]) -> torch.Tensor:
+    """Multiply in place each layer's columns of [N, R] by its s."""
+    adapted = [linear for linear in group if linear.a is not None]
+    if len({linear.scaling for linear in adapted}) == 1:
+        return low.mul_(adapted[0].scaling)
+    for linear, columns in zip(adapted, low.split([len(linear.a) for linear in adapted], 1), strict=True):  # type: ignore[arg-type]
+        columns *= linear.scaling
+    return low
 
 
 def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:

@@ -75,9 +75,9 @@ class ValueModel:
             self.head.bias.fill_(bias)
         self.backbone, self.adapter = backbone, adapter
 
-    def parameters(self) -> list[nn.Parameter]:
-        own = self.backbone.parameters(self.adapter) if self.adapter else []
-        return [*own, *self.head.parameters()]
+    def parameters(self) -> list[list[nn.Parameter]]:
+        """The head's, and those of an adapter of its own."""
+        return [list(self.head.parameters()), *([self.backbone.parameters(self.adapter)] if self.adapter else [])]
 
     def of(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Values [B, R], 0 where masked, of states [M, H]: the policy's, or those that the value adapter sees."""
@@ -102,7 +102,8 @@ class PPOTrainer:
         self.policy, self.reference, self.seed = policy, reference, seed
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
         self.has_critic = config.advantage == "gae"
-        self.parameters = [*backbone.parameters(policy), *(value.parameters() if self.has_critic else [])]
+        owners = [backbone.parameters(policy), *(value.parameters() if self.has_critic else [])]
+        self.parameters = [parallel.flattened(parameters) for parameters in owners]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
     def step(self, update: int, prompts: Sequence[Sequence[int]]) -> dict[str, float]:
@@ -227,7 +228,7 @@ class PPOTrainer:
 
     def _minibatch(self, rollout: Rollout, rows: list[int]) -> dict[str, float]:
         """One optimiser step on this worker's `rows` of the minibatch. Raises LoopError before the step where a gradient is not finite."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=False)
         lengths = torch.tensor([float(sum(len(rollout.responses[i].token_ids) for i in rows))], device=self.backbone.device)
         num_tokens = parallel.all_sum(lengths).clamp(min=1.0)
         sums: dict[str, float] = {}
