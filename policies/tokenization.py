@@ -4,7 +4,7 @@ Letters: B batch, P prompt tokens, R response tokens, T = P + R, N real tokens o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,7 @@ class Packing:
     shape: tuple[int, int]  # (B, longest)
     last: torch.Tensor  # [B] long; each row's last token
     predictors: torch.Tensor  # [M] long; the tokens whose states predict the batch's response tokens, row after row
+    _orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
         """[N, ...] -> [B, longest, ...], 0 where padded."""
@@ -72,17 +73,25 @@ class Packing:
 
     def spread_heads(self, heads: torch.Tensor) -> torch.Tensor:
         """[N, h, d] -> [h, B, longest, d], 0 where padded."""
-        B, longest = self.shape
-        first, (_, h, d) = heads.transpose(0, 1), heads.shape
-        if len(self.slots) == B * longest:
-            return first.contiguous().view(h, B, longest, d)
-        return heads.new_zeros(h, B * longest, d).index_copy_(1, self.slots, first).unflatten(1, (B, longest))
+        h, d = heads.shape[1:]
+        padded = torch.nn.functional.pad(heads.reshape(-1, d), (0, 0, 0, 1))
+        return padded.index_select(0, self._order_of_heads(h)[0]).view(h, *self.shape, d)
 
     def collect_heads(self, grid: torch.Tensor) -> torch.Tensor:
         """[h, B, longest, d], or the same numbers in another shape, -> [N, h d]: the inverse of `spread_heads`."""
-        flat = grid.reshape(-1, self.shape[0] * self.shape[1], grid.shape[-1])
-        flat = flat if len(self.slots) == flat.shape[1] else flat.index_select(1, self.slots)
-        return flat.transpose(0, 1).flatten(1)
+        rows, d = grid.reshape(-1, grid.shape[-1]), grid.shape[-1]
+        h = len(rows) // (self.shape[0] * self.shape[1])
+        return rows.index_select(0, self._order_of_heads(h)[1]).view(-1, h * d)
+
+    def _order_of_heads(self, h: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """For both ways where each row of d numbers comes from: copying rows is several times faster than indexing an inner dimension."""
+        if h not in self._orders:
+            heads, (B, longest) = torch.arange(h, device=self.slots.device), self.shape
+            into_grid = (self.slots[:, None] + heads * B * longest).flatten()
+            from_heads = torch.full((h * B * longest,), len(into_grid), device=self.slots.device)  # a row of zeros
+            from_heads[into_grid] = torch.arange(len(into_grid), device=self.slots.device)
+            self._orders[h] = from_heads, into_grid
+        return self._orders[h]
 
     @classmethod
     def of(cls, batch: Batch, mask: torch.Tensor) -> "Packing":
