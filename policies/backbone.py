@@ -44,7 +44,7 @@ class Backbone:
         self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
         self._peft_model: PeftModel | None = None
         self._layers: list[BaseTunerLayer] = []
-        self._modules = list(causal_lm.modules())
+        self._every_module = list(causal_lm.modules())
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._state: tuple[str | None, bool] = (None, False)
         if gradient_checkpointing:
@@ -102,8 +102,8 @@ class Backbone:
                 self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
-        self._modules = list(self.causal_lm.modules())
-        self._layers = [m for m in self._modules if isinstance(m, BaseTunerLayer)]
+        self._every_module = list(self.causal_lm.modules())
+        self._layers = [m for m in self._every_module if isinstance(m, BaseTunerLayer)]
         for layer in self._layers:
             _fuse(layer)
         named = [(key, p) for key, p in self.causal_lm.named_parameters() if "lora_" in key]
@@ -119,9 +119,10 @@ class Backbone:
         self._parameters.pop(name, None)
         if self._peft_model is not None and name in self._peft_model.peft_config and len(self._peft_model.peft_config) > 1:
             self._peft_model.delete_adapter(name)
+            self._every_module = list(self.causal_lm.modules())
         elif self._peft_model is not None and name in self._peft_model.peft_config:
             self.causal_lm = self._peft_model.unload()
-            self._peft_model, self._layers, self._modules = None, [], list(self.causal_lm.modules())
+            self._peft_model, self._layers, self._every_module = None, [], list(self.causal_lm.modules())
 
     def has_adapter(self, name: str) -> bool:
         return self._peft_model is not None and name in self._peft_model.peft_config
@@ -206,7 +207,7 @@ class Backbone:
     def _set_mode(self, train: bool) -> None:
         """As `nn.Module.train`, without its walk through every attribute."""
         if self.causal_lm.training != train:
-            for module in self._modules:
+            for module in self._every_module:
                 vars(module)["training"] = train
 
     def _switch(self, adapter: str | None, train: bool) -> None:
