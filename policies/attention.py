@@ -4,6 +4,7 @@ Registered with transformers under `PACKED`, so that any decoder that goes throu
 Must never know of adapters or roles. Letters: N tokens in all, B rows, L longest row, h heads, d head size.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -77,11 +78,49 @@ def causal_bias(L: int, sliding_window: int | None, dtype: torch.dtype, device: 
 AttentionInterface.register(PACKED, packed_attention)
 
 
-class Preallocated(DynamicLayer):
-    """A layer of a KV cache that writes into a buffer, instead of copying the whole cache for every token.
+class KeysAndValues:
+    """Keys and values of a layer so far, in two buffers [B, h, room, d] that are written into, instead of copied for every token.
 
-    The buffer grows by a quarter, at most to `capacity` tokens, so that rows that end early leave before it is large.
+    They grow by a quarter, at most to `capacity` tokens, so that rows that end early leave before they are large.
     """
+
+    def __init__(self, like: torch.Tensor, shapes: Sequence[tuple[int, ...]], capacity: int):
+        """Room for `shapes`, [B, h, tokens, d] of keys and of values; `like`: of the same dtype and device."""
+        self.capacity, self.length = capacity, 0
+        self.buffers = [_with_room(like.new_empty((*shape[:2], 0, shape[3])), 0, shape[2], capacity) for shape in shapes]
+
+    def append(self, keys: torch.Tensor, values: torch.Tensor) -> list[torch.Tensor]:
+        """[B, h, t, d] each -> both so far, [B, h, S, d] each."""
+        start, self.length = self.length, self.length + keys.shape[2]
+        self.buffers = [_with_room(buffer, start, self.length, self.capacity) for buffer in self.buffers]
+        for buffer, states in zip(self.buffers, (keys, values), strict=True):
+            buffer[:, :, start : self.length] = states
+        return self.filled
+
+    @property
+    def filled(self) -> list[torch.Tensor]:
+        return [buffer[:, :, : self.length] for buffer in self.buffers]
+
+    def keep(self, rows: torch.Tensor) -> None:
+        self.buffers = [buffer[rows] for buffer in self.buffers]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer in self.buffers)
+
+
+def _with_room(buffer: torch.Tensor, filled: int, tokens: int, capacity: int) -> torch.Tensor:
+    """The buffer [B, h, room, d], or where it is too short for `tokens` a longer one with the same first `filled` tokens."""
+    if tokens <= buffer.shape[2]:
+        return buffer
+    room = min(max(tokens, capacity), tokens + max(MIN_GROWTH, tokens // 4))
+    longer = buffer.new_empty((*buffer.shape[:2], room, buffer.shape[3]))
+    longer[:, :, :filled] = buffer[:, :, :filled]
+    return longer
+
+
+class Preallocated(DynamicLayer):
+    """A layer of transformers' KV cache that keeps `KeysAndValues`."""
 
     def __init__(self, capacity: int):
         super().__init__()
@@ -90,33 +129,17 @@ class Preallocated(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = [s.new_empty((*s.shape[:2], 0, s.shape[3])) for s in (key_states, value_states)]
-        start = self.get_seq_length()
-        stop = start + key_states.shape[2]
-        self._buffers = [extended(buffer, start, stop, self.capacity) for buffer in self._buffers]
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:stop] = states
-        self.keys, self.values = (buffer[:, :, :stop] for buffer in self._buffers)
+            self._store = KeysAndValues(key_states, [tuple(key_states.shape), tuple(value_states.shape)], self.capacity)
+        self.keys, self.values = self._store.append(key_states, value_states)
         return self.keys, self.values
 
     @property
     def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer in self._buffers)
+        return self._store.nbytes
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        length = self.get_seq_length()
-        self._buffers = [buffer[indices] for buffer in self._buffers]
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
-
-
-def extended(buffer: torch.Tensor, filled: int, stop: int, capacity: int) -> torch.Tensor:
-    """A buffer [..., room, d] with room for `stop` tokens: the same, or a longer one whose first `filled` tokens are the same."""
-    if stop <= buffer.shape[-2]:
-        return buffer
-    room = min(max(stop, capacity), stop + max(MIN_GROWTH, stop // 4))
-    longer = buffer.new_empty((*buffer.shape[:-2], room, buffer.shape[-1]))
-    longer[..., :filled, :] = buffer[..., :filled, :]
-    return longer
+        self._store.keep(indices)
+        self.keys, self.values = self._store.filled
 
 
 def preallocated_cache(config: Any, capacity: int) -> DynamicCache:

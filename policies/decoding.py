@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention, silu
 
-from policies.attention import Preallocated, attend, extended, preallocated_cache
+from policies.attention import KeysAndValues, Preallocated, attend, preallocated_cache
 from policies.backbone import Backbone
 from policies.fused import frozen_linear, known_layer, rotate
 from policies.tokenization import Batch, pad_batch
@@ -107,7 +107,8 @@ class MergedPasses:
     def __init__(self, merged: "MergedDecoder", batch: Batch, capacity: int):
         self.merged, self.packing, self.logits = merged, batch.packing, merged.logits
         B, L = self.packing.shape
-        self.caches = [KeysAndValues(merged.embed.weight, (B, layer.heads[1], L, layer.d), capacity) for layer in merged.layers]
+        # All caches before the first pass: made in between, they would leave holes in memory as large as its temporaries.
+        self.caches = [KeysAndValues(merged.embed.weight, [(B, layer.heads[1], L + 1, layer.d)] * 2, capacity) for layer in merged.layers]
         self.cos, self.sin = merged.turns(capacity)
         self.positions = lengths = batch.attention_mask.sum(1)
         places = torch.arange(capacity, device=lengths.device)
@@ -162,35 +163,8 @@ class MergedPasses:
         return self.merged.norm(states)
 
 
-class KeysAndValues:
-    """A layer's KV cache: one buffer [2, B, h, room, d] that grows by a quarter, at most to `capacity` tokens.
-
-    All layers' are there before the first pass: in between its temporaries they would leave holes as large as themselves.
-    """
-
-    def __init__(self, like: torch.Tensor, shape: tuple[int, int, int, int], capacity: int):
-        """`like`: of the same dtype and device; `shape` [B, h, L, d]: what comes first."""
-        B, h, L, d = shape
-        self.capacity, self.length = capacity, 0
-        self.buffer = extended(like.new_empty(2, B, h, 0, d), 0, L + 1, capacity)
-
-    def append(self, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """[B, h, t, d] each -> both so far, [2, B, h, S, d]."""
-        start, self.length = self.length, self.length + keys.shape[2]
-        self.buffer = extended(self.buffer, start, self.length, self.capacity)
-        self.buffer[0, :, :, start : self.length], self.buffer[1, :, :, start : self.length] = keys, values
-        return self.buffer[:, :, :, : self.length]
-
-    def keep(self, rows: torch.Tensor) -> None:
-        self.buffer = self.buffer[:, rows]
-
-    @property
-    def nbytes(self) -> int:
-        return self.buffer.nbytes
-
-
 class MergedDecoder:
-    """A decoder of Llama's form, the active adapter merged into copies of its weights."""
+    """A decoder of Llama's form, the active adapter merged into copies of its weights. Under `no_grad` only."""
 
     def __init__(self, backbone: Backbone):
         model: Any = backbone.decoder

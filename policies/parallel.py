@@ -9,6 +9,7 @@ from itertools import count
 
 import torch
 import torch.distributed as dist
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 _queue_number = count()
 
@@ -65,15 +66,16 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def flattened(parameters: list[torch.nn.Parameter]) -> torch.nn.Parameter:
-    """One vector, with a gradient, of which these parameters and their gradients become views.
+    """One vector [numbers of all], with a gradient, of which these parameters, of one dtype, and their gradients become views.
 
     Clipping, the optimiser and the sum over workers then take one operation instead of one for each of a hundred small tensors.
+    They stay views as long as gradients are set to zero in place: `zero_grad(set_to_none=False)`.
     """
-    sizes = [parameter.numel() for parameter in parameters]
-    vector = torch.nn.Parameter(torch.cat([parameter.detach().flatten() for parameter in parameters]))
+    vector = torch.nn.Parameter(parameters_to_vector(parameters).detach())
     vector.grad = torch.zeros_like(vector)
-    for parameter, value, gradient in zip(parameters, vector.detach().split(sizes), vector.grad.split(sizes), strict=True):
-        parameter.data, parameter.grad = value.view_as(parameter), gradient.view_as(parameter)
+    vector_to_parameters(vector.detach(), parameters)
+    for parameter, gradient in zip(parameters, vector.grad.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
     return vector
 
 

@@ -57,7 +57,7 @@ class Packing:
     shape: tuple[int, int]  # (B, longest)
     last: torch.Tensor  # [B] long; each row's last token
     predictors: torch.Tensor  # [M] long; the tokens whose states predict the batch's response tokens, row after row
-    _orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    _orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)  # `_order_of_heads` so far
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
         """[N, ...] -> [B, longest, ...], 0 where padded."""
