@@ -45,24 +45,24 @@ class GatedMLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scalings: list[float], *tensors: torch.Tensor) -> torch.Tensor:
         *inner, down = lora.grouped(tensors, scalings)
-        low = lora.lower(x, inner)
-        gate, up = lora.apply(x, low, inner)
-        product = nn.functional.silu(gate).mul_(up)
-        low_down = lora.lower(product, [down])
-        ctx.save_for_backward(x, low, gate, up, low_down, *tensors)
+        both, kept = lora.apply(x, inner)
+        gate, up = both.chunk(2, 1)
+        y, kept_down = lora.apply(nn.functional.silu(gate).mul_(up), [down])
+        ctx.save_for_backward(x, both, *kept, *kept_down, *tensors)
         ctx.scalings = scalings
-        return lora.apply(product, low_down, [down])[0]
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        x, low, gate, up, low_down, *tensors = ctx.saved_tensors
+        x, both, low, merged, low_down, merged_down, *tensors = ctx.saved_tensors
         *inner, down = lora.grouped(tensors, ctx.scalings)
+        (gate, up), grad_both = both.chunk(2, 1), torch.empty_like(both)
+        grad_gate, grad_up = grad_both.chunk(2, 1)
         activated = nn.functional.silu(gate)
-        grad_product, of_down = lora.gradients(activated * up, low_down, [down], [grad], True)
-        assert grad_product is not None
-        grad_up = activated.mul_(grad_product)
-        grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
-        grad_x, of_inner = lora.gradients(x, low, inner, [grad_gate, grad_up], ctx.needs_input_grad[0])
+        grad_product, of_down = lora.gradients(activated * up, lora.Kept(low_down, merged_down), [down], grad, True)
+        torch.mul(activated, grad_product, out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad_product.mul_(up), gate, grad_input=grad_gate)
+        grad_x, of_inner = lora.gradients(x, lora.Kept(low, merged), inner, grad_both, ctx.needs_input_grad[0])
         return grad_x, None, *of_inner, *of_down
 
 
@@ -77,17 +77,18 @@ class RotatedHeads(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, packing: Packing, scalings: list[float], *tensors: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         group = lora.grouped(tensors, scalings)
-        heads, low = _projected(x, group, cos, sin)
-        ctx.save_for_backward(x, low, cos, sin, *tensors)
+        heads, kept = _projected(x, group, cos, sin)
+        ctx.save_for_backward(x, *kept, cos, sin, *tensors)
         ctx.packing, ctx.scalings = packing, scalings
         grid = packing.spread(heads).transpose(1, 2)
         return grid.split([len(linear.weight) // heads.shape[-1] for linear in group], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # type: ignore[override]
-        x, low, cos, sin, *tensors = ctx.saved_tensors
+        x, low, merged, cos, sin, *tensors = ctx.saved_tensors
         flat = torch.cat([ctx.packing.collect(grad.transpose(1, 2).flatten(2)) for grad in grads], dim=1)
-        grad_x, of_group = _back_projected(flat, x, low, lora.grouped(tensors, ctx.scalings), cos, sin, ctx.needs_input_grad[0])
+        kept, group = lora.Kept(low, merged), lora.grouped(tensors, ctx.scalings)
+        grad_x, of_group = _back_projected(flat, x, kept, group, cos, sin, ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, *of_group
 
 
@@ -109,18 +110,18 @@ class ShortAttention(torch.autograd.Function):
         scalings: list[float],
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
-        heads, low = _projected(x, lora.grouped(tensors, scalings), cos, sin)
+        heads, kept = _projected(x, lora.grouped(tensors, scalings), cos, sin)
         grid = packing.spread_heads(heads)
         query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
         weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
-        ctx.save_for_backward(x, low, cos, sin, grid, weights, *tensors)
+        ctx.save_for_backward(x, *kept, cos, sin, grid, weights, *tensors)
         ctx.packing, ctx.scale, ctx.scalings = packing, scale, scalings
         return packing.collect_heads(torch.bmm(weights, value))
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
         """With S = softmax(s q k^T + bias): dv = S^T g; d(s q k^T) = S (g v^T - rowsum(S g v^T)) = D; dq = s D k; dk = s D^T q."""
-        x, low, cos, sin, grid, weights, *tensors = ctx.saved_tensors
+        x, low, merged, cos, sin, grid, weights, *tensors = ctx.saved_tensors
         query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
         of_grid = torch.empty_like(grid)
         of_query, of_key, of_value = (part.flatten(0, 1) for part in of_grid.chunk(3))
@@ -129,34 +130,31 @@ class ShortAttention(torch.autograd.Function):
         of_scores = torch.ops.aten._softmax_backward_data(torch.bmm(g, value.transpose(1, 2)), weights, -1, weights.dtype)
         torch.baddbmm(of_query, of_scores, key, beta=0, alpha=ctx.scale, out=of_query)
         torch.baddbmm(of_key, of_scores.transpose(1, 2), query, beta=0, alpha=ctx.scale, out=of_key)
-        flat = ctx.packing.collect_heads(of_grid)
-        grad_x, of_group = _back_projected(flat, x, low, lora.grouped(tensors, ctx.scalings), cos, sin, ctx.needs_input_grad[0])
+        flat, kept, group = ctx.packing.collect_heads(of_grid), lora.Kept(low, merged), lora.grouped(tensors, ctx.scalings)
+        grad_x, of_group = _back_projected(flat, x, kept, group, cos, sin, ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, None, None, *of_group
 
 
-def _projected(x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """x [N, H] -> queries, keys and values side by side [N, heads of all, d], the first two turned; and x through all A."""
-    sizes, low = [len(linear.weight) for linear in group], lora.lower(x, group)
-    flat = x.new_empty(len(x), sum(sizes))
-    lora.apply(x, low, group, out=flat)
+def _projected(x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, lora.Kept]:
+    """x [N, H] -> queries, keys and values side by side [N, heads of all, d], the first two turned; and what `gradients` needs."""
+    flat, kept = lora.apply(x, group)
     heads = flat.unflatten(1, (-1, 2 * cos.shape[-1]))
-    rotate(heads[:, : -sizes[2] // heads.shape[-1]], cos, sin)
-    return heads, low
+    rotate(heads[:, : -len(group[2].weight) // heads.shape[-1]], cos, sin)
+    return heads, kept
 
 
 def _back_projected(
     flat: torch.Tensor,
     x: torch.Tensor,
-    low: torch.Tensor | None,
+    kept: lora.Kept,
     group: list[lora.Linear],
     cos: torch.Tensor,
     sin: torch.Tensor,
     wants_x: bool,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
     """From the gradients of `_projected`'s heads [N, all x d], which are turned back in place: those of x and of the group."""
-    sizes = [len(linear.weight) for linear in group]
-    rotate(flat[:, : -sizes[2]].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
-    return lora.gradients(x, low, group, flat.split(sizes, 1), wants_x)
+    rotate(flat[:, : -len(group[2].weight)].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
+    return lora.gradients(x, kept, group, flat, wants_x)
 
 
 def fuse(decoder: nn.Module) -> None:
