@@ -27,7 +27,7 @@ from torch import nn
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
 from policies.attention import PACKED
-from policies.fused import frozen_linear, fuse, takes_only, unfuse
+from policies.fused import frozen_linear, fuse, takes_only, trimmed, unfuse
 from policies.lora import Linear, LoraLinear, flattened
 from policies.tokenization import Batch, Packing, pad_batch
 
@@ -120,6 +120,8 @@ class Backbone:
         if self._peft_model is not None and name in self._peft_model.peft_config and len(self._peft_model.peft_config) > 1:
             self._peft_model.delete_adapter(name)
             self._every_module = list(self.causal_lm.modules())
+            for layer in self._layers:
+                _fuse(layer)
         elif self._peft_model is not None and name in self._peft_model.peft_config:
             self.causal_lm = self._peft_model.unload()
             self._peft_model, self._layers, self._every_module = None, [], list(self.causal_lm.modules())
@@ -236,15 +238,20 @@ class Backbone:
             )
             return padded.last_hidden_state.flatten(0, 1)[packing.index if only is None else packing.index[only]]
         inputs = {"input_ids": packing.input_ids[None]} if lower is None else {"inputs_embeds": lower[None]}
-        trimmed = only if self.trims else None
-        with self._packed(self.first_layer if lower is not None else 0, trimmed):
-            states = self.decoder(**inputs, position_ids=packing.position_ids[None], use_cache=False, packing=packing)
+        inputs |= {"position_ids": packing.position_ids[None], "packing": packing}
+        part = (0 if lower is None else self.first_layer, only if self.trims else None)
+        if takes_only(self.decoder):
+            states = self.decoder(**inputs, first_layer=part[0], only=part[1])
+        else:
+            with self._only(*part):
+                states = self.decoder(**inputs, use_cache=False)
         states = states.last_hidden_state[0]
-        return states if only is None or trimmed is not None else states[only]
+        return states if only is None or self.trims else states[only]
 
     @contextmanager
-    def _packed(self, first_layer: int, only: torch.Tensor | None) -> Iterator[None]:
-        """Packed attention, only the layers from `first_layer` on, and the last layer's second half only for the tokens in `only`."""
+    def _only(self, first_layer: int, only: torch.Tensor | None) -> Iterator[None]:
+        """Packed attention, only the layers from `first_layer` on, and the last layer's second half only for the tokens in `only`, in a
+        decoder that `fused` does not know."""
         config, layers = self.decoder.config, self.decoder.layers if first_layer or only is not None else None
         before = config._attn_implementation
         config._attn_implementation = PACKED
@@ -331,7 +338,7 @@ class Backbone:
 
 
 class TrimmedLayer(nn.Module):
-    """A decoder layer of the common form x + attention(norm(x)), then x + mlp(norm(x)), with its second half for some tokens only."""
+    """`fused.trimmed` in a layer's place."""
 
     def __init__(self, layer: nn.Module, only: torch.Tensor):
         super().__init__()
@@ -339,13 +346,7 @@ class TrimmedLayer(nn.Module):
 
     def forward(self, states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """[1, N, H] -> [1, M, H]."""
-        layer: Any = self.layer
-        normed = layer.input_layernorm(states)
-        if takes_only(layer.self_attn):
-            states = states[:, self.only] + layer.self_attn(hidden_states=normed, only=self.only, **kwargs)[0]
-        else:
-            states = (states + layer.self_attn(hidden_states=normed, **kwargs)[0])[:, self.only]
-        return states + layer.mlp(layer.post_attention_layernorm(states))
+        return trimmed(self.layer, states, self.only, **kwargs)
 
 
 def _fuse(layer: Any) -> None:
@@ -357,14 +358,13 @@ def _fuse(layer: Any) -> None:
         return
     if any(module.weight.dtype != base.weight.dtype for module in layer.lora_A.values()):
         return
+    bare, lora_a, lora_b = Linear(base.weight, base.bias), layer.lora_A, layer.lora_B
+    layer.linears = {n: Linear(base.weight, base.bias, lora_a[n].weight, lora_b[n].weight, layer.scaling[n]) for n in lora_a} | {None: bare}
     layer.active_linear, layer.forward = MethodType(_active_linear, layer), MethodType(_fused_forward, layer)
 
 
 def _active_linear(layer: Any) -> Linear:
-    base, name = layer.base_layer, None if layer.disable_adapters else layer.active_adapters[0]
-    if name not in layer.lora_A:
-        return Linear(base.weight, base.bias)
-    return Linear(base.weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name])
+    return layer.linears.get(None if layer._disable_adapters else layer._active_adapter[0], layer.linears[None])
 
 
 def _fused_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:

@@ -1,18 +1,20 @@
-"""The parts of a common decoder layer in fewer, larger operations: RMS norm, gated MLP, and attention on packed batches.
+"""A common decoder layer and its parts in fewer, larger operations: RMS norm, gated MLP, and attention on packed batches.
 
-`fuse(decoder)` replaces the `forward` of the parts that it knows by name; each falls back to transformers' own where a case is not
-its own (a quantized or trained weight, a KV cache, padding). Less is kept for the backward pass, too: an MLP keeps what enters its
+`fuse(decoder)` replaces the `forward` of what it knows by name; each falls back to transformers' own where a case is not its own
+(a quantized or trained weight, a KV cache, padding). Less is kept for the backward pass, too: an MLP keeps what enters its
 activation, not what leaves it. `Backbone._probe` and the tests compare with transformers. Must never import PEFT.
 Letters: N tokens, H hidden, I intermediate, B rows, L longest row, h heads, d head size. After Unsloth's kernels/fast_lora.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.activations import SiLUActivation
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from policies import lora
 from policies.attention import PACKED, attend, causal_bias, is_short
@@ -30,13 +32,12 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        """With n = x s, s = 1 / rms: dx = s (g w - n mean(g w n))."""
+        """With s = 1 / rms: dx = s (g w - x s^2 mean(g w x))."""
         x, scale, weight = ctx.saved_tensors
-        normed = x * scale
-        grad_weight = (grad * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        grad_weight = (grad * x * scale).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         grad_x = grad * weight
-        mean = (grad_x * normed).mean(-1, keepdim=True)
-        return grad_x.sub_(normed.mul_(mean)).mul_(scale), grad_weight, None
+        mean = (grad_x * x).mean(-1, keepdim=True).mul_(scale).mul_(scale)
+        return grad_x.addcmul_(x, mean, value=-1).mul_(scale), grad_weight, None
 
 
 class GatedMLP(torch.autograd.Function):
@@ -111,7 +112,7 @@ class ShortAttention(torch.autograd.Function):
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
         heads, kept = _projected(x, lora.grouped(tensors, scalings), cos, sin)
-        grid = packing.spread_heads(heads)
+        grid = packing.spread_heads(heads, zeros=False)  # no token looks at padding, which comes after it
         query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
         weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
         ctx.save_for_backward(x, *kept, cos, sin, grid, weights, *tensors)
@@ -133,6 +134,66 @@ class ShortAttention(torch.autograd.Function):
         flat, kept, group = ctx.packing.collect_heads(of_grid), lora.Kept(low, merged), lora.grouped(tensors, ctx.scalings)
         grad_x, of_group = _back_projected(flat, x, kept, group, cos, sin, ctx.needs_input_grad[0])
         return grad_x, None, None, None, None, None, None, *of_group
+
+
+class Layer(torch.autograd.Function):
+    """x [N, H] -> y = x + attention(norm(x)), then y + mlp(norm(y)), for the tokens in `only` if given. All the above as one function.
+
+    For rows as in `ShortAttention`. `norms`: weight and epsilon of both; `attention`: what `ShortAttention` takes between x and scalings;
+    `scalings` and `tensors`: of seven linear layers.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, only: torch.Tensor | None, norms: Any, attention: Any, scalings: list[float], *tensors: torch.Tensor
+    ) -> torch.Tensor:
+        wants_x, keeps = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
+        ctx.parts = parts = [Part(keeps, (wants, False)) for wants in (wants_x, wants_x, True, True, True)]
+        normed = RMSNorm.forward(parts[0], x, *norms[0])
+        attended = ShortAttention.forward(parts[1], normed, *attention, scalings[:3], *tensors[: 3 * lora.TENSORS])
+        if only is not None:
+            x, attended = x[only], attended[only]
+        middle = lora.LoraLinear.forward(parts[2], attended, scalings[3:4], *tensors[3 * lora.TENSORS : 4 * lora.TENSORS]).add_(x)
+        normed = RMSNorm.forward(parts[3], middle, *norms[1])
+        result = GatedMLP.forward(parts[4], normed, scalings[4:], *tensors[4 * lora.TENSORS :]).add_(middle)
+        ctx.save_for_backward(only, *(tensor for part in parts for tensor in part.handed_over()))
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        only, *saved = ctx.saved_tensors
+        norm, attention, out, second_norm, mlp = (part.given_back(saved) for part in ctx.parts)
+        of_normed, _, *of_mlp = GatedMLP.backward(mlp, grad)
+        grad = RMSNorm.backward(second_norm, of_normed)[0].add_(grad)
+        of_attended, _, *of_out = lora.LoraLinear.backward(out, grad)
+        if only is not None:
+            nothing = grad.new_zeros(len(norm.saved_tensors[0]), grad.shape[1])
+            grad, of_attended = nothing.index_copy(0, only, grad), nothing.index_copy_(0, only, of_attended)
+        of_normed, *of_rest = ShortAttention.backward(attention, of_attended)
+        of_x = RMSNorm.backward(norm, of_normed)[0].add_(grad) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, None, None, *of_rest[6:], *of_out, *of_mlp
+
+
+class Part:
+    """Stands in for autograd's `ctx` where one function runs inside another, whose `ctx` keeps the tensors."""
+
+    def __init__(self, keeps: bool, needs_input_grad: Sequence[bool]):
+        self.keeps, self.needs_input_grad = keeps, needs_input_grad
+        self.saved_tensors: Sequence[Any] = ()
+
+    def save_for_backward(self, *tensors: torch.Tensor | None) -> None:
+        self.saved_tensors = tensors if self.keeps else ()
+
+    def handed_over(self) -> Sequence[Any]:
+        """What was saved, which from now on the function outside keeps."""
+        tensors, self.saved_tensors, self.count = self.saved_tensors, (), len(self.saved_tensors)
+        return tensors
+
+    def given_back(self, tensors: list[Any]) -> "Part":
+        """Takes its own from the front of `tensors`."""
+        self.saved_tensors = tensors[: self.count]
+        del tensors[: self.count]
+        return self
 
 
 def _projected(x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, lora.Kept]:
@@ -173,20 +234,23 @@ def unfuse(decoder: nn.Module) -> None:
             vars(module).pop("forward", None)
 
 
-def takes_only(attention: nn.Module) -> bool:
-    """Whether this attention can be asked for some tokens `only`."""
-    return type(attention).__name__ in _WINDOWS and "forward" in vars(attention)
+def takes_only(module: nn.Module) -> bool:
+    """Whether this decoder, layer or attention can be asked for some tokens `only`."""
+    return _KNOWN.get(type(module).__name__) in (_decoder, _layer, _attention) and "forward" in vars(module)
 
 
 def known_layer(layer: Any) -> bool:
     """Whether this is a fused decoder layer of Llama's form that sees all tokens before it, with nothing but frozen linear layers."""
-    name = type(layer).__name__.removesuffix("DecoderLayer")
-    parts = {"input_layernorm": "RMSNorm", "self_attn": "Attention", "post_attention_layernorm": "RMSNorm", "mlp": "MLP"}
-    if any(type(getattr(layer, part, None)).__name__ != name + kind for part, kind in parts.items()) or not takes_only(layer.self_attn):
-        return False
-    linear = [module for part in (layer.self_attn, layer.mlp) for module in part.children() if hasattr(module, "out_features")]
-    whole = _WINDOWS[name + "Attention"](layer.self_attn) is None and isinstance(layer.mlp.act_fn, SiLUActivation | nn.SiLU)
-    return whole and len(linear) == 7 and all(frozen_linear(module) is not None for module in linear)
+    return takes_only(layer) and _linear_layers(layer) is not None and _window(layer.self_attn) is None
+
+
+def _linear_layers(layer: Any) -> list[lora.Linear] | None:
+    """Those of queries, keys, values, attention's output, gate, up and down; None: something in the layer is not frozen, or not known."""
+    attention, mlp = layer.self_attn, layer.mlp
+    modules = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    plain = [found for found in map(frozen_linear, modules) if found is not None]
+    trained = layer.input_layernorm.weight.requires_grad or layer.post_attention_layernorm.weight.requires_grad
+    return plain if len(plain) == 7 and not trained and isinstance(mlp.act_fn, SiLUActivation | nn.SiLU) else None
 
 
 def frozen_linear(module: Any) -> lora.Linear | None:
@@ -213,6 +277,45 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     return GatedMLP.apply(x.reshape(-1, x.shape[-1]), scalings, *tensors).view_as(x)
 
 
+def _decoder(self: Any, packing: Packing | None = None, first_layer: int = 0, only: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    """On a packed batch the layers from `first_layer` on, which `inputs_embeds` enters, and the last one's second half for `only`."""
+    if packing is None:
+        return type(self).forward(self, **kwargs)
+    ids, states, positions = (kwargs.get(name) for name in ("input_ids", "inputs_embeds", "position_ids"))
+    states = self.embed_tokens(ids) if states is None else states
+    arguments = {"position_embeddings": self.rotary_emb(states, position_ids=positions), "position_ids": positions, "packing": packing}
+    layers = list(self.layers)[first_layer:]
+    for layer in layers:
+        states = layer(states, only=only if layer is layers[-1] else None, **arguments)
+    return BaseModelOutputWithPast(last_hidden_state=self.norm(states))
+
+
+def _layer(self: Any, hidden_states: torch.Tensor, position_embeddings: Any = None, only: Any = None, **kwargs: Any) -> Any:
+    packing, norms = kwargs.get("packing"), (self.input_layernorm, self.post_attention_layernorm)
+    checkpointed = self.training and getattr(self, "gradient_checkpointing", False)
+    if packing is not None and is_short(hidden_states, packing) and norms[0].weight.dtype == hidden_states.dtype and not checkpointed:
+        found, heads = _linear_layers(self), self.self_attn
+        if found is not None and len(found[0].weight) == len(found[1].weight) and position_embeddings[0].shape[-1] == heads.head_dim:
+            bias = causal_bias(packing.shape[1], _window(heads), hidden_states.dtype, hidden_states.device)
+            attention = (*_half_turns(position_embeddings), packing, bias, heads.scaling)
+            tensors, scalings = lora.flattened(found)
+            weights = [(norm.weight, norm.variance_epsilon) for norm in norms]
+            return Layer.apply(hidden_states[0], only, weights, attention, scalings, *tensors)[None]
+    kwargs["position_embeddings"] = position_embeddings
+    return type(self).forward(self, hidden_states, **kwargs) if only is None else trimmed(self, hidden_states, only, **kwargs)
+
+
+def trimmed(layer: Any, states: torch.Tensor, only: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    """A decoder layer of the common form x + attention(norm(x)), then x + mlp(norm(x)), [1, N, H] -> [1, M, H]: its second half for
+    some tokens only."""
+    normed = layer.input_layernorm(states)
+    if takes_only(layer.self_attn):
+        states = states[:, only] + layer.self_attn(hidden_states=normed, only=only, **kwargs)[0]
+    else:
+        states = (states + layer.self_attn(hidden_states=normed, **kwargs)[0])[:, only]
+    return states + layer.mlp(layer.post_attention_layernorm(states))
+
+
 def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
     packing, cos, sin, only = kwargs.get("packing"), *position_embeddings, kwargs.pop("only", None)
     group = [frozen_linear(module) for module in (self.q_proj, self.k_proj, self.v_proj)]
@@ -222,8 +325,7 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
         out, weights = _own_attention(self, hidden_states, **arguments)
         return out if only is None else out[:, only], weights
     tensors, scalings = lora.flattened(plain)
-    cos, sin = (part[0, :, None, : self.head_dim // 2] for part in (cos, sin))
-    window = _WINDOWS[type(self).__name__](self)
+    (cos, sin), window = _half_turns(position_embeddings), _window(self)
     if is_short(hidden_states, packing) and len(plain[0].weight) == len(plain[1].weight):
         bias = causal_bias(packing.shape[1], window, hidden_states.dtype, hidden_states.device)
         attended = ShortAttention.apply(hidden_states[0], cos, sin, packing, bias, self.scaling, scalings, *tensors)
@@ -244,21 +346,39 @@ def _own_attention(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.config._attn_implementation = before
 
 
+def _window(attention: Any) -> int | None:
+    """How many tokens back it sees; None: all."""
+    return _WINDOWS[type(attention).__name__.removesuffix("Attention")](attention)
+
+
+def _half_turns(position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    """transformers' cos and sin, [1, N, d] each, which hold everything twice, as `rotate` takes them."""
+    return [part[0, :, None, : part.shape[-1] // 2] for part in position_embeddings]
+
+
 _WINDOWS: dict[str, Callable[[Any], int | None]] = {
-    "LlamaAttention": lambda attention: None,
-    "MistralAttention": lambda attention: attention.config.sliding_window,
-    "Qwen2Attention": lambda attention: attention.sliding_window,
+    "Llama": lambda attention: None,
+    "Mistral": lambda attention: attention.config.sliding_window,
+    "Qwen2": lambda attention: attention.sliding_window,
 }
 _KNOWN: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"), _norm),
     **dict.fromkeys(("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"), _mlp),
-    **dict.fromkeys(_WINDOWS, _attention),
+    **{f"{name}Attention": _attention for name in _WINDOWS},
+    **{f"{name}DecoderLayer": _layer for name in _WINDOWS},
+    **{f"{name}Model": _decoder for name in _WINDOWS},
 }
 
 
 def _inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
     """[..., H] -> [..., 1]."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.addcmul(_constant(eps, x.dtype, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
+
+
+@lru_cache(maxsize=64)
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.tensor([value], dtype=dtype, device=device)
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

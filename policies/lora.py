@@ -56,9 +56,10 @@ def apply(x: torch.Tensor, group: Sequence[Linear]) -> tuple[torch.Tensor, Kept]
             torch.mm(x, linear.weight.T, out=columns)
             if kept.low is not None and linear.a is not None and linear.b is not None:
                 columns.addmm_(kept.low[:, start : (start := start + len(linear.a))], linear.b.T)
-    for linear, columns in zip(group, y.split(sizes, 1), strict=True):
-        if linear.bias is not None:
-            columns += linear.bias
+    if any(linear.bias is not None for linear in group):
+        for linear, columns in zip(group, y.split(sizes, 1), strict=True):
+            if linear.bias is not None:
+                columns += linear.bias
     return y, kept
 
 
@@ -75,7 +76,7 @@ def gradients(
         grad_low = torch.empty_like(low)
         for i, part, grad_part in zip(adapted, low.split(ranks, 1), grad_low.split(ranks, 1), strict=True):
             torch.mm(grads[i], group[i].b, out=grad_part)  # type: ignore[arg-type]
-            of_tensors[TENSORS * i + 3] = torch.mm(part.T, grads[i]).T
+            of_tensors[TENSORS * i + 3] = torch.mm(grads[i].T, part)
         for i, grad_a in zip(adapted, torch.mm(grad_low.T, x).split(ranks), strict=True):
             of_tensors[TENSORS * i + 2] = grad_a.mul_(group[i].scaling)
     if not wants_x:
@@ -127,5 +128,12 @@ def _merges(x: torch.Tensor, group: Sequence[Linear]) -> bool:
 
 def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
     """All A of the group below each other, each times its s, [R, in]."""
-    downs = [linear.a * linear.scaling for linear in group if linear.a is not None]
-    return torch.cat(downs) if len(downs) > 1 else downs[0] if downs else None
+    adapted = [linear for linear in group if linear.a is not None]
+    if not adapted:
+        return None
+    downs = torch.cat([linear.a for linear in adapted])  # type: ignore[misc]
+    if len({linear.scaling for linear in adapted}) == 1:
+        return downs.mul_(adapted[0].scaling)
+    for linear, rows in zip(adapted, downs.split([len(linear.a) for linear in adapted]), strict=True):  # type: ignore[arg-type]
+        rows *= linear.scaling
+    return downs

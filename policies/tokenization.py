@@ -57,7 +57,7 @@ class Packing:
     shape: tuple[int, int]  # (B, longest)
     last: torch.Tensor  # [B] long; each row's last token
     predictors: torch.Tensor  # [M] long; the tokens whose states predict the batch's response tokens, row after row
-    _orders: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)  # `_order_of_heads` so far
+    _orders: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)  # `_order_of_heads` so far
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
         """[N, ...] -> [B, longest, ...], 0 where padded."""
@@ -71,11 +71,13 @@ class Packing:
         flat = grid.flatten(0, 1)
         return flat if len(self.slots) == len(flat) else flat.index_select(0, self.slots)
 
-    def spread_heads(self, heads: torch.Tensor) -> torch.Tensor:
-        """[N, h, d] -> [h, B, longest, d], 0 where padded."""
+    def spread_heads(self, heads: torch.Tensor, zeros: bool = True) -> torch.Tensor:
+        """[N, h, d] -> [h, B, longest, d], where padded 0, or without `zeros` what some token has."""
         h, d = heads.shape[1:]
-        padded = torch.nn.functional.pad(heads.reshape(-1, d), (0, 0, 0, 1))
-        return padded.index_select(0, self._order_of_heads(h)[0]).view(h, *self.shape, d)
+        rows, (order, *_, any_order) = heads.reshape(-1, d), self._order_of_heads(h)
+        if zeros:
+            rows, any_order = torch.nn.functional.pad(rows, (0, 0, 0, 1)), order
+        return rows.index_select(0, any_order).view(h, *self.shape, d)
 
     def collect_heads(self, grid: torch.Tensor) -> torch.Tensor:
         """[h, B, longest, d], or the same numbers in another shape, -> [N, h d]: the inverse of `spread_heads`."""
@@ -83,14 +85,17 @@ class Packing:
         h = len(rows) // (self.shape[0] * self.shape[1])
         return rows.index_select(0, self._order_of_heads(h)[1]).view(-1, h * d)
 
-    def _order_of_heads(self, h: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """For both ways where each row of d numbers comes from: copying rows is several times faster than indexing an inner dimension."""
+    def _order_of_heads(self, h: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where each row of d numbers comes from, into the grid, out of it, and into it without a row of zeros at the end.
+
+        Copying rows is several times faster than indexing an inner dimension.
+        """
         if h not in self._orders:
             heads, (B, longest) = torch.arange(h, device=self.slots.device), self.shape
             into_grid = (self.slots[:, None] + heads * B * longest).flatten()
             from_heads = torch.full((h * B * longest,), len(into_grid), device=self.slots.device)  # a row of zeros
             from_heads[into_grid] = torch.arange(len(into_grid), device=self.slots.device)
-            self._orders[h] = from_heads, into_grid
+            self._orders[h] = from_heads, into_grid, from_heads.clamp(max=len(into_grid) - 1)
         return self._orders[h]
 
     @classmethod
