@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 TENSORS = 4
 """of a `Linear`, which come first in it."""

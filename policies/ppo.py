@@ -49,7 +49,7 @@ ScoreFunction = Callable[[Sequence[Sequence[int]], Sequence[Response]], torch.Te
 class Rollout:
     """What one batch of responses was and was worth when it was sampled. Tensors are [B, R], masked where no token is."""
 
-    prompts: list[Sequence[int]]
+    batch: Batch
     responses: list[Response]
     logprobs: torch.Tensor
     values: torch.Tensor
@@ -179,16 +179,18 @@ class PPOTrainer:
         seeds = [derive_seed(self.seed, update, i) for i in mine]
         responses = generate(self.backbone, self.policy, share, seeds, self.generation, trace=True)
         traces = [response.trace for response in responses if response.trace]
-        mask = self._batch(share, responses).response_mask
+        ids = [response.token_ids for response in responses]
+        batch = pad_batch(share, ids, self.backbone.tokenizer.pad_token_id, self.backbone.device)
+        mask = batch.response_mask
         if config.recompute_logprobs:
-            states, logprobs = self._states_and_logprobs(self.policy, share, responses, mask)
+            states, logprobs = self._states_and_logprobs(self.policy, batch, responses)
         else:
             states = torch.cat([trace.states for trace in traces])
             logprobs = on_grid(torch.cat([trace.logprobs for trace in traces]), mask)
         if self.value.adapter:
-            states, _ = self._states_and_logprobs(self.value.adapter, share, responses, mask)
+            states, _ = self._states_and_logprobs(self.value.adapter, batch, responses)
         values = self.value.of(states, mask)
-        _, reference = self._states_and_logprobs(self.reference, share, responses, mask)
+        _, reference = self._states_and_logprobs(self.reference, batch, responses)
         raw_scores = self.score(share, responses)
         unfinished = torch.tensor([not r.finished for r in responses], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * unfinished
@@ -204,25 +206,22 @@ class PPOTrainer:
             advantages = group_advantages(rewards.sum(1), config.samples_per_prompt, config.advantage)[:, None] * mask
             returns = torch.zeros_like(advantages)
         entropy = torch.cat([trace.entropies for trace in traces]).mean().item()
-        return Rollout(share, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy, update)
+        return Rollout(batch, responses, logprobs, values, kl, scores, advantages, returns, raw_scores, entropy, update)
 
-    def _states_and_logprobs(
-        self, adapter: str | None, prompts: list[Sequence[int]], responses: list[Response], mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _states_and_logprobs(self, adapter: str | None, batch: Batch, responses: list[Response]) -> tuple[torch.Tensor, torch.Tensor]:
         """States [M, H] and log-probs [B, R] of all response tokens under an adapter."""
         states, logprobs = [], []
         with self.backbone.role(adapter):
-            for batch, lower in self._parts(prompts, responses):
-                states.append(response_states(self.backbone, batch, lower))
-                logprobs.append(logprobs_of(self.backbone, states[-1], batch, self.generation.temperature)[batch.response_mask])
-        return torch.cat(states), on_grid(torch.cat(logprobs), mask)
+            for part, lower in self._parts(batch, responses):
+                states.append(response_states(self.backbone, part, lower))
+                logprobs.append(logprobs_of(self.backbone, states[-1], part, self.generation.temperature)[part.response_mask])
+        return torch.cat(states), on_grid(torch.cat(logprobs), batch.response_mask)
 
-    def _parts(self, prompts: list[Sequence[int]], responses: list[Response]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
+    def _parts(self, batch: Batch, responses: list[Response]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
         """The rollout in pieces of a few microbatches: without a backward pass they need no more memory than one with it."""
-        size = PIECE * (self.config.micro_batch_size or max(1, len(prompts) // self.config.num_minibatches))
-        for start in range(0, len(prompts), size):
-            part = responses[start : start + size]
-            yield self._batch(prompts[start : start + size], part), joined(lower_states(part))
+        size = PIECE * (self.config.micro_batch_size or max(1, len(responses) // self.config.num_minibatches))
+        for rows in torch.arange(len(responses), device=self.backbone.device).split(size):
+            yield batch.rows(rows), joined(lower_states([responses[i] for i in rows.tolist()]))
 
     # -- update -----------------------------------------------------------------------------------------------------
 
@@ -251,10 +250,11 @@ class PPOTrainer:
 
         Backward runs inside the role: autograd drops gradients of tensors that are no longer marked trainable.
         """
-        batch = self._batch([rollout.prompts[i] for i in rows], [rollout.responses[i] for i in rows])
+        index = torch.tensor(rows, device=self.backbone.device)
+        batch = rollout.batch.rows(index)
         mask, R = batch.response_mask, batch.response_mask.shape[1]
         old_logprobs, old_values, advantages, returns = (
-            tensor[rows, :R] for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
+            tensor[index, :R] for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
         )
         own_value_adapter = self.value.adapter is not None
         lower = joined(lower_states([rollout.responses[i] for i in rows]))
@@ -297,10 +297,6 @@ class PPOTrainer:
         """This worker's rows of a batch: every so-many-th prompt, with all its responses."""
         group = self.config.samples_per_prompt
         return [i for i in range(size) if i // group % parallel.world_size() == parallel.rank()]
-
-    def _batch(self, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> Batch:
-        ids = [response.token_ids for response in responses]
-        return pad_batch(prompts, ids, self.backbone.tokenizer.pad_token_id, self.backbone.device)
 
     def _set_learning_rate(self, update: int) -> None:
         left = 1.0 - update / self.config.num_updates if self.config.learning_rate_schedule == "linear" else 1.0

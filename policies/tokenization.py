@@ -33,6 +33,13 @@ class Batch:
     def prompt_length(self) -> int:
         return self.input_ids.shape[1] - self.response_mask.shape[1]
 
+    def rows(self, index: torch.Tensor) -> "Batch":
+        """Some of the rows [n], without columns that are padding in all of them."""
+        used = self.attention_mask[index].any(0).nonzero()[:, 0]
+        start, end = int(used[0]), max(int(used[-1]), self.prompt_length) + 1
+        ids, mask, positions = (tensor[index, start:end] for tensor in (self.input_ids, self.attention_mask, self.position_ids))
+        return Batch(ids, mask, positions, self.response_mask[index, : end - self.prompt_length])
+
     @cached_property
     def packing(self) -> "Packing":
         """The same tokens without padding."""
@@ -57,7 +64,7 @@ class Packing:
     shape: tuple[int, int]  # (B, longest)
     last: torch.Tensor  # [B] long; each row's last token
     predictors: torch.Tensor  # [M] long; the tokens whose states predict the batch's response tokens, row after row
-    _orders: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)  # `_order_of_heads` so far
+    _orders: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict, repr=False)  # `_order_of_heads` so far
 
     def spread(self, states: torch.Tensor) -> torch.Tensor:
         """[N, ...] -> [B, longest, ...], 0 where padded."""

@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 
 from policies import lora
 from policies.attention import causal_bias
-from policies.fused import GatedMLP, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
+from policies.fused import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
 from policies.logprobs import LogProbs
 from policies.tokenization import pad_batch
 
@@ -15,6 +15,12 @@ from policies.tokenization import pad_batch
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=[0, 10**9], ids=["merged", "beside"], autouse=True)
+def merge(request, monkeypatch):
+    """Adapters go into the weights always, or never."""
+    monkeypatch.setattr("policies.lora.MERGE", request.param)
 
 
 def random(*shape, grad=True):
@@ -69,6 +75,19 @@ def test_short_attention(prompts, without):
     check(ShortAttention, random(len(packing.index), 3), group, angles.cos(), angles.sin(), packing, bias, 0.7)
 
 
+@pytest.mark.parametrize("without", [None, 1, 5])
+@pytest.mark.parametrize("only", [None, [0, 2, 3]])
+def test_layer(only, without):
+    """The whole layer, or its second half for three of six tokens."""
+    packing = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).packing
+    angles = random(6, 1, 1, grad=False)
+    bias = causal_bias(packing.shape[1], None, torch.double, torch.device("cpu"))
+    attention = (angles.cos(), angles.sin(), packing, bias, 0.7)
+    norms = [(random(4, grad=False), 1e-3) for _ in range(2)]
+    group = make_group((4, 4), (4, 4), (4, 4), (4, 4), (6, 4), (6, 4), (4, 6), without=without)
+    check(Layer, random(6, 4), group, None if only is None else torch.tensor(only), norms, attention)
+
+
 @pytest.mark.parametrize("chunk", [1, 10_000])
 def test_log_probs(monkeypatch, chunk):
     """Values against log_softmax, gradients against finite differences, in chunks of one token and in one."""
@@ -96,7 +115,7 @@ def test_each_architecture_gives_transformers_own_numbers(name):
         states = model(inputs_embeds=inputs).last_hidden_state
         found.append([states, *torch.autograd.grad((states**2).sum(), inputs), model(input_ids=ids).last_hidden_state])
     fused = {type(module).__name__.removeprefix(name) for module in model.modules() if "forward" in vars(module)}
-    assert fused == {"RMSNorm", "MLP", "Attention"}
+    assert fused == {"RMSNorm", "MLP", "Attention", *(["DecoderLayer", "Model"] if name != "Qwen3" else [])}
     for theirs, ours in zip(*found, strict=True):
         assert torch.allclose(theirs, ours, rtol=1e-5, atol=1e-5)
 

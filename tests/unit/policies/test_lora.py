@@ -1,5 +1,6 @@
 """Fused LoRA against finite differences and against PEFT's own layer."""
 
+import pytest
 import torch
 from peft.tuners.lora import Linear
 
@@ -8,7 +9,10 @@ from policies.tokenization import pad_batch
 from tests.conftest import perturb
 
 
-def test_gradients_equal_finite_differences():
+@pytest.mark.parametrize("merge", [0, 10**9])
+def test_gradients_equal_finite_differences(monkeypatch, merge):
+    """Merged into the weights, and beside them."""
+    monkeypatch.setattr("policies.lora.MERGE", merge)
     torch.manual_seed(0)
     x, a, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
     weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
@@ -24,7 +28,7 @@ def test_a_model_gives_pefts_states_and_gradients(backbone):
     fused = [layer for layer in backbone._layers if "forward" in vars(layer)]
     assert fused and all(type(layer) is Linear for layer in fused)
     parts = [m for m in backbone.decoder.modules() if "forward" in vars(m) and m not in fused]
-    assert {type(m).__name__ for m in parts} == {"LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
+    assert {type(m).__name__ for m in parts} == {"LlamaModel", "LlamaDecoderLayer", "LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
     for own in (False, True):
         if own:
             for layer in [*fused, *parts]:

@@ -53,7 +53,7 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, reco
     trainer = make_trainer(backbone, recompute_logprobs=recompute)
     rollout = trainer.roll_out(0, PROMPTS)
     assert rollout.kl.abs().max() < 1e-6
-    batch = trainer._batch(rollout.prompts, rollout.responses)
+    batch = rollout.batch
     with torch.no_grad(), backbone.role("policy", train=True):
         logprobs = logprobs_of(backbone, response_states(backbone, batch), batch, GENERATION.temperature)
     assert (torch.exp(logprobs - rollout.logprobs) - 1).abs().max() < 1e-6
@@ -65,7 +65,7 @@ def test_in_bfloat16_recomputed_logprobs_start_at_ratio_one(backbone):
     trainer = make_trainer(backbone, recompute_logprobs=True, num_minibatches=1)
     rollout = trainer.roll_out(0, PROMPTS)
     kept = torch.cat([r.trace.logprobs for r in rollout.responses])
-    mask = trainer._batch(rollout.prompts, rollout.responses).response_mask
+    mask = rollout.batch.response_mask
     assert 1e-4 < (kept - rollout.logprobs[mask]).abs().max() < 0.5
     losses = trainer._minibatch(rollout, list(range(len(PROMPTS))))
     assert losses["approx_kl"] < 1e-6 and losses["grad_norm"] > 0
