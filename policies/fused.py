@@ -59,9 +59,10 @@ class GatedMLP(torch.autograd.Function):
         *inner, down = lora.grouped(tensors, ctx.scalings)
         (gate, up), grad_both = both.chunk(2, 1), torch.empty_like(both)
         grad_gate, grad_up = grad_both.chunk(2, 1)
-        activated = nn.functional.silu(gate)
-        grad_product, of_down = lora.gradients(activated * up, lora.Kept(low_down, merged_down), [down], grad, True)
-        torch.mul(activated, grad_product, out=grad_up)
+        activated = torch.ops.aten.silu.out(gate, out=grad_up)  # until it is turned into that gradient; so is the product
+        product = torch.mul(activated, up, out=grad_gate)
+        grad_product, of_down = lora.gradients(product, lora.Kept(low_down, merged_down), [down], grad, True)
+        grad_up.mul_(grad_product)
         torch.ops.aten.silu_backward.grad_input(grad_product.mul_(up), gate, grad_input=grad_gate)
         grad_x, of_inner = lora.gradients(x, lora.Kept(low, merged), inner, grad_both, ctx.needs_input_grad[0])
         return grad_x, None, *of_inner, *of_down
@@ -154,6 +155,7 @@ class Layer(torch.autograd.Function):
         if only is not None:
             x, attended = x[only], attended[only]
         middle = lora.LoraLinear.forward(parts[2], attended, scalings[3:4], *tensors[3 * lora.TENSORS : 4 * lora.TENSORS]).add_(x)
+        del x, attended
         normed = RMSNorm.forward(parts[3], middle, *norms[1])
         result = GatedMLP.forward(parts[4], normed, scalings[4:], *tensors[4 * lora.TENSORS :]).add_(middle)
         ctx.save_for_backward(only, *(tensor for part in parts for tensor in part.handed_over()))

@@ -14,6 +14,8 @@ TENSORS = 4
 """of a `Linear`, which come first in it."""
 MERGE = 2
 """Merging costs in x out numbers, and saves N x (in + out): it is done where that is so many times as much."""
+MERGED_SIZE = 2**17
+"""Numbers in a group's weights up to which it is done: copies of larger ones do not stay in a core's cache, and add up."""
 
 
 class Linear(NamedTuple):
@@ -122,7 +124,7 @@ def _merges(x: torch.Tensor, group: Sequence[Linear]) -> bool:
     if x.dtype.itemsize < 4 or all(linear.a is None for linear in group):
         return False
     inside, outside = x.shape[1], sum(len(linear.weight) for linear in group)
-    return len(x) * (inside + outside) >= MERGE * inside * outside
+    return inside * outside <= MERGED_SIZE and len(x) * (inside + outside) >= MERGE * inside * outside
 
 
 def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
