@@ -141,7 +141,7 @@ class Layer(torch.autograd.Function):
     """x [N, H] -> y = x + attention(norm(x)), then y + mlp(norm(y)), for the tokens in `only` if given. All the above as one function.
 
     For rows as in `ShortAttention`. `norms`: weight and epsilon of both; `attention`: what `ShortAttention` takes between x and scalings;
-    `scalings` and `tensors`: of seven linear layers.
+    `scalings` and `tensors`: of `_linear_layers`, in that order.
     """
 
     @staticmethod
@@ -279,10 +279,12 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     return GatedMLP.apply(x.reshape(-1, x.shape[-1]), scalings, *tensors).view_as(x)
 
 
-def _decoder(self: Any, packing: Packing | None = None, first_layer: int = 0, only: torch.Tensor | None = None, **kwargs: Any) -> Any:
+def _decoder(
+    self: Any, *args: Any, packing: Packing | None = None, first_layer: int = 0, only: torch.Tensor | None = None, **kwargs: Any
+) -> Any:
     """On a packed batch the layers from `first_layer` on, which `inputs_embeds` enters, and the last one's second half for `only`."""
     if packing is None:
-        return type(self).forward(self, **kwargs)
+        return type(self).forward(self, *args, **kwargs)
     ids, states, positions = (kwargs.get(name) for name in ("input_ids", "inputs_embeds", "position_ids"))
     states = self.embed_tokens(ids) if states is None else states
     arguments = {"position_embeddings": self.rotary_emb(states, position_ids=positions), "position_ids": positions, "packing": packing}
