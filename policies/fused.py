@@ -138,7 +138,7 @@ class ShortAttention(torch.autograd.Function):
 
 
 class Layer(torch.autograd.Function):
-    """x [N, H] -> y = x + attention(norm(x)), then y + mlp(norm(y)), for the tokens in `only` if given. All the above as one function.
+    """x [N, H] -> y = x + attention(norm(x)), then y + mlp(norm(y)), [N, H], or [M, H] for the tokens `only` [M]. All the above in one.
 
     For rows as in `ShortAttention`. `norms`: weight and epsilon of both; `attention`: what `ShortAttention` takes between x and scalings;
     `scalings` and `tensors`: of `_linear_layers`, in that order.

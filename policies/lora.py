@@ -129,12 +129,5 @@ def _merges(x: torch.Tensor, group: Sequence[Linear]) -> bool:
 
 def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
     """All A of the group below each other, each times its s, [R, in]."""
-    adapted = [linear for linear in group if linear.a is not None]
-    if not adapted:
-        return None
-    downs = torch.cat([linear.a for linear in adapted])  # type: ignore[misc]
-    if len({linear.scaling for linear in adapted}) == 1:
-        return downs.mul_(adapted[0].scaling)
-    for linear, rows in zip(adapted, downs.split([len(linear.a) for linear in adapted]), strict=True):  # type: ignore[arg-type]
-        rows *= linear.scaling
-    return downs
+    downs = [linear.a * linear.scaling for linear in group if linear.a is not None]
+    return torch.cat(downs) if downs else None

@@ -81,10 +81,9 @@ class Packing:
     def spread_heads(self, heads: torch.Tensor, zeros: bool = True) -> torch.Tensor:
         """[N, h, d] -> [h, B, longest, d], where padded 0, or without `zeros` what some token has."""
         h, d = heads.shape[1:]
-        rows, (order, *_, any_order) = heads.reshape(-1, d), self._order_of_heads(h)
-        if zeros:
-            rows, any_order = torch.nn.functional.pad(rows, (0, 0, 0, 1)), order
-        return rows.index_select(0, any_order).view(h, *self.shape, d)
+        rows, (with_zeros, _, without) = heads.reshape(-1, d), self._order_of_heads(h)
+        rows, order = (torch.nn.functional.pad(rows, (0, 0, 0, 1)), with_zeros) if zeros else (rows, without)
+        return rows.index_select(0, order).view(h, *self.shape, d)
 
     def collect_heads(self, grid: torch.Tensor) -> torch.Tensor:
         """[h, B, longest, d], or the same numbers in another shape, -> [N, h d]: the inverse of `spread_heads`."""

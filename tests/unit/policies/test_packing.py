@@ -145,3 +145,11 @@ def test_all_roles_together_store_little_more_than_the_base():
         backbone.add_adapter(name)
     heads = [torch.zeros(1, 512) for _ in range(4)]
     assert 1.1 * base < stored(*heads) <= 1.25 * base
+
+
+@pytest.mark.parametrize("rows", [[0, 2], [1], [2, 0, 1]])
+def test_rows_of_a_batch_are_those_rows_padded_by_themselves(rows):
+    found = pad_batch(PROMPTS, RESPONSES, 0).rows(torch.tensor(rows))
+    expected = pad_batch([PROMPTS[i] for i in rows], [RESPONSES[i] for i in rows], 0)
+    for name in ("input_ids", "attention_mask", "position_ids", "response_mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
