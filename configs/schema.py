@@ -10,6 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+RUN_TIME = "run time"
+"""Marks a setting that says how a run is computed and not what: it may change between two starts of one run and is in no stage's key.
+What is computed stays the same, up to the order in which float numbers are added."""
+MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]
+"""Rows in one forward pass of one worker; None: all rows of the batch that are this worker's. A smaller one saves memory. Sums over rows
+are then added in another order, so trained weights may differ in their last bits."""
 
 
 class Section(BaseModel):
@@ -28,7 +34,8 @@ class BaseConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4"] = "none"
     """nf4: 4-bit weights by bitsandbytes (QLoRA, arXiv 2305.14314)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, RUN_TIME] = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third more time."""
     pretraining_texts: list[Literal["world", "chosen"]] = ["world"]
     """For `embedded` only: what the tiny base reads. `chosen` adds the chosen texts of the training pairs."""
     pretraining_steps: PositiveInt = 300
@@ -74,8 +81,7 @@ class TrainerSection(Section):
     learning_rate: PositiveFloat = 1e-3
     num_epochs: PositiveFloat = 1.0
     batch_size: PositiveInt = 64
-    micro_batch_size: PositiveInt | None = None
-    """Rows in one forward pass of one worker; None: the whole batch. Smaller saves memory, changes nothing else."""
+    micro_batch_size: MicroBatchSize = None
     warmup_ratio: Fraction = 0.05
 
 
@@ -97,8 +103,8 @@ class GenerationConfig(Section):
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_new_tokens: PositiveInt = 32
-    batch_size: PositiveInt = 128
-    """Rows decoded together; has no influence on what is sampled."""
+    batch_size: Annotated[PositiveInt, RUN_TIME] = 128
+    """Rows decoded together. It has no influence on what is sampled; the log-probs that PPO keeps may differ in their last bits."""
 
 
 class PPOConfig(Section):
@@ -114,7 +120,7 @@ class PPOConfig(Section):
     """Responses to each prompt of a batch; rloo and grpo need two or more."""
     num_epochs: PositiveInt = 2
     num_minibatches: PositiveInt = 2
-    micro_batch_size: PositiveInt | None = None
+    micro_batch_size: MicroBatchSize = None
     learning_rate: PositiveFloat = 4e-4
     learning_rate_schedule: Literal["linear", "constant"] = "linear"
     adam_epsilon: PositiveFloat = 1e-5
@@ -216,9 +222,9 @@ class RuntimeConfig(Section):
 class RunConfig(Section):
     """Everything that defines a run."""
 
-    name: str = "embedded"
+    name: Annotated[str, RUN_TIME] = "embedded"
     seed: Annotated[int, Field(ge=0)] = 0
-    num_rounds: PositiveInt = 2
+    num_rounds: Annotated[PositiveInt, RUN_TIME] = 2
     base: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
     lora: LoraSection = LoraSection()
@@ -231,7 +237,7 @@ class RunConfig(Section):
     retrain: RetrainConfig = RetrainConfig()
     select: SelectConfig = SelectConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: Annotated[RuntimeConfig, RUN_TIME] = RuntimeConfig()
 
     @model_validator(mode="before")
     @classmethod

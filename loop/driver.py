@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import LoopError, Stopped, UserError, WaitingForLabels
-from configs.loading import dump_config, read_yaml
+from configs.loading import dump_config, read_yaml, validate
 from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
@@ -156,6 +156,7 @@ class Driver:
             "stage": stage.name,
             "round": round_number,
             "config": self.config.model_dump(mode="json"),
+            "reads": stage.visible,
             "inputs": {k: [str(a.path) for a in v] if isinstance(v, list) else str(v.path) for k, v in inputs.items()},
             "work": str(work),
             "output": str(payload),
@@ -252,7 +253,7 @@ class Driver:
         if not path.exists() or not any(stage.state == "done" for stage in stages):
             self.folder.mkdir(parents=True, exist_ok=True)
             return
-        differing = differences(read_yaml(path), self.config.model_dump(mode="json"))
+        differing = differences(validate(read_yaml(path), str(path)), self.config)
         if differing:
             alike, touched = shared_stages(self.folder, self.config)
             shown = ", ".join(touched[:4]) + (f" and {len(touched) - 4} more" if len(touched) > 4 else "")

@@ -11,12 +11,10 @@ from typing import Any
 
 from configs.loading import read_yaml
 from configs.schema import RunConfig
+from configs.views import identity, identity_at
 from loop import artifacts
 from loop.artifacts import Artifact
 from loop.round import Inputs, Stage, run_rounds
-
-IDENTITY_EXCLUDES = ("num_rounds", "runtime", "name")
-"""What may differ when a run is gone on with: it changes nothing that is already there."""
 
 
 def stage_directory(round_number: int | None) -> str:
@@ -32,7 +30,7 @@ def stage_key(config: RunConfig, stage: Stage, round_number: int | None, inputs:
             "version": stage.version,
             "round": round_number,
             "seed": config.seed if stage.seeded else None,
-            "config": {name: _section(config, name) for name in stage.reads},
+            "config": {name: identity_at(config, name) for name in stage.reads},
             "inputs": {k: [a.digest for a in v] if isinstance(v, list) else v.digest for k, v in sorted(inputs.items())},
         }
     )
@@ -58,14 +56,10 @@ def plan(config: RunConfig) -> dict[str, str]:
     return planned.keys
 
 
-def differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """The config values that differ and mean another run, a line each."""
-    theirs, ours = _flat(theirs), _flat(ours)
-    return [
-        f"{key}: {theirs.get(key)!r} there, {ours.get(key)!r} now"
-        for key in sorted(theirs.keys() | ours.keys())
-        if theirs.get(key) != ours.get(key) and key.split(".")[0] not in IDENTITY_EXCLUDES
-    ]
+def differences(theirs: RunConfig, ours: RunConfig) -> list[str]:
+    """The settings that differ and mean another run, a line each. Settings of run time may differ."""
+    before, now = _flat(identity(theirs)), _flat(identity(ours))
+    return [f"{key}: {before[key]!r} there, {now[key]!r} now" for key in sorted(before) if before[key] != now[key]]
 
 
 def shared_stages(source: Path, config: RunConfig) -> tuple[list[str], list[str]]:
@@ -94,13 +88,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _section(config: RunConfig, dotted: str) -> Any:
-    value: Any = config.model_dump(mode="json")
-    for part in dotted.split("."):
-        value = value[part]
-    return value
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

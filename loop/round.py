@@ -23,30 +23,38 @@ Inputs = Artifact | list[Artifact] | None
 @dataclass(frozen=True)
 class Stage:
     """What the key of a stage depends on besides its inputs: `version`, raised when its code changes meaning, and the
-    config sections that it `reads`. `seeded`: whether the run's seed matters."""
+    settings that it `reads`, all of those that its code looks at. `seeded`: whether the run's seed matters."""
 
     name: str
     reads: tuple[str, ...] = ()
     version: int = 1
     seeded: bool = True
 
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """All settings that the stage's code can read; any other raises (`configs/views.py`)."""
+        return (*self.reads, "seed") if self.seeded else self.reads
 
-_MODEL = ("base", "lora", "data.max_prompt_tokens", "data.max_completion_tokens")
+
+_MODEL = ("base", "lora", "data.max_prompt_tokens")
+_PAIRS = (*_MODEL, "data.max_completion_tokens", "generation.max_new_tokens")
+"""What decides which pairs are short enough to be used."""
 
 DATA = Stage("data", ("data",))
 BASE = Stage("base", ("base", "data.heldout_fraction"), seeded=False)
-SFT = Stage("sft", (*_MODEL, "sft"))
-LABELER = Stage("labeler", (*_MODEL, "reward"))
-BASELINE = Stage("baseline", (*_MODEL, "generation", "evaluate"))
+SFT = Stage("sft", (*_PAIRS, "sft"))
+LABELER = Stage("labeler", (*_PAIRS, "reward"))
+BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"))
 
-REWARD = Stage("reward", (*_MODEL, "reward", "generation"))
+REWARD = Stage("reward", (*_PAIRS, "reward", "generation"))
 POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"))
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, "labeler"))
-RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"))
-SELECT = Stage("select", (*_MODEL, "select"))
-EVALUATE = Stage("evaluate", (*_MODEL, "generation", "evaluate"))
+RETRAIN = Stage("retrain", (*_PAIRS, "retrain", "reward", "generation"))
+SELECT = Stage("select", (*_PAIRS, "select"))
+EVALUATE = Stage("evaluate", (*_PAIRS, "data.source", "generation", "evaluate"))
 
+STAGES = (DATA, BASE, SFT, LABELER, BASELINE, REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
 SETUP_STAGES = (DATA, BASE, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
 

@@ -35,7 +35,10 @@ SCORING_SHARD = 512
 
 @dataclass
 class Context:
-    """What a stage gets. `output` is an empty directory; `inputs` are committed ones (a list where there are several)."""
+    """What a stage gets. `output` is an empty directory; `inputs` are committed ones (a list where there are several).
+
+    `config` shows the settings that the stage's key covers, and raises UndeclaredSetting for any other (`configs/views.py`).
+    """
 
     stage: str
     round: int | None
@@ -126,7 +129,7 @@ def sft(context: Context) -> Metrics:
     if not pairs:
         raise UserError(
             f"all {total} pairs are longer than data.max_prompt_tokens or data.max_completion_tokens",
-            str(context.config.data.source),
+            "the data",
             "raise the limits",
         )
     tokenizer = backbone.tokenizer

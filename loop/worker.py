@@ -53,11 +53,12 @@ class Worker:
     def run_stage(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run one stage; `request` is plain data (see `driver.py`). Returns the stage's metrics."""
         from configs.schema import RunConfig
+        from configs.views import visible
         from loop import stages
         from policies import parallel
         from policies.checkpoints import Checkpoints
 
-        config, work = RunConfig.model_validate(request["config"]), Path(request["work"])
+        config, work = visible(RunConfig.model_validate(request["config"]), request["reads"]), Path(request["work"])
         progress = _ProgressFile(work / "progress.json") if self.rank == 0 else None
         context = stages.Context(
             stage=request["stage"],

@@ -16,16 +16,16 @@ from loop.plan import fork, plan, shared_stages
 
 PINNED = {
     "setup/data": "097ef5b9",
-    "setup/base": "f1a23803",
-    "setup/sft": "811a4173",
-    "setup/baseline": "7a2886ed",
-    "round-000/reward": "14d7c2e9",
-    "round-000/policy": "2708c83b",
-    "round-000/sample": "8d48268d",
-    "round-000/label": "de4fc735",
-    "round-000/retrain": "4ddd2148",
-    "round-000/select": "eca7e7b0",
-    "round-000/evaluate": "f1d6e09c",
+    "setup/base": "9b17e6d7",
+    "setup/sft": "56e58788",
+    "setup/baseline": "8e70dbed",
+    "round-000/reward": "41b8840b",
+    "round-000/policy": "69c16a65",
+    "round-000/sample": "1fcb898d",
+    "round-000/label": "5cd14b6d",
+    "round-000/retrain": "7cca98b1",
+    "round-000/select": "f378673c",
+    "round-000/evaluate": "15a0c514",
 }
 
 
