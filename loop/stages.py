@@ -15,7 +15,7 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from configs.seeds import derive_seed
+from configs.seeds import derive_seed, draw
 from policies import parallel, ppo, supervised
 from policies.backbone import Backbone, check_causal_lm
 from policies.checkpoints import Checkpoints
@@ -225,12 +225,10 @@ def policy(context: Context) -> Metrics:
 def sample(context: Context) -> Metrics:
     """`num_completions` completions a prompt from this round's policy, and from the last one's where the config asks."""
     config, backbone = context.config, context.backbone
-    records = context.prompts("prompts")
-    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(context.seed("prompts"))).tolist()
-    chosen = [records[i] for i in sorted(order[: config.sample.num_prompts])]
+    chosen = draw(context.prompts("prompts"), config.sample.num_prompts, context.seed("prompts"))
     samples = _sample_from(context, "policy", context.inputs["policy"], chosen, context.round, config.sample.num_completions)
     if context.inputs.get("last") and config.sample.earlier_fraction:
-        again = chosen[: round(len(chosen) * config.sample.earlier_fraction)]
+        again = draw(chosen, round(len(chosen) * config.sample.earlier_fraction), context.seed("earlier"))
         generation = None if context.round is None else context.round - 1
         samples += _sample_from(context, "last", context.inputs["last"], again, generation, config.sample.num_completions)
     if parallel.is_main():
@@ -355,11 +353,10 @@ def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison
 def _normalize(context: Context, scorer: Scorer) -> None:
     """Mean 0, std 1 on fresh samples of the reference policy (the same prompts and seeds in every round)."""
     config, tokenizer = context.config, context.backbone.tokenizer
-    prompts = [encode_prompt(tokenizer, r.prompt) for r in context.prompts("prompts")]
-    count = min(config.reward.normalization_samples, len(prompts))
-    step = len(prompts) / count
-    prompts = [prompts[int(i * step)] for i in range(count)]
-    seeds = [derive_seed(config.seed, "normalization", i) for i in range(count)]
+    seed = derive_seed(config.seed, "normalization")
+    records = draw(context.prompts("prompts"), config.reward.normalization_samples, seed)
+    prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
+    seeds = [derive_seed(seed, record.prompt_id) for record in records]
     responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation, context.checkpoints, "normalization")
     scorer.normalize_on([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
 
@@ -415,12 +412,12 @@ def _respond(context: Context, adapter: str, asked: Sequence[tuple[PromptRecord,
 
 
 def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Metrics:
-    """One sample for each held-out prompt, measured. The seeds are the same in every round, so rounds are paired."""
+    """One sample for each of the drawn held-out prompts, measured. Prompts and seeds are the same in every round, so rounds are paired."""
     config, tokenizer = context.config, context.backbone.tokenizer
-    records = context.prompts("heldout_prompts")
-    records = records[:: max(1, len(records) // config.evaluate.num_prompts)][: config.evaluate.num_prompts]
+    seed = derive_seed(config.seed, "evaluate")
+    records = draw(context.prompts("heldout_prompts"), config.evaluate.num_prompts, seed)
     prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
-    seeds = [derive_seed(config.seed, "evaluate", record.prompt_id) for record in records]
+    seeds = [derive_seed(seed, record.prompt_id) for record in records]
     responses = generate_sharded(
         context.backbone,
         adapter,

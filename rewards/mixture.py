@@ -3,11 +3,11 @@
 Held-out comparisons never get in; neither do ties, which say nothing about which completion is better.
 """
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 
 from configs.schema import RetrainConfig
+from configs.seeds import draw
 from rewards.comparisons import Comparison
 
 
@@ -20,10 +20,7 @@ def mix(
     """
     parts = [by_generation[-1]] if config.data == "last" else [original, *by_generation]
     pairs = [row for part in parts for row in part if not row.heldout and not row.tie]
-    if config.data == "sample" and len(pairs) > config.mixture_pairs:
-        kept = sorted(random.Random(seed).sample(range(len(pairs)), config.mixture_pairs))
-        pairs = [pairs[i] for i in kept]
-    return pairs
+    return draw(pairs, config.mixture_pairs, seed) if config.data == "sample" else pairs
 
 
 def composition(pairs: Sequence[Comparison]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import DataConfig
-from configs.seeds import derive_seed
+from configs.seeds import derive_seed, draw
 from rewards import world
 from rewards.comparisons import Comparison, Prompt, PromptRecord
 from rewards.gold import gold_reward
@@ -61,9 +61,8 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     if not pairs:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "the data set is empty"
         raise UserError(f"no usable preference pair: {reasons}", where, "give data with prompt, chosen and rejected")
-    if config.max_pairs and len(pairs) > config.max_pairs:
-        kept = sorted(random.Random(derive_seed(seed, "max_pairs")).sample(range(len(pairs)), config.max_pairs))
-        pairs = [pairs[i] for i in kept]
+    if config.max_pairs:
+        pairs = draw(pairs, config.max_pairs, derive_seed(seed, "max_pairs"))
     return _split(pairs, config, seed, skipped, where)
 
 
