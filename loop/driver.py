@@ -49,8 +49,9 @@ class Driver:
             self._execute()
 
     def _execute(self) -> None:
-        self._check_identity()
+        self.folder.mkdir(parents=True, exist_ok=True)
         with one_writer(self.folder):
+            self._check_identity()
             state = self.journal.state()
             if state.state == "done" and state.num_rounds >= self.config.num_rounds and not verify(self.folder)[0]:
                 self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
@@ -230,9 +231,8 @@ class Driver:
             self._fleet = None
 
     def _journalled(self, stage: str, round_number: int | None) -> str | None:
-        state = self.journal.state()
-        stages = state.setup if round_number is None else state.rounds.get(round_number, {})
-        return stages[stage].manifest if stage in stages and stages[stage].state == "done" else None
+        row = self.journal.state().stage(stage, round_number)
+        return row.committed.manifest if row.committed and row.state == "done" else None
 
     def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact) -> None:
         self.journal.append(
@@ -248,10 +248,8 @@ class Driver:
 
     def _check_identity(self) -> None:
         """Refuses to go on with a run under another config. Until a stage is committed there is nothing to go on with."""
-        path, state = self.folder / "config.yaml", self.journal.state()
-        stages = [*state.setup.values(), *(stage for stages in state.rounds.values() for stage in stages.values())]
-        if not path.exists() or not any(stage.state == "done" for stage in stages):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "config.yaml"
+        if not path.exists() or not any(row.state == "done" for _, _, row in self.journal.state().stages()):
             return
         differing = differences(validate(read_yaml(path), str(path)), self.config)
         if differing:
@@ -306,13 +304,12 @@ def verify(folder: Path) -> tuple[list[str], int]:
         config = ""
     if config != state.config:
         damage.append(f"{folder / 'config.yaml'}: is not what the run was started with")
-    stages = [(None, state.setup), *sorted(state.rounds.items())]
-    done = [(stage_directory(r), name, row) for r, rows in stages for name, row in rows.items() if row.state == "done"]
-    for where, name, row in done:
-        final = folder / where / name
+    done = [(r, name, row.committed) for r, name, row in state.stages() if row.state == "done" and row.committed]
+    for round_number, name, committed in done:
+        final = folder / stage_directory(round_number) / name
         found = artifacts.find_damage(final)
         manifest = final / artifacts.MANIFEST
-        if not found and hashlib.sha256(manifest.read_bytes()).hexdigest() != row.manifest:
+        if not found and hashlib.sha256(manifest.read_bytes()).hexdigest() != committed.manifest:
             found = [f"{manifest}: is not what was committed"]
         damage += found
     return damage, len(done)
@@ -326,8 +323,7 @@ def collect_garbage(folder: Path) -> int:
     removed = 0
     with one_writer(folder):
         state = fold(read_events(folder / "journal.jsonl"))
-        stages = [(None, state.setup), *state.rounds.items()]
-        unfinished = {f"{stage_directory(r)}-{name}" for r, rows in stages for name, row in rows.items() if row.state != "done"}
+        unfinished = {f"{stage_directory(r)}-{name}" for r, name, row in state.stages() if row.state != "done"}
         for work in sorted((folder / "work").glob("*")):
             useless = [work] if work.name not in unfinished else [p for p in work.iterdir() if p.name not in ("key", "checkpoints")]
             for path in useless:

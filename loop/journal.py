@@ -2,12 +2,12 @@
 
 One JSON object a line, fsynced before the next step is taken; its last field is a checksum of the rest. A torn last line
 (power went while it was written) is dropped and cut off before the next append; a torn line before the last is damage and
-is named.
+is named. The process that writes reads the file once and keeps the state in memory, so a long run costs no more a stage than a short one.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -52,8 +52,9 @@ class StageState(BaseModel):
     """Workers that were lost and replaced while the stage was made."""
     seconds: float | None = None
     digest: str | None = None
-    manifest: str | None = None
     metrics: dict[str, Any] = {}
+    committed: Event | None = None
+    """The last line that vouches for a directory of the stage. It outlasts the start of another attempt."""
 
 
 class RunState(BaseModel):
@@ -67,27 +68,45 @@ class RunState(BaseModel):
     config: str | None = None
     message: str | None = None
 
+    def stage(self, name: str, round_number: int | None) -> StageState:
+        """Where one stage stands; `pending` if the journal does not know it."""
+        rows = self.setup if round_number is None else self.rounds.get(round_number, {})
+        return rows.get(name, StageState())
+
+    def stages(self) -> Iterator[tuple[int | None, str, StageState]]:
+        """(round, name, state) of every stage that the journal knows, those before round 0 first."""
+        numbered: list[tuple[int | None, dict[str, StageState]]] = [(None, self.setup), *sorted(self.rounds.items())]
+        for round_number, rows in numbered:
+            for name, row in rows.items():
+                yield round_number, name, row
+
 
 class Journal:
-    """Appends events to a file that one process writes."""
+    """Appends events to a file that one process writes, and keeps the state that they add up to."""
 
     def __init__(self, path: Path):
         self.path = path
+        self._state: RunState | None = None
 
     def append(self, event: str, **fields: Any) -> None:
         line = Event(event=event, at=datetime.now(UTC).isoformat(timespec="seconds"), **fields)  # type: ignore[arg-type]
+        state = self.state()
         self._cut_torn_line()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_with_check(line.model_dump_json(exclude_none=True)) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        _apply(state, line)
 
     def state(self) -> RunState:
-        return fold(read_events(self.path))
+        """Where the run stands. The file is read at the first call, so this may only be asked by the process that holds the run's lock."""
+        if self._state is None:
+            self._state = fold(read_events(self.path))
+        return self._state
 
     def _cut_torn_line(self) -> None:
-        if self.path.exists() and not (text := self.path.read_bytes()).endswith(b"\n") and text:
-            os.truncate(self.path, text.rfind(b"\n") + 1)
+        if not ends_whole(self.path):
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
 
 def read_events(path: Path) -> list[Event]:
@@ -109,8 +128,12 @@ def read_events(path: Path) -> list[Event]:
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether the last line was written to its end."""
-    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    """Whether the last line was written to its end. Reads one byte."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _with_check(line: str) -> str:
@@ -130,32 +153,36 @@ def fold(events: Iterable[Event]) -> RunState:
     """The state that the events add up to."""
     run = RunState()
     for event in events:
-        run.message = event.message
-        if event.event == "run_started":
-            run.state, run.num_rounds, run.dashboard = "running", event.num_rounds or 0, event.dashboard
-            run.config = event.config or run.config
-        elif event.event in ("stage_started", "stage_committed"):
-            stages = run.setup if event.round is None else run.rounds.setdefault(event.round, {})
-            done = event.event == "stage_committed"
-            before = stages.get(event.stage or "", StageState())
-            stages[event.stage or ""] = StageState(
-                state="done" if done else "running",
-                restarts=before.restarts if before.state != "done" else 0,
-                seconds=event.seconds,
-                digest=event.digest,
-                manifest=event.manifest,
-                metrics=event.metrics or {},
-            )
-        elif event.event == "worker_lost":
-            stages = run.setup if event.round is None else run.rounds[event.round]
-            stages[event.stage or ""].restarts += 1
-        else:
-            run.state = ENDINGS[event.event]
-            for stages in (run.setup, *run.rounds.values()):
-                for stage in stages.values():
-                    if stage.state == "running":
-                        stage.state = run.state
+        _apply(run, event)
     return run
+
+
+def _apply(run: RunState, event: Event) -> None:
+    """Change the state by one event."""
+    run.message = event.message
+    if event.event == "run_started":
+        run.state, run.num_rounds, run.dashboard = "running", event.num_rounds or 0, event.dashboard
+        run.config = event.config or run.config
+    elif event.event in ("stage_started", "stage_committed"):
+        done = event.event == "stage_committed"
+        before = run.stage(event.stage or "", event.round)
+        rows = run.setup if event.round is None else run.rounds.setdefault(event.round, {})
+        rows[event.stage or ""] = StageState(
+            state="done" if done else "running",
+            restarts=before.restarts if before.state != "done" else 0,
+            seconds=event.seconds,
+            digest=event.digest,
+            metrics=event.metrics or {},
+            committed=event if done else before.committed,
+        )
+    elif event.event == "worker_lost":
+        stages = run.setup if event.round is None else run.rounds[event.round]
+        stages[event.stage or ""].restarts += 1
+    else:
+        run.state = ENDINGS[event.event]
+        for _, _, stage in run.stages():
+            if stage.state == "running":
+                stage.state = run.state
 
 
 def to_json(name: str, state: RunState, setup: Iterable[str], stages: Iterable[str]) -> dict[str, Any]:
@@ -163,7 +190,7 @@ def to_json(name: str, state: RunState, setup: Iterable[str], stages: Iterable[s
 
     def rows(names: Iterable[str], known: dict[str, StageState]) -> dict[str, Any]:
         order = [*names, *(name for name in known if name not in names)]
-        return {name: known.get(name, StageState()).model_dump(exclude={"manifest"}) for name in order}
+        return {name: known.get(name, StageState()).model_dump(exclude={"committed"}) for name in order}
 
     stages = tuple(stages)
     numbers = range(max([state.num_rounds, *(number + 1 for number in state.rounds)]))

@@ -1,0 +1,46 @@
+"""The real driver on a real run directory, with a fleet that computes nothing: each stage's payload is a few bytes of its own key.
+
+What the driver does around a stage (keys, commits, journal, checks) is the same as in a real run, and a run of 200 rounds takes seconds.
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from configs import load_config
+from loop.driver import Driver
+
+
+class SilentTerminal:
+    """Keeps what would be printed."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def stage(self, name: str) -> Any:
+        return nullcontext(lambda done, total: None)
+
+    def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:
+        self.say(name)
+
+
+class FakeDriver(Driver):
+    """A driver whose stages are made at once. `made`: the stages that were made, in order."""
+
+    def __init__(self, folder: Path, *overrides: str, num_rounds: int = 1):
+        super().__init__(load_config(overrides=overrides, name=folder.name, num_rounds=num_rounds), folder, SilentTerminal())  # type: ignore[arg-type]
+        self.made: list[str] = []
+
+    def _run_on_fleet(self, stage: Any, round_number: Any, inputs: Any, work: Path, payload: Path, name: str) -> dict[str, Any]:
+        self.made.append(name)
+        (payload / "payload.txt").write_text(f"{name} from {sorted(inputs)}\n")
+        return {"value": len(self.made)}
+
+    def _started_fleet(self) -> Any:
+        return None
+
+    def _signals_stop(self) -> Any:
+        return nullcontext()
