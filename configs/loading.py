@@ -1,17 +1,63 @@
-"""From a YAML file and KEY=VALUE words to one RunConfig, or to one clear message. Must never import an ML library."""
+"""From a YAML file and KEY=VALUE words to one RunConfig, or to one clear message. Must never import an ML library.
+
+What the user gives is kept apart from the defaults (`Given`), with the place where each value was written: messages name
+that place, and a run that is gone on with takes everything else from its own config.
+"""
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from configs.errors import UserError
-from configs.schema import RunConfig
+from configs.explaining import explain
+from configs.schema import SHORT_FORMS, RunConfig
 
 PRESETS = Path(__file__).parent
+OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
+"""Settings that have an option of their own on the command line."""
+
+
+@dataclass
+class Given:
+    """The values that somebody has written, nested as in the schema, and where each one stands."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def set(self, path: tuple[str, ...], value: Any, place: str) -> None:
+        """One more value, which replaces what was there; `place` is the text that messages show."""
+        if path[-1:] == path and path[0] in SHORT_FORMS and not isinstance(value, dict):
+            path = (*path, SHORT_FORMS[path[0]])
+        values = self.values
+        for section in path[:-1]:
+            inner = values.get(section)
+            values[section] = inner if isinstance(inner, dict) else {}
+            values = values[section]
+        values[path[-1]] = value
+        self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path} | {path: place}
+
+    def place(self, path: tuple[str, ...]) -> str:
+        """Where a setting was written: itself or the group that it came with; else that it is a default."""
+        values: Any = self.values
+        for part in path:
+            if not isinstance(values, dict) or part not in values:
+                return f"{'.'.join(path)} is {_default(path)!r} by default"
+            values = values[part]
+        around = [self.places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self.places]
+        inside = [text for other, text in self.places.items() if other[: len(path)] == path]
+        return (around + inside or ["the config"])[0]
+
+    def resolve(self) -> RunConfig:
+        """With the defaults for everything else. Raises UserError naming the first thing that is wrong and its place."""
+        try:
+            return RunConfig.model_validate(self.values)
+        except ValidationError as error:
+            raise explain(error, self.place) from None
 
 
 def load_config(file: str | None = None, overrides: Sequence[str] = (), **fixed: Any) -> RunConfig:
@@ -19,12 +65,19 @@ def load_config(file: str | None = None, overrides: Sequence[str] = (), **fixed:
 
     Raises UserError for a missing or malformed file, an unknown key (with the nearest legal name) or a bad value.
     """
-    values = read_yaml(_find(file)) if file else {}
-    where = file or "the embedded default"
+    return read_given(file, overrides, **fixed).resolve()
+
+
+def read_given(file: str | None = None, overrides: Sequence[str] = (), **fixed: Any) -> Given:
+    """What `load_config` reads, before the defaults. Raises UserError for what cannot be read; values are not yet checked."""
+    given = _read_file(_find(file)) if file is not None else Given()
     for word in overrides:
-        _apply(values, word)
-    values.update({key: value for key, value in fixed.items() if value is not None})
-    return validate(values, where)
+        path, value = _parse_word(word)
+        given.set(path, value, f"the command line: {word}")
+    for key, value in fixed.items():
+        if value is not None:
+            given.set((key,), value, OPTIONS.get(key, key))
+    return given
 
 
 def validate(values: dict[str, Any], where: str) -> RunConfig:
@@ -32,7 +85,7 @@ def validate(values: dict[str, Any], where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error), where, "mend the value, or see configs/schema.py for what is allowed") from None
+        raise explain(error, lambda path: where) from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -42,78 +95,83 @@ def dump_config(config: RunConfig) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file. Raises UserError when it is not one."""
+    return _read_file(path).values
+
+
+def _read_file(path: Path) -> Given:
+    """A YAML file's mapping, with the line of every key. Raises UserError; a key that stands twice is refused."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_bytes().decode("utf-8-sig")
+        node = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+        places = {key: f"{path}, line {line}" for key, line in _lines(node, path).items()}
     except OSError as error:
         raise UserError(f"cannot read the config file: {error.strerror}", str(path), "check the path after --config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the config file is not valid YAML: {' '.join(str(error).split())}", str(path), "mend the file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the config file is not UTF-8 text: byte {error.start + 1} is not", str(path), "save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"the config file is not valid YAML: {error.problem}", f"{path}{line}", "correct the line") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = (str(error).splitlines() or [""])[0] if not isinstance(error, RecursionError) else "it is nested too deeply"
+        raise UserError(f"the config file is not valid YAML: {what}", str(path), "correct the file") from None
+    if values is None:
+        return Given()
     if not isinstance(values, dict):
         raise UserError("the config file must be a mapping of keys to values", str(path), "see configs/embedded.yaml")
-    return values
+    given = Given(places=places)
+    for key, value in values.items():
+        short = key in SHORT_FORMS and not isinstance(value, dict)
+        given.values[key] = {SHORT_FORMS[key]: value} if short else value
+    return given
+
+
+def _default(path: tuple[str, ...]) -> Any:
+    value: Any = RunConfig()
+    for part in path:
+        value = getattr(value, part, None)
+    return value
+
+
+def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    """The line of every key under a YAML node. Raises UserError for a key that stands twice."""
+    found: dict[tuple[str, ...], int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        path = (*section, str(key.value))
+        line = key.start_mark.line + 1
+        if path in found:
+            raise UserError(
+                f"the setting {'.'.join(path)} is given twice",
+                f"{file}, line {line}; first in line {found[path]}",
+                "remove one of the two lines",
+            )
+        found |= {path: line}
+        found |= _lines(value, file, path)
+    return found
 
 
 def _find(file: str) -> Path:
     """A path as given, or the name of a preset."""
-    path = Path(file)
-    preset = PRESETS / f"{file}.yaml"
-    if not path.exists() and preset.exists():
+    path, preset = Path(file), PRESETS / f"{file}.yaml"
+    if path.exists() and not path.is_dir():
+        return path
+    if preset.is_file():
         return preset
-    if not path.exists():
-        names = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise UserError("the config file does not exist", str(path), f"give a path, or a preset's name: {names}")
-    return path
+    if path.is_dir():
+        raise UserError("the config file is a folder", f"--config {file}", "give a YAML file in it, or a preset's name")
+    names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    hint = f", did you mean the preset {near[0]!r}?" if near else ""
+    raise UserError(f"the config file does not exist{hint}", f"--config {file}", f"give a path, or a preset's name: {', '.join(names)}")
 
 
-def _apply(values: dict[str, Any], word: str) -> None:
+def _parse_word(word: str) -> tuple[tuple[str, ...], Any]:
+    """ "ppo.num_updates=10" as (("ppo", "num_updates"), 10). Raises UserError for a word without a key."""
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise UserError(f"not a KEY=VALUE setting: {word!r}", "the command line", "write for example ppo.num_updates=10")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         value = text
-    *sections, last = key.split(".")
-    short_form = {"base": "model", "data": "source"}
-    for section in sections:
-        inner = values.get(section, {})
-        if not isinstance(inner, dict):
-            inner = {short_form[section]: inner} if section in short_form else {}
-        values[section] = values = inner
-    if not sections and last in short_form and isinstance(values.get(last), dict) and not isinstance(value, dict):
-        values[last][short_form[last]] = value
-    else:
-        values[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return f"unknown config key {key!r}{_nearest(path)}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"bad value for {key}: {message} (got {first['input']!r})" if key else message
-
-
-def _nearest(path: list[str]) -> str:
-    """ ", did you mean ...?" from all legal names, preferring those in the same section."""
-    legal = _names(RunConfig)
-    key = ".".join(path)
-    same_section = [name for name in legal if name.rsplit(".", 1)[0] == key.rsplit(".", 1)[0] and "." in name]
-    by_last_word = {name.rsplit(".", 1)[-1]: name for name in legal}
-    for candidates in (same_section, legal):
-        if match := difflib.get_close_matches(key, candidates, n=1, cutoff=0.7):
-            return f", did you mean {match[0]!r}?"
-    if match := difflib.get_close_matches(path[-1], list(by_last_word), n=1, cutoff=0.6):
-        return f", did you mean {by_last_word[match[0]]!r}?"
-    return ""
-
-
-def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += _names(field.annotation, f"{prefix}{name}.")
-    return names
+    return tuple(key.split(".")), value

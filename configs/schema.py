@@ -4,9 +4,21 @@ The defaults here are those of the embedded world; the presets beside this file 
 Must never import an ML library, nor read a file: `loading.py` does.
 """
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
@@ -16,12 +28,42 @@ What is computed stays the same, up to the order in which float numbers are adde
 MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]
 """Rows in one forward pass of one worker; None: all rows of the batch that are this worker's. A smaller one saves memory. Sums over rows
 are then added in another order, so trained weights may differ in their last bits."""
+SHORT_FORMS = {"base": "model", "data": "source"}
+"""`base: X` means `base: {model: X}`, `data: X` means `data: {source: X}`."""
+
+MAX_NAME_BYTES = 100
+"""File systems allow 255, and Ray's actors and forks add to the name."""
+
+
+class BadValue(ValueError):
+    """What is wrong with one value or with some that do not go together, and what to do about it."""
+
+    def __init__(self, what: str, to_do: str):
+        super().__init__(what)
+        self.to_do = to_do
+
+
+def check_name(name: str) -> str:
+    """A run's name, which is also the name of its directory. Raises BadValue."""
+    odd = [letter for letter in name if letter not in "-_." and unicodedata.category(letter)[0] not in "LMN"]
+    if odd or not name or name[0] in "-." or len(name.encode()) > MAX_NAME_BYTES:
+        what = f"not a run name: {name!r}" + (f" ({odd[0]!r} may not be in it)" if odd else "")
+        raise BadValue(what, f"use letters, digits, -, _ and ., at most {MAX_NAME_BYTES} bytes, without - or . in front")
+    return name
 
 
 class Section(BaseModel):
     """A group of settings: unknown keys are refused, values are fixed once loaded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` (which YAML also makes of `yes` and `on`) for 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("no_truth", "something else than true or false")
+        return value
 
 
 class BaseConfig(Section):
@@ -172,7 +214,10 @@ class LabelerConfig(Section):
     @model_validator(mode="after")
     def _needs_path(self) -> "LabelerConfig":
         if self.kind == "preferences-file" and not self.path:
-            raise ValueError("labeler.kind is preferences-file, which needs labeler.path")
+            raise BadValue(
+                "labeler.kind preferences-file needs labeler.path",
+                "say where the labels will be: labeler.path='labels/round-{round}.jsonl'",
+            )
         return self
 
 
@@ -222,7 +267,7 @@ class RuntimeConfig(Section):
 class RunConfig(Section):
     """Everything that defines a run."""
 
-    name: Annotated[str, RUN_TIME] = "embedded"
+    name: Annotated[str, AfterValidator(check_name), RUN_TIME] = "embedded"
     seed: Annotated[int, Field(ge=0)] = 0
     num_rounds: Annotated[PositiveInt, RUN_TIME] = 2
     base: BaseConfig = BaseConfig()
@@ -242,28 +287,42 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, values: Any) -> Any:
-        """`base: X` means `base: {model: X}`; `data: X` means `data: {source: X}`."""
+        """See SHORT_FORMS."""
         if isinstance(values, dict):
-            values = dict(values)
-            if isinstance(values.get("base"), str):
-                values["base"] = {"model": values["base"]}
-            if isinstance(values.get("data"), str | list):
-                values["data"] = {"source": values["data"]}
+            short = {key: name for key, name in SHORT_FORMS.items() if isinstance(values.get(key), str | list)}
+            values = values | {key: {name: values[key]} for key, name in short.items()}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
-        if self.ppo.batch_size % (self.ppo.num_minibatches * self.runtime.workers):
-            raise ValueError("ppo.batch_size must be divisible by ppo.num_minibatches x runtime.workers")
-        if self.ppo.batch_size % (self.ppo.samples_per_prompt * self.runtime.workers):
-            raise ValueError("ppo.batch_size must be divisible by ppo.samples_per_prompt x runtime.workers")
-        if self.ppo.advantage != "gae" and self.ppo.samples_per_prompt < 2:
-            raise ValueError(f"ppo.advantage {self.ppo.advantage} needs ppo.samples_per_prompt of 2 or more")
+        ppo, workers = self.ppo, self.runtime.workers
+        for name in ("num_minibatches", "samples_per_prompt"):
+            parts = getattr(ppo, name) * workers
+            if ppo.batch_size % parts:
+                raise BadValue(
+                    f"ppo.batch_size must be divisible by ppo.{name} x runtime.workers, and {ppo.batch_size} is not divisible by {parts}",
+                    f"change one of them, for example ppo.batch_size={-(-ppo.batch_size // parts) * parts}",
+                )
+        if ppo.advantage != "gae" and ppo.samples_per_prompt < 2:
+            raise BadValue(
+                f"ppo.advantage {ppo.advantage} compares responses to one prompt, and ppo.samples_per_prompt is 1",
+                "set ppo.samples_per_prompt to 2 or more",
+            )
         for name in ("sft", "reward", "select"):
-            if getattr(self, name).batch_size % self.runtime.workers:
-                raise ValueError(f"{name}.batch_size must be divisible by runtime.workers")
+            size = getattr(self, name).batch_size
+            if size % workers:
+                raise BadValue(
+                    f"{name}.batch_size must be divisible by runtime.workers, and {size} is not divisible by {workers}",
+                    f"change one of them, for example {name}.batch_size={-(-size // workers) * workers}",
+                )
         if self.labeler.kind == "gold" and self.data.source != "embedded":
-            raise ValueError("labeler.kind gold knows only the embedded world; with your own data choose another labeler")
+            raise BadValue(
+                "labeler.kind gold knows only the embedded world, and data.source is another",
+                "with your own data choose labeler.kind=preferences-file or labeler.kind=reward-model",
+            )
         if self.labeler.kind == "reward-model" and not self.data.labeler_fraction:
-            raise ValueError("labeler.kind reward-model needs data.labeler_fraction > 0 (the pairs it is trained on)")
+            raise BadValue(
+                "labeler.kind reward-model is trained on a part of the pairs, and data.labeler_fraction is 0",
+                "set it, for example data.labeler_fraction=0.5",
+            )
         return self

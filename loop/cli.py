@@ -9,9 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from configs.errors import LoopError, UserError
 from configs.loading import load_config
+from configs.schema import BadValue, check_name
 from loop.journal import RunState, fold, read_events, to_json
 from loop.round import ROUND_STAGES, SETUP_STAGES
 
@@ -20,13 +22,8 @@ DEFAULT_RUNS = "runs"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = _parser()
-    options, left = parser.parse_known_args(arguments)
-    if left and hasattr(options, "settings") and all("=" in word and not word.startswith("-") for word in left):
-        options.settings += left  # argparse takes KEY=VALUE before or after the options, but not both
-    elif left:
-        parser.error(f"unrecognized arguments: {' '.join(left)}")
     try:
+        options = _read_words(arguments)
         return options.command(options)
     except LoopError as error:
         print(f"{'' if error.exit_code in (3, 130) else 'error: '}{error}", file=sys.stderr)
@@ -46,16 +43,10 @@ def run(options: argparse.Namespace) -> int:
     from loop.plan import fork
     from rewards.preference_data import check_files_exist
 
-    if options.rounds is not None and options.rounds < 1:
-        raise UserError(
-            f"--rounds must be at least 1, not {options.rounds}", "the command line", "give the number of rounds, for example --rounds 2"
-        )
     config = load_config(options.config, options.settings, name=options.name, num_rounds=options.rounds)
-    runs, terminal = Path(options.runs).resolve(), Terminal()
-    _check_name(config.name, "--name")
+    runs, terminal = _runs_folder(options).resolve(), Terminal()
     check_files_exist(config.data)
     if options.fork:
-        _check_name(options.fork, "--fork")
         source, config = _find_run(runs, config.name), config.model_copy(update={"name": options.fork})
         with disk_errors_explained(runs):
             taken = fork(source, runs / options.fork, config)
@@ -65,16 +56,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_name(name: str, where: str) -> None:
-    if not name or Path(name).name != name or name.startswith("."):
-        raise UserError(f"not a run name: {name!r}", where, "use letters, digits, - and _, without a slash")
+def _runs_folder(options: argparse.Namespace) -> Path:
+    """Where runs are kept. Raises UserError where something else than a folder is in the way."""
+    runs = Path(options.runs)
+    in_the_way = next((path for path in (runs, *runs.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way:
+        raise UserError(f"{in_the_way} is a file, not a folder", f"--runs {runs}", "give a folder, or a path where one can be made")
+    return runs
 
 
 def status(options: argparse.Namespace) -> int:
     """`status`: where a run stands and what it measured."""
     from loop.driver import is_locked
 
-    folder = _find_run(Path(options.runs), options.run)
+    folder = _find_run(_runs_folder(options), options.run)
     state = fold(read_events(folder / "journal.jsonl"))
     if state.state == "running" and not is_locked(folder):
         state.state = "interrupted"
@@ -90,7 +85,7 @@ def verify(options: argparse.Namespace) -> int:
     """`verify`: hash everything that was committed once more."""
     from loop.driver import verify as find_damage
 
-    folder = _find_run(Path(options.runs), options.run)
+    folder = _find_run(_runs_folder(options), options.run)
     damage, stages = find_damage(folder)
     if damage:
         many = f"{len(damage)} things are damaged" if len(damage) > 1 else "one thing is damaged"
@@ -105,7 +100,7 @@ def gc(options: argparse.Namespace) -> int:
     """`gc`: remove what nothing refers to."""
     from loop.driver import collect_garbage
 
-    folder = _find_run(Path(options.runs), options.run)
+    folder = _find_run(_runs_folder(options), options.run)
     print(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")
     return 0
 
@@ -133,20 +128,57 @@ def _find_run(runs: Path, name: str | None) -> Path:
     return runs / name
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints in the form of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, "the command line", f"see `{self.prog} --help`")
+
+
+def _read_words(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Raises UserError for words that no command takes."""
+    options, left = _parser().parse_known_args(arguments)
+    settings = [word for word in left if "=" in word and not word.startswith("-")]
+    if hasattr(options, "settings") and settings == left:
+        options.settings += left  # argparse takes KEY=VALUE before or after the options, but not both
+    elif left:
+        raise UserError(f"no command takes this: {' '.join(left)}", "the command line", "see `python -m loop --help`")
+    return options
+
+
+def _number_of_rounds(word: str) -> int:
+    try:
+        number = int(word)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {word!r}")
+    return number
+
+
+def _run_name(word: str) -> str:
+    try:
+        return check_name(word)
+    except BadValue as error:
+        raise argparse.ArgumentTypeError(f"{error}; {error.to_do}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loop", description="Iterated RLHF: rounds of reward model, PPO, samples, labels.")
+    parser = _Parser(prog="python -m loop", description="Iterated RLHF: rounds of reward model, PPO, samples, labels.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("run", help="start a run, or go on with it: the same command resumes")
     command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a config value, for example ppo.num_updates=10")
-    command.add_argument("--rounds", type=int, metavar="N", help="how many rounds in all")
+    command.add_argument("--rounds", type=_number_of_rounds, metavar="N", help="how many rounds in all")
     command.add_argument("--config", metavar="FILE", help="a YAML file or a preset's name; without it, the embedded default")
     command.add_argument("--name", metavar="RUN", help="the run's name, and its directory under --runs")
-    command.set_defaults(command=run)
-
     command.add_argument(
-        "--fork", metavar="NEW", help="leave the run as it is, and start NEW with these settings and the stages they do not touch"
+        "--fork",
+        type=_run_name,
+        metavar="NEW",
+        help="leave the run as it is, and start NEW with these settings and the stages they do not touch",
     )
+    command.set_defaults(command=run)
 
     command = commands.add_parser("status", help="where a run stands, and what it measured")
     command.add_argument("run", nargs="?", metavar="RUN")

@@ -8,7 +8,7 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--rounds", "0"], "must be a whole number of at least 1, not '0'"),
         (["ppo.num_update=3"], "did you mean 'ppo.num_updates'"),
         (["--config", "none.yaml"], "does not exist"),
         (["--name", "a/b"], "not a run name"),

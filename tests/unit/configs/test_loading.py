@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from configs import UserError, derive_seed, load_config
+from configs.explaining import ALIASES, _names
 from configs.loading import PRESETS, dump_config, validate
+from configs.schema import PPOConfig, RunConfig
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
@@ -23,11 +25,78 @@ def test_the_embedded_preset_is_the_default():
         ("pppo.num_updates=3", "ppo"),
         ("num_round=3", "num_rounds"),
         ("kl_coefficient=0.1", "ppo.kl_coefficient"),
+        ("ppo.lr=1e-4", "ppo.learning_rate"),
+        ("ppo.beta=0.1", "ppo.kl_coefficient"),
+        ("reward.epochs=2", "reward.num_epochs"),
+        ("sft.bs=8", "sft.batch_size"),
+        ("generation.max_length=9", "generation.max_new_tokens"),
+        ("ppo.temperature=1", "generation.temperature"),
+        ("lr=1e-4", "sft.learning_rate or reward.learning_rate or ppo.learning_rate or select.learning_rate"),
+        ("rounds=3", "num_rounds"),
     ],
 )
 def test_unknown_keys_are_refused_with_the_nearest_name(word, nearest):
-    with pytest.raises(UserError, match=f"did you mean '{nearest}'"):
+    with pytest.raises(UserError, match=f"did you mean '{nearest}'") as caught:
         load_config(overrides=[word])
+    assert caught.value.where == f"the command line: {word}"
+
+
+def test_every_alias_stands_for_a_setting():
+    names = {name[-1] for name in _names(RunConfig)}
+    assert not {meant for others in ALIASES.values() for meant in others} - names
+    assert not names & ALIASES.keys()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("ppo.num_updates=ten", "ppo.num_updates must be a whole number, not 'ten'"),
+        ("ppo.num_updates=2.5", "ppo.num_updates must be a whole number, not 2.5"),
+        ("ppo.num_updates=yes", "ppo.num_updates must be something else than true or false"),
+        ("ppo.num_updates=", "ppo.num_updates must be a whole number, not empty"),
+        ("ppo.num_updates=0", "ppo.num_updates must be greater than 0, not 0"),
+        ("ppo.gamma=3", "ppo.gamma must be at most 1, not 3"),
+        ("ppo.learning_rate=.inf", "ppo.learning_rate must be a finite number"),
+        ("ppo.whiten_rewards=maybe", "ppo.whiten_rewards must be true or false"),
+        ("ppo=3", "ppo must be a group of settings, not 3"),
+        ("seed=-1", "seed must be at least 0, not -1"),
+        ("base.dtype=bf16", "base.dtype must be 'float32', 'bfloat16' or 'float16', not 'bf16', did you mean 'bfloat16'?"),
+        ("base.revision=123", "base.revision must be text, not 123"),
+        ("data.source=[a.jsonl, 1]", "data.source, item 2, must be text, not 1"),
+        ("name=a/b", "not a run name: 'a/b'"),
+        ("name=" + 101 * "x", "not a run name"),
+        ("name=../x", "not a run name"),
+        ("name='a b'", "not a run name"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_was_expected_and_where_it_stands(word, expected, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=[word])
+    assert expected in caught.value.what and caught.value.where == f"the command line: {word}" and caught.value.to_do
+    key, _, value = word.partition("=")
+    *sections, last = key.split(".")
+    file = tmp_path / "mine.yaml"
+    file.write_text("# a comment\nnum_rounds: 1\n" + "".join(f"{s}:\n" for s in sections) + f"{'  ' * len(sections)}{last}: {value}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(str(file))
+    assert expected in caught.value.what and caught.value.where == f"{file}, line {3 + len(sections)}"
+
+
+def test_the_place_of_a_value_is_that_of_the_last_word_about_it(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("ppo: {num_updates: 3, batch_size: 10}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(str(file), ["runtime.workers=3"])
+    assert caught.value.where == f"{file}, line 1; ppo.num_minibatches is 2 by default; the command line: runtime.workers=3"
+    assert load_config(str(file), ["ppo={batch_size: 8}"]).ppo.num_updates == PPOConfig().num_updates  # a group replaces a group
+
+
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path):
+    file = tmp_path / "twice.yaml"
+    file.write_text("seed: 1\nppo:\n  num_updates: 3\n  gamma: 1\n  num_updates: 4\n")
+    with pytest.raises(UserError, match="ppo.num_updates is given twice") as caught:
+        load_config(str(file))
+    assert caught.value.where == f"{file}, line 5; first in line 3"
 
 
 def test_yaml_reads_1e5_as_text_and_the_schema_mends_it():
@@ -64,9 +133,25 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="must be a mapping"):
         load_config(str(tmp_path / "list.yaml"))
-    (tmp_path / "broken.yaml").write_text("a: [1\n")
-    with pytest.raises(UserError, match="not valid YAML"):
+    (tmp_path / "broken.yaml").write_text("seed: 1\na: [1\n")
+    with pytest.raises(UserError, match="not valid YAML") as caught:
         load_config(str(tmp_path / "broken.yaml"))
+    assert "line 3" in caught.value.where  # where the bracket is missed
+    (tmp_path / "latin.yaml").write_bytes("name: caf\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8 text: byte 10"):
+        load_config(str(tmp_path / "latin.yaml"))
+    (tmp_path / "deep.yaml").write_text("a: " + 5000 * "[")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(str(tmp_path / "deep.yaml"))
+    (tmp_path / "loop.yaml").write_text("ppo: &x {gamma: *x}")
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_config(str(tmp_path / "loop.yaml"))
+    with pytest.raises(UserError, match="is a folder"):
+        load_config(str(tmp_path))
+    with pytest.raises(UserError, match="did you mean the preset 'hh-harmless'"):
+        load_config("hh-harmles")
+    (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfseed: 3\r\n")
+    assert load_config(str(tmp_path / "bom.yaml")).seed == 3
 
 
 def test_seeds_depend_on_names_only():

@@ -1,0 +1,167 @@
+"""What is wrong with a config, in one plain sentence: pydantic's errors, unknown names, the nearest legal ones. Never raises."""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import UserError
+from configs.schema import RunConfig
+
+Path = tuple[str, ...]
+"""A setting by its parts: ("ppo", "num_updates")."""
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "lr": ("learning_rate",),
+    "learning_rate_scheduler": ("learning_rate_schedule",),
+    "lr_scheduler_type": ("learning_rate_schedule",),
+    "beta": ("kl_coefficient",),
+    "kl": ("kl_coefficient",),
+    "kl_coef": ("kl_coefficient",),
+    "init_kl_coef": ("kl_coefficient",),
+    "target_kl": ("kl_target",),
+    "cliprange": ("clip_range",),
+    "cliprange_value": ("value_clip_range",),
+    "vf_coef": ("value_coefficient",),
+    "lam": ("gae_lambda",),
+    "lambda": ("gae_lambda",),
+    "missing_eos_penalty": ("missing_end_penalty",),
+    "epochs": ("num_epochs",),
+    "num_train_epochs": ("num_epochs",),
+    "num_ppo_epochs": ("num_epochs",),
+    "steps": ("num_updates", "pretraining_steps"),
+    "max_steps": ("num_updates", "pretraining_steps"),
+    "updates": ("num_updates",),
+    "bs": ("batch_size",),
+    "mini_batch_size": ("num_minibatches", "micro_batch_size"),
+    "num_mini_batches": ("num_minibatches",),
+    "per_device_train_batch_size": ("micro_batch_size",),
+    "gradient_accumulation_steps": ("micro_batch_size",),
+    "warmup_steps": ("warmup_ratio",),
+    "max_length": ("max_new_tokens", "max_completion_tokens"),
+    "max_seq_length": ("max_completion_tokens",),
+    "max_tokens": ("max_new_tokens", "max_completion_tokens"),
+    "response_length": ("max_new_tokens",),
+    "temp": ("temperature",),
+    "r": ("rank",),
+    "lora_r": ("rank",),
+    "lora_alpha": ("alpha",),
+    "model_name": ("model",),
+    "model_name_or_path": ("model",),
+    "torch_dtype": ("dtype",),
+    "precision": ("dtype",),
+    "load_in_4bit": ("quantization",),
+    "dataset": ("source",),
+    "dataset_name": ("source",),
+    "file": ("source", "path"),
+    "files": ("source",),
+    "rounds": ("num_rounds",),
+    "num_workers": ("workers",),
+    "gpus": ("workers",),
+    "num_gpus": ("workers",),
+    "port": ("dashboard_port",),
+}
+"""What other tools call a setting -> what it is called here; the first that the section has is meant."""
+
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list of texts",
+    "model": "a group of settings",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal": "{expected}",
+}
+"""What a value must be, by the longest beginning of pydantic's error type."""
+
+SEE = "configs/schema.py explains every setting"
+
+
+def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
+    """The first thing that is wrong, as a UserError. `place` tells where a setting was written."""
+    errors = error.errors()
+    first = errors[0]
+    given = tuple(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        meant = " or ".join(".".join(name) for name in _meant(given))
+        what = f"there is no setting {'.'.join(given)!r}" + (f", did you mean {meant!r}?" if meant else "")
+        return UserError(what, place(given), f"write {meant}; {SEE}" if meant else _legal_in(given[:-1]))
+    if first["type"] == "invalid_key":
+        return UserError(f"a setting's name must be text, not {first['loc'][-1]!r}", place(given), SEE)
+    path = _known_part(given)
+    if first["type"] == "value_error":
+        what, bad = first["msg"].removeprefix("Value error, "), first["ctx"]["error"]
+        words = [tuple(word.split(".")) for word in re.findall(r"[a-z]+\.[a-z_]+", what)]
+        named = [name for name in words if name in _names(RunConfig)] or [path]
+        return UserError(what, "; ".join(dict.fromkeys(map(place, named))), getattr(bad, "to_do", f"change it; {SEE}"))
+    same = [e for e in errors if _known_part(tuple(str(part) for part in e["loc"])) == path]
+    inside = [e for e in same if isinstance(e["loc"][-1], int)]  # one item of a list
+    wrong = inside[0] if inside else first
+    expected = " or ".join(dict.fromkeys(_expected(e) for e in inside[:1] or same))
+    item = f", item {int(wrong['loc'][-1]) + 1}," if inside else ""
+    value = "empty" if wrong["input"] is None else repr(wrong["input"])[:100]
+    legal = re.findall(r"'([^']*)'", wrong.get("ctx", {}).get("expected", ""))
+    near = difflib.get_close_matches(str(wrong["input"]), legal, n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    is_number = "text" in expected and isinstance(wrong["input"], int | float)
+    to_do = "put it into quotes, on the command line as KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
+    return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(path), to_do)
+
+
+def _expected(error: Any) -> str:
+    kinds = [kind for kind in EXPECTED if error["type"].startswith(kind)]
+    return EXPECTED[max(kinds, key=len)].format(**error.get("ctx", {})) if kinds else error["msg"]
+
+
+def _known_part(path: Path) -> Path:
+    """The setting itself, without what pydantic adds for the kinds that its value may have."""
+    legal = _names(RunConfig)
+    while path and path not in legal:
+        path = path[:-1]
+    return path
+
+
+def _meant(path: Path) -> list[Path]:
+    """The legal settings that an unknown one stands for. What other tools call a setting counts as its name."""
+    *section, word = path
+    legal = _names(RunConfig)
+    siblings = {name[-1]: name for name in legal if list(name[:-1]) == section}
+    meant = [word, *ALIASES.get(word.lower(), ())]
+
+    def close(names: Sequence[str], cutoff: float) -> list[str]:
+        return difflib.get_close_matches(word, names, n=1, cutoff=cutoff)
+
+    found: list[Path] = [siblings[name] for name in meant if name in siblings][:1]
+    found = found or [siblings[name] for name in close(list(siblings), 0.75)]
+    found = found or [name for alias in meant for name in legal if name[-1] == alias]
+    found = found or [siblings[name] for name in close(list(siblings), 0.6)]
+    if not found:
+        by_key = {".".join(name): name for name in legal}
+        found = [by_key[key] for key in difflib.get_close_matches(".".join(path), list(by_key), n=1, cutoff=0.7)]
+    if not found:
+        by_word = {name[-1]: name for name in legal}
+        found = [by_word[name] for name in close(list(by_word), 0.6)]
+    return found
+
+
+def _legal_in(section: Path) -> str:
+    names = [name[-1] for name in _names(RunConfig) if name[:-1] == section]
+    where = f"the settings of {'.'.join(section)}" if section else "the settings"
+    return f"use one of {where}: {', '.join(names)}; {SEE}" if names else SEE
+
+
+def _names(model: type[BaseModel], section: Path = ()) -> list[Path]:
+    """Every legal setting and group of settings."""
+    names: list[Path] = []
+    for name, field in model.model_fields.items():
+        names.append((*section, name))
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _names(field.annotation, (*section, name))
+    return names
