@@ -73,6 +73,10 @@ class RunState(BaseModel):
         rows = self.setup if round_number is None else self.rounds.get(round_number, {})
         return rows.get(name, StageState())
 
+    def rows(self, round_number: int | None) -> dict[str, StageState]:
+        """The stages of a round, to be changed; an empty table is added for a round that is new."""
+        return self.setup if round_number is None else self.rounds.setdefault(round_number, {})
+
     def stages(self) -> Iterator[tuple[int | None, str, StageState]]:
         """(round, name, state) of every stage that the journal knows, those before round 0 first."""
         numbered: list[tuple[int | None, dict[str, StageState]]] = [(None, self.setup), *sorted(self.rounds.items())]
@@ -110,19 +114,25 @@ class Journal:
 
 
 def read_events(path: Path) -> list[Event]:
-    """All whole events. Raises UserError for a damaged line that is not the last."""
+    """All whole events. Raises UserError for a damaged line that is not the last, and for one that this version does not know."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
     events = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            events.append(Event.model_validate_json(_without_check(line)))
+            body = _without_check(line)
         except ValueError:
             raise UserError(
                 f"line {number} of the journal is damaged",
                 str(path),
                 "restore the file, or delete that line: committed stages are found again",
+            ) from None
+        try:
+            events.append(Event.model_validate_json(body))
+        except ValueError:  # its checksum is right, so it was meant
+            raise UserError(
+                f"line {number} of the journal was written by another version of loop", str(path), "use the version that wrote it"
             ) from None
     return events
 
@@ -166,8 +176,7 @@ def _apply(run: RunState, event: Event) -> None:
     elif event.event in ("stage_started", "stage_committed"):
         done = event.event == "stage_committed"
         before = run.stage(event.stage or "", event.round)
-        rows = run.setup if event.round is None else run.rounds.setdefault(event.round, {})
-        rows[event.stage or ""] = StageState(
+        run.rows(event.round)[event.stage or ""] = StageState(
             state="done" if done else "running",
             restarts=before.restarts if before.state != "done" else 0,
             seconds=event.seconds,
@@ -176,8 +185,8 @@ def _apply(run: RunState, event: Event) -> None:
             committed=event if done else before.committed,
         )
     elif event.event == "worker_lost":
-        stages = run.setup if event.round is None else run.rounds[event.round]
-        stages[event.stage or ""].restarts += 1
+        # The line about the stage's start may have been deleted, as the message about a damaged line advises.
+        run.rows(event.round).setdefault(event.stage or "", StageState(state="running")).restarts += 1
     else:
         run.state = ENDINGS[event.event]
         for _, _, stage in run.stages():

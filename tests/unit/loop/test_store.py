@@ -8,7 +8,7 @@ import pytest
 from configs import UserError, load_config
 from loop import artifacts, driver
 from loop.driver import is_locked, one_writer
-from loop.journal import Journal, fold, read_events, to_json
+from loop.journal import Journal, _with_check, fold, read_events, to_json
 from loop.plan import stage_key
 from loop.round import EVALUATE, POLICY, SFT
 
@@ -40,6 +40,30 @@ def test_a_torn_last_line_is_dropped_and_a_torn_inner_line_is_named(tmp_path):
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0][:10], *lines[1:]]))
     with pytest.raises(UserError, match="line 1 of the journal"):
+        read_events(path)
+
+
+def test_every_line_of_a_journal_may_be_deleted(tmp_path):
+    """The message about a damaged line advises to delete it, so what is left has to be read, whichever line is gone."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append("run_started", num_rounds=1)
+    for round_number, stage in ((None, "sft"), (0, "policy")):
+        journal.append("stage_started", round=round_number, stage=stage)
+        journal.append("worker_lost", round=round_number, stage=stage, message="a worker died")
+        journal.append("stage_committed", round=round_number, stage=stage, digest="d", manifest="m")
+    journal.append("run_done")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for left_out in range(len(lines)):
+        path.write_bytes(b"".join(lines[:left_out] + lines[left_out + 1 :]))
+        state = fold(read_events(path))
+        assert to_json("x", state, ["sft"], ["policy"])["setup"]["sft"]["restarts"] == (0 if left_out == 2 else 1)
+
+
+def test_a_line_of_another_version_is_said_to_be_one(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(_with_check('{"event":"stage_skipped"}') + "\n")
+    with pytest.raises(UserError, match="line 1 of the journal was written by another version"):
         read_events(path)
 
 
