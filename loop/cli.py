@@ -67,7 +67,7 @@ def _runs_folder(options: argparse.Namespace) -> Path:
 
 def status(options: argparse.Namespace) -> int:
     """`status`: where a run stands and what it measured."""
-    from loop.driver import is_locked
+    from loop.lock import is_locked
 
     folder = _find_run(_runs_folder(options), options.run)
     state = fold(read_events(folder / "journal.jsonl"))

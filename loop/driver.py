@@ -4,7 +4,6 @@ A worker that dies or hangs is replaced, and the stage goes on from its last che
 Never imports torch. What a crash leaves at each point is told in ARCHITECTURE.md.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from loop import artifacts
 from loop.artifacts import Artifact
 from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
 from loop.journal import Journal, ends_whole, fold, read_events
+from loop.lock import one_writer
 from loop.monitoring import Terminal
 from loop.plan import differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
@@ -273,26 +273,6 @@ class Driver:
         return LoopError(f"a stage failed: {error}\n  log: {log}\n  the same command goes on from the last checkpoint")
 
 
-@contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
-    """A lock that a dead process does not hold. Raises UserError naming the process that has it."""
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"another process is working on this run (process {file.read().strip()})", str(folder), "wait for it, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
-
-
 def verify(folder: Path) -> tuple[list[str], int]:
     """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal."""
     path = folder / "journal.jsonl"
@@ -330,18 +310,6 @@ def collect_garbage(folder: Path) -> int:
                 removed += sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     return removed
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a live process is working on the run."""
-    try:
-        with (folder / "lock").open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _read_progress(path: Path) -> tuple[int, int]:

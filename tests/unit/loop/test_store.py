@@ -2,13 +2,17 @@
 
 import json
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from configs import UserError, load_config
 from loop import artifacts, driver
-from loop.driver import is_locked, one_writer
 from loop.journal import Journal, _with_check, fold, read_events, to_json
+from loop.lock import is_locked, one_writer
 from loop.plan import stage_key
 from loop.round import EVALUATE, POLICY, SFT
 
@@ -107,6 +111,23 @@ def test_one_writer_a_run(tmp_path):
         with pytest.raises(UserError, match="another process"), one_writer(tmp_path):
             pass
     assert not is_locked(tmp_path)
+
+
+def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
+    """`status` in a loop, from two processes, while a run starts 100 times."""
+    code = "import sys, pathlib; from loop.lock import is_locked\nwhile True: is_locked(pathlib.Path(sys.argv[1]))"
+    (tmp_path / "lock").touch()
+    probes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3]) for _ in range(2)]
+    try:
+        for _ in range(100):
+            time.sleep(0.005)
+            with one_writer(tmp_path):
+                pass
+        assert all(probe.poll() is None for probe in probes)  # they have been looking all the time
+    finally:
+        for probe in probes:
+            probe.kill()
+            probe.wait()
 
 
 def test_the_base_is_kept_whole_and_half_copies_of_the_dead_are_removed(tmp_path):
