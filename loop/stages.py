@@ -94,6 +94,7 @@ def data(context: Context) -> Metrics:
     for pair in loaded.pairs:
         sources[pair.source] = sources.get(pair.source, 0) + 1
     return {name: len(records) for name, records in (parts | prompts).items()} | {
+        "ties": sum(pair.tie for records in parts.values() for pair in records),
         "skipped": dict(loaded.skipped),
         "by_source": sources,
     }
@@ -124,8 +125,11 @@ def base(context: Context) -> Metrics:
 
 def sft(context: Context) -> Metrics:
     """Supervised fine-tuning of the first policy on the chosen completions. It is PPO's start and its reference."""
-    backbone, pairs = context.backbone, context.pairs("pairs")
+    backbone, fitting = context.backbone, context.pairs("pairs")
+    pairs = [pair for pair in fitting if not pair.tie]  # a tie's completions were chosen by nobody
     total = sum(1 for _ in (context.inputs["data"] / "pairs.jsonl").open(encoding="utf-8"))
+    if fitting and not pairs:
+        raise UserError("all pairs that are short enough are ties", "the data", "give pairs of which one completion is better")
     if not pairs:
         raise UserError(
             f"all {total} pairs are longer than data.max_prompt_tokens or data.max_completion_tokens",
@@ -139,13 +143,13 @@ def sft(context: Context) -> Metrics:
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
     _write_log(context, log)
-    return {"loss": supervised.final_loss(log), "pairs": len(pairs), "pairs_too_long": total - len(pairs)}
+    return {"loss": supervised.final_loss(log), "pairs": len(pairs), "pairs_too_long": total - len(fitting)}
 
 
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that answers for people, trained on pairs that the run never sees."""
     backbone = _with_sft(context)
-    scorer = _fit_reward_model(context, "labeler", context.pairs("labeler_pairs"))
+    scorer = _fit_reward_model(context, "labeler", [pair for pair in context.pairs("labeler_pairs") if not pair.tie])
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     if parallel.is_main():
         scorer.save(context.output)

@@ -5,7 +5,6 @@ is left out is counted by reason. A pair's prompt decides on which side of the h
 alike stay together. Must never train anything.
 """
 
-import gzip
 import json
 import random
 import re
@@ -20,9 +19,12 @@ from configs.seeds import derive_seed, draw
 from rewards import world
 from rewards.comparisons import Comparison, Prompt, PromptRecord
 from rewards.gold import gold_reward
+from rewards.json_lines import read_json_lines
 from rewards.labelers import bernoulli
 
 LOADERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
+ROLES = ("system", "user", "assistant", "tool")
+"""What chat templates know. Another role would be a guess at who speaks."""
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -49,14 +51,12 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     rows, where = _load_rows(config)
     skipped: Counter[str] = Counter()
     pairs = []
-    for number, row in enumerate(rows):
+    for number, (place, row) in enumerate(rows):
         try:
             pairs.append(parse_row(row, number))
         except BadRow as error:
             if config.bad_rows == "refuse":
-                raise UserError(
-                    f"row {number + 1} of the data cannot be used: {error}", where, "mend it, or set data.bad_rows=skip"
-                ) from None
+                raise UserError(f"a row cannot be used: {error}", place, "correct it, or set data.bad_rows=skip") from None
             skipped[str(error)] += 1
     if not pairs:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.items()) or "the data set is empty"
@@ -74,26 +74,30 @@ def check_files_exist(config: DataConfig) -> None:
 
 
 def parse_row(row: dict[str, Any], number: int) -> Comparison:
-    """One row of TRL's preference formats as a Comparison. Raises BadRow."""
+    """One row of TRL's preference formats as a Comparison. Raises BadRow.
+
+    `tie: true`, or equal `score_chosen` and `score_rejected` where `tie` says nothing, mean that neither is better.
+    """
     chosen, rejected = row.get("chosen"), row.get("rejected")
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, str | list):
             raise BadRow(f"{name} is not text or messages")
     prompt: Prompt
-    if row.get("prompt") is not None:
-        prompt, texts = _explicit(row["prompt"], chosen, rejected)
-    elif isinstance(chosen, list):
-        prompt, texts = _implicit_messages(chosen, rejected)
+    if isinstance(chosen, list) or isinstance(rejected, list):
+        prompt, texts = _split_dialogues(*(_with_prompt(row.get("prompt"), answer) for answer in (chosen, rejected)))
+    elif row.get("prompt") is not None:
+        given = row["prompt"]
+        prompt, texts = given if isinstance(given, str) else _messages(given, "prompt"), (chosen, rejected)  # type: ignore[assignment]
     else:
         prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
-    if not prompt:
+    if not (prompt if isinstance(prompt, str) else "".join(m["content"] for m in prompt)).strip():
         raise BadRow("the prompt is empty")
     for name, text in zip(("chosen", "rejected"), texts, strict=True):
         if not text.strip():
             raise BadRow(f"{name} is empty")
     if texts[0] == texts[1]:
         raise BadRow("chosen and rejected are the same")
-    return Comparison(f"row-{number}", prompt, *texts, source=str(row.get("source") or "original"))
+    return Comparison(f"row-{number}", prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
 
 
 def opening(prompt: Prompt) -> str:
@@ -104,22 +108,35 @@ def opening(prompt: Prompt) -> str:
 
 
 def parse_dialogue(text: str) -> list[dict[str, str]]:
-    """HH's "\\n\\nHuman: ...\\n\\nAssistant: ..." as messages."""
-    parts = _HH_TURN.split("\n\n" + text.lstrip())
+    """HH's "\\n\\nHuman: ...\\n\\nAssistant: ..." as messages. Raises BadRow for text before the first turn."""
+    before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
+    if before.strip():
+        raise BadRow("there is text before the first turn of a dialogue")
     roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[name], "content": said.strip()} for name, said in zip(parts[1::2], parts[2::2], strict=True)]
+    return [{"role": roles[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
 
 
-def _explicit(prompt: Any, chosen: Any, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
-    if isinstance(prompt, list):
-        return _messages(prompt), (_answer(chosen), _answer(rejected))
-    if not isinstance(prompt, str):
-        raise BadRow("prompt is not text or messages")
-    return prompt, (_answer(chosen), _answer(rejected))
+def _is_tie(row: dict[str, Any]) -> bool:
+    tie, scores = row.get("tie"), [row.get("score_chosen"), row.get("score_rejected")]
+    if tie is not None and not isinstance(tie, bool):
+        raise BadRow("tie is not true or false")
+    if any(score is not None and (isinstance(score, bool) or not isinstance(score, int | float)) for score in scores):
+        raise BadRow("score_chosen or score_rejected is not a number")
+    return tie if tie is not None else scores[0] is not None and scores[0] == scores[1]
 
 
-def _implicit_messages(chosen: Any, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
-    first, second = _messages(chosen), _messages(rejected)
+def _with_prompt(prompt: Any, answer: Any) -> list[dict[str, str]]:
+    """The whole dialogue of one side, whose answer or prompt is messages. Some data repeat the prompt in each answer."""
+    if isinstance(prompt, str):
+        turns = [{"role": "user", "content": prompt}] if prompt.strip() else []
+    else:
+        turns = [] if prompt is None else _messages(prompt, "prompt")
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else _messages(answer, "chosen or rejected")
+    return said if said[: len(turns)] == turns else turns + said
+
+
+def _split_dialogues(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[Prompt, tuple[str, str]]:
+    """What two dialogues share is the prompt, and the one message after it is the answer."""
     if not first or not second or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
         raise BadRow("a dialogue does not end with the assistant")
     if first[:-1] != second[:-1]:
@@ -127,33 +144,32 @@ def _implicit_messages(chosen: Any, rejected: Any) -> tuple[Prompt, tuple[str, s
     return first[:-1], (first[-1]["content"], second[-1]["content"])
 
 
-def _implicit_text(chosen: str, rejected: Any) -> tuple[Prompt, tuple[str, str]]:
-    if not isinstance(rejected, str):
-        raise BadRow("rejected is not text or messages")
+def _implicit_text(chosen: str, rejected: str) -> tuple[Prompt, tuple[str, str]]:
     if _HH_TURN.search(chosen) and _HH_TURN.search(rejected):
-        return _implicit_messages(parse_dialogue(chosen), parse_dialogue(rejected))
+        return _split_dialogues(parse_dialogue(chosen), parse_dialogue(rejected))
     length = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
     length = chosen.rfind(" ", 0, length) + 1 or length
     return chosen[:length], (chosen[length:], rejected[length:])
 
 
-def _messages(value: Any) -> list[dict[str, str]]:
+def _messages(value: Any, name: str) -> list[dict[str, str]]:
     if not isinstance(value, list):
-        raise BadRow("the messages are not a list")
+        raise BadRow(f"{name} is not text or messages")
     for message in value:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
             raise BadRow("a message lacks role or text content")
-    return [{"role": str(m["role"]), "content": m["content"]} for m in value]
+        if message["role"] not in ROLES:
+            raise BadRow(f"a message's role is none of {', '.join(ROLES)}")
+        if message.get("tool_calls"):
+            raise BadRow("a message calls tools")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
 
 
-def _answer(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    messages = _messages(value)
-    return messages[-1]["content"] if messages else ""
+Rows = list[tuple[str, dict[str, Any]]]
+"""Each row with where it stands, in words."""
 
 
-def _load_rows(config: DataConfig) -> tuple[list[dict[str, Any]], str]:
+def _load_rows(config: DataConfig) -> tuple[Rows, str]:
     """All rows, and where they came from in words."""
     sources = config.source if isinstance(config.source, list) else [config.source]
     if not any(_looks_like_file(source) for source in sources):
@@ -166,17 +182,17 @@ def _looks_like_file(source: str) -> bool:
     return Path(source).exists() or any(f".{kind}" in Path(source).name for kind in LOADERS)
 
 
-def _load_file(path: Path) -> list[dict[str, Any]]:
+def _load_file(path: Path) -> Rows:
     kind = next((k for k in LOADERS if f".{k}" in path.name), None)
     if kind is None:
         raise UserError("unknown kind of data file", str(path), f"use one of: {', '.join(LOADERS)}")
     try:
         if kind == "jsonl":
-            rows = _read_json_lines(path)
+            rows = [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
         else:
             from datasets import load_dataset
 
-            rows = load_dataset(LOADERS[kind], data_files=str(path), split="train").to_list()
+            rows = _numbered(load_dataset(LOADERS[kind], data_files=str(path), split="train"), str(path))
     except UserError:
         raise
     except Exception as error:  # datasets wraps the parsers' many error types in its own
@@ -185,28 +201,17 @@ def _load_file(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Line by line, because Arrow refuses a column whose answers are text in one row and something else in another."""
-    rows = []
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"line {number} is not JSON: {error.msg}", str(path), "mend or remove the line") from None
-                if not isinstance(rows[-1], dict):
-                    raise UserError(f"line {number} is not a JSON object", str(path), "mend or remove the line")
-    return rows
+def _numbered(table: Any, where: str) -> Rows:
+    return [(f"{where}, row {number}", row) for number, row in enumerate(table.to_list(), 1)]
 
 
-def _load_hub(sources: list[str], split: str) -> tuple[list[dict[str, Any]], str]:
+def _load_hub(sources: list[str], split: str) -> tuple[Rows, str]:
     from datasets import load_dataset
 
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for source in sources:
         try:
-            loaded = load_dataset(source, split=split).to_list()
+            loaded = _numbered(load_dataset(source, split=split), f"{source} ({split})")
         except Exception as error:  # the hub's client raises from four libraries
             raise UserError(
                 f"the data set cannot be loaded: {_cause(error)}", f"{source} ({split})", "check data.source and data.split"
@@ -216,10 +221,10 @@ def _load_hub(sources: list[str], split: str) -> tuple[list[dict[str, Any]], str
     return rows, ", ".join(sources)
 
 
-def _check_columns(rows: list[dict[str, Any]], where: str) -> None:
+def _check_columns(rows: Rows, where: str) -> None:
     if not rows:
         raise UserError("the data set is empty", where, "give data with prompt, chosen and rejected")
-    columns = {name for row in rows for name in row}
+    columns = {name for _, row in rows for name in row}
     if missing := {"chosen", "rejected"} - columns:
         raise UserError(
             f"the data lacks the column{'s' * (len(missing) > 1)} {', '.join(sorted(missing))} (it has {', '.join(sorted(columns))})",
@@ -247,8 +252,9 @@ def _split(pairs: list[Comparison], config: DataConfig, seed: int, skipped: Coun
         else:
             parts["train"].append(pair)
     for name in ("train", "heldout"):
-        if not parts[name]:
-            raise UserError(f"too few pairs: none is left for {name}", where, "give more data or change data.heldout_fraction")
+        if all(pair.tie for pair in parts[name]):
+            what = "none is left" if not parts[name] else "all that are left are ties"
+            raise UserError(f"too few pairs: {what} for {name}", where, "give more data or change data.heldout_fraction")
     return PreferenceData(
         parts["train"], parts["heldout"], _prompts_of(parts["train"]), _prompts_of(parts["heldout"]), parts["labeler"], skipped
     )

@@ -2,13 +2,16 @@
 
 import gzip
 import json
+from collections import Counter
 
 import pytest
 
 from configs import UserError
 from configs.schema import DataConfig
+from rewards.json_lines import read_json_lines
 from rewards.preference_data import BadRow, load_preference_data, opening, parse_row
 
+HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}
 USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
 
 
@@ -20,6 +23,11 @@ USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "conte
         ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
         ({"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"}, [USER]),
         ({"chosen": "The sky is good", "rejected": "The sky is bad"}, "The sky is "),
+        # The prompt as text and the answers as messages (UltraFeedback's form): one dialogue, its first turn said once.
+        ({"prompt": "q", "chosen": [GOOD], "rejected": [BAD]}, [USER]),
+        ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
+        # Turns before the last answer belong to the prompt where both sides have them.
+        ({"prompt": [USER], "chosen": [HELLO, USER, GOOD], "rejected": [HELLO, USER, BAD]}, [USER, HELLO, USER]),
     ],
 )
 def test_formats(row, prompt):
@@ -36,12 +44,54 @@ def test_formats(row, prompt):
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "the same"),
         ({"prompt": "", "chosen": "a", "rejected": "b"}, "prompt is empty"),
         ({"chosen": [USER, GOOD], "rejected": [GOOD, BAD]}, "differ before"),
+        ({"prompt": [USER], "chosen": [GOOD, THANKS], "rejected": [BAD, THANKS]}, "does not end with the assistant"),
+        ({"prompt": [USER], "chosen": [GOOD, THANKS], "rejected": [BAD]}, "does not end with the assistant"),
+        ({"prompt": [USER], "chosen": [HELLO, USER, GOOD], "rejected": [BAD]}, "differ before"),
+        ({"prompt": [USER], "chosen": [], "rejected": [BAD]}, "does not end with the assistant"),
+        ({"prompt": [{"role": "human", "content": "q"}], "chosen": [GOOD], "rejected": [BAD]}, "role is none of"),
+        ({"prompt": [USER | {"content": " "}], "chosen": [GOOD], "rejected": [BAD]}, "prompt is empty"),
+        ({"prompt": [USER], "chosen": [GOOD | {"tool_calls": [{}]}], "rejected": [BAD]}, "calls tools"),
+        ({"chosen": "Note.\n\nHuman: q\n\nAssistant: a", "rejected": "Note.\n\nHuman: q\n\nAssistant: b"}, "before the first turn"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "tie": "false"}, "tie is not true or false"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "tie": 0}, "tie is not true or false"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "7", "score_rejected": "7"}, "is not a number"),
         ({"prompt": [{"role": "user", "content": 3}], "chosen": [GOOD], "rejected": [BAD]}, "lacks role or text"),
     ],
 )
 def test_bad_rows(row, reason):
     with pytest.raises(BadRow, match=reason):
         parse_row(row, 0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "tie"),
+    [
+        ({}, False),
+        ({"tie": True}, True),
+        ({"tie": False, "score_chosen": 7, "score_rejected": 7}, False),  # what is said goes before what is concluded
+        ({"tie": None, "score_chosen": 7, "score_rejected": 7.0}, True),
+        ({"score_chosen": 8.5, "score_rejected": 7}, False),
+        ({"score_chosen": None, "score_rejected": None}, False),  # tables have nulls where a row says nothing
+    ],
+)
+def test_ties(columns, tie):
+    assert parse_row({"prompt": "q", "chosen": "a", "rejected": "b"} | columns, 0).tie is tie
+
+
+def test_real_rows_with_ties_and_booleans(shared_data):
+    """PandaLM's test set: 999 rows, of which the first annotator calls a tie 0; a few responses are JSON booleans."""
+    counted = Counter()
+    for _, row in read_json_lines(shared_data / "pandalm_test" / "testset-v1.jsonl.gz"):
+        given = {"prompt": row["instruction"] + row["input"], "chosen": row["response1"], "rejected": row["response2"]}
+        expected = row["annotator1"] == 0
+        try:
+            assert parse_row(given | {"tie": expected}, 0).tie == expected
+            counted["tie" if expected else "decided"] += 1
+        except BadRow as error:
+            counted["empty" if "empty" in str(error) else "not text"] += 1
+            assert not all(isinstance(row[name], str) and row[name].strip() for name in ("response1", "response2"))
+    assert counted.total() == 999
+    assert counted["tie"] > 50 and counted["not text"] > 0 and counted["empty"] > 0
 
 
 def write(path, rows):
@@ -59,7 +109,7 @@ def test_bad_rows_are_counted_or_refused(tmp_path):
     )
     data = load_preference_data(DataConfig(source=path), 0)
     assert dict(data.skipped) == {"chosen is empty": 1, "chosen is not text or messages": 1}
-    with pytest.raises(UserError, match="row 41"):
+    with pytest.raises(UserError, match="line 41"):
         load_preference_data(DataConfig(source=path, bad_rows="refuse"), 0)
 
 
