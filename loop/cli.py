@@ -83,7 +83,7 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """`verify`: hash everything that was committed once more."""
-    from loop.driver import verify as find_damage
+    from loop.upkeep import verify as find_damage
 
     folder = _find_run(_runs_folder(options), options.run)
     damage, stages = find_damage(folder)
@@ -98,7 +98,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def gc(options: argparse.Namespace) -> int:
     """`gc`: remove what nothing refers to."""
-    from loop.driver import collect_garbage
+    from loop.upkeep import collect_garbage
 
     folder = _find_run(_runs_folder(options), options.run)
     print(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")

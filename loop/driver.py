@@ -21,11 +21,12 @@ from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
 from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
-from loop.journal import Journal, ends_whole, fold, read_events
+from loop.journal import Journal
 from loop.lock import one_writer
 from loop.monitoring import Terminal
 from loop.plan import differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
+from loop.upkeep import verify
 
 GRACE_SECONDS = 20.0
 """After Ctrl-C: how long the workers have to finish their step and save, before they are stopped as they are."""
@@ -271,45 +272,6 @@ class Driver:
             log.parent.mkdir(exist_ok=True)
             log.write_text(detail, encoding="utf-8")
         return LoopError(f"a stage failed: {error}\n  log: {log}\n  the same command goes on from the last checkpoint")
-
-
-def verify(folder: Path) -> tuple[list[str], int]:
-    """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal."""
-    path = folder / "journal.jsonl"
-    state = fold(read_events(path))
-    damage = [] if ends_whole(path) else [f"{path}: the last line is torn"]
-    try:
-        config = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
-    except OSError:
-        config = ""
-    if config != state.config:
-        damage.append(f"{folder / 'config.yaml'}: is not what the run was started with")
-    done = [(r, name, row.committed) for r, name, row in state.stages() if row.state == "done" and row.committed]
-    for round_number, name, committed in done:
-        final = folder / stage_directory(round_number) / name
-        found = artifacts.find_damage(final)
-        manifest = final / artifacts.MANIFEST
-        if not found and hashlib.sha256(manifest.read_bytes()).hexdigest() != committed.manifest:
-            found = [f"{manifest}: is not what was committed"]
-        damage += found
-    return damage, len(done)
-
-
-def collect_garbage(folder: Path) -> int:
-    """Remove what no start of this run would use: payloads of dead attempts, work of finished stages. Returns the bytes.
-
-    The checkpoints of unfinished stages stay. Raises UserError while a process works on the run.
-    """
-    removed = 0
-    with one_writer(folder):
-        state = fold(read_events(folder / "journal.jsonl"))
-        unfinished = {f"{stage_directory(r)}-{name}" for r, name, row in state.stages() if row.state != "done"}
-        for work in sorted((folder / "work").glob("*")):
-            useless = [work] if work.name not in unfinished else [p for p in work.iterdir() if p.name not in ("key", "checkpoints")]
-            for path in useless:
-                removed += sum(file.lstat().st_size for file in [path, *path.rglob("*")] if file.is_file())
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return removed
 
 
 def _read_progress(path: Path) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
-from loop.driver import verify
 from loop.round import ROUND_STAGES, SETUP_STAGES
+from loop.upkeep import verify
 from tests.integration.conftest import SMALL, Workspace
 
 pytestmark = pytest.mark.slow

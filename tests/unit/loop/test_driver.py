@@ -23,12 +23,6 @@ def opened():
     watching[0] = False
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOOP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def test_the_cost_of_a_resume_is_linear_in_the_number_of_rounds(tmp_path, opened, monkeypatch):
     """Files opened by a start that finds so many finished rounds and makes one more."""
     monkeypatch.setattr("os.fsync", lambda handle: None)  # thousands of them take half a minute, and none opens a file

@@ -9,9 +9,7 @@ from configs import UserError, load_config
 from configs.errors import LoopError
 from configs.loading import dump_config
 from loop import artifacts
-from loop.driver import collect_garbage
 from loop.failures import SignOfLife, disk_error, disk_errors_explained
-from loop.journal import Journal
 from loop.plan import fork, plan, shared_stages
 
 PINNED = {
@@ -75,18 +73,6 @@ def test_work_is_kept_for_the_same_recipe_only(tmp_path):
     assert again != payload and not payload.exists() and (tmp_path / "w" / "checkpoints").exists()
     artifacts.begin(tmp_path / "w", "other")
     assert not (tmp_path / "w" / "checkpoints").exists()
-
-
-def test_garbage_is_what_no_start_would_use(tmp_path):
-    journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("run_started", num_rounds=1)
-    journal.append("stage_committed", stage="sft", digest="d")
-    journal.append("stage_started", round=0, stage="policy")
-    for name in ("setup-sft/checkpoints/a", "round-000-policy/payload-1/b", "round-000-policy/checkpoints/c"):
-        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "work" / name).write_bytes(bytes(1000))
-    assert collect_garbage(tmp_path) == 2000
-    assert [path.name for path in (tmp_path / "work").rglob("*") if path.is_file()] == ["c"]
 
 
 @pytest.mark.parametrize(
