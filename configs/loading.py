@@ -5,6 +5,7 @@ that place, and a run that is gone on with takes everything else from its own co
 """
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from configs.schema import SHORT_FORMS, RunConfig
 PRESETS = Path(__file__).parent
 OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
 """Settings that have an option of their own on the command line."""
+MISSING = object()
 
 
 @dataclass
@@ -41,13 +43,19 @@ class Given:
         values[path[-1]] = value
         self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path} | {path: place}
 
+    def get(self, path: tuple[str, ...], default: Any = None) -> Any:
+        """A value as it was written, or `default`."""
+        value: Any = self.values
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                return default
+            value = value[part]
+        return value
+
     def place(self, path: tuple[str, ...]) -> str:
         """Where a setting was written: itself or the group that it came with; else that it is a default."""
-        values: Any = self.values
-        for part in path:
-            if not isinstance(values, dict) or part not in values:
-                return f"{'.'.join(path)} is {_default(path)!r} by default"
-            values = values[part]
+        if self.get(path, MISSING) is MISSING:
+            return f"{'.'.join(path)} is {_default(path)!r} by default"
         around = [self.places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self.places]
         inside = [text for other, text in self.places.items() if other[: len(path)] == path]
         return (around + inside or ["the config"])[0]
@@ -153,11 +161,11 @@ def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[s
 def _find(file: str) -> Path:
     """A path as given, or the name of a preset."""
     path, preset = Path(file), PRESETS / f"{file}.yaml"
-    if path.exists() and not path.is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         return path
-    if preset.is_file():
+    if os.path.isfile(preset):
         return preset
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError("the config file is a folder", f"--config {file}", "give a YAML file in it, or a preset's name")
     names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
     near = difflib.get_close_matches(path.stem, names, n=1)

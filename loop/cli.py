@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import LoopError, UserError
-from configs.loading import load_config
+from configs.loading import Given, read_given
 from configs.schema import BadValue, check_name
 from loop.journal import RunState, fold, read_events, to_json
 from loop.round import ROUND_STAGES, SETUP_STAGES
@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> int:
     from loop.failures import disk_errors_explained
     from loop.monitoring import Terminal
     from loop.plan import fork
-    from rewards.preference_data import check_files_exist
 
-    config = load_config(options.config, options.settings, name=options.name, num_rounds=options.rounds)
+    given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
     runs, terminal = _runs_folder(options).resolve(), Terminal()
-    check_files_exist(config.data)
+    _check_files(given)
+    config = given.resolve()
     if options.fork:
         source, config = _find_run(runs, config.name), config.model_copy(update={"name": options.fork})
         with disk_errors_explained(runs):
@@ -56,10 +56,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_files(given: Given) -> None:
+    """Before anything else: a file that is not there is the likelier slip than settings that do not go together."""
+    from rewards.sources import check_labels, check_sources
+
+    check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
+    check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
+
+
 def _runs_folder(options: argparse.Namespace) -> Path:
     """Where runs are kept. Raises UserError where something else than a folder is in the way."""
     runs = Path(options.runs)
-    in_the_way = next((path for path in (runs, *runs.parents) if path.exists() and not path.is_dir()), None)
+    in_the_way = next((path for path in (runs, *runs.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
     if in_the_way:
         raise UserError(f"{in_the_way} is a file, not a folder", f"--runs {runs}", "give a folder, or a path where one can be made")
     return runs

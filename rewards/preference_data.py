@@ -21,8 +21,8 @@ from rewards.comparisons import Comparison, Prompt, PromptRecord
 from rewards.gold import gold_reward
 from rewards.json_lines import read_json_lines
 from rewards.labelers import bernoulli
+from rewards.sources import FILE_KINDS, check_sources, file_kind, is_file_source
 
-LOADERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
 ROLES = ("system", "user", "assistant", "tool")
 """What chat templates know. Another role would be a guess at who speaks."""
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -64,13 +64,6 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     if config.max_pairs:
         pairs = draw(pairs, config.max_pairs, derive_seed(seed, "max_pairs"))
     return _split(pairs, config, seed, skipped, where)
-
-
-def check_files_exist(config: DataConfig) -> None:
-    """Raises UserError for a data file that is not there; cheap, for before anything is started."""
-    for source in config.source if isinstance(config.source, list) else [config.source]:
-        if source != "embedded" and _looks_like_file(source) and not Path(source).is_file():
-            raise UserError("the data file does not exist", source, "check the path in data")
 
 
 def parse_row(row: dict[str, Any], number: int) -> Comparison:
@@ -172,27 +165,21 @@ Rows = list[tuple[str, dict[str, Any]]]
 def _load_rows(config: DataConfig) -> tuple[Rows, str]:
     """All rows, and where they came from in words."""
     sources = config.source if isinstance(config.source, list) else [config.source]
-    if not any(_looks_like_file(source) for source in sources):
+    if not any(map(is_file_source, sources)):
         return _load_hub(sources, config.split)
-    check_files_exist(config)
+    check_sources(sources, "data.source")
     return [row for source in sources for row in _load_file(Path(source))], ", ".join(sources)
 
 
-def _looks_like_file(source: str) -> bool:
-    return Path(source).exists() or any(f".{kind}" in Path(source).name for kind in LOADERS)
-
-
 def _load_file(path: Path) -> Rows:
-    kind = next((k for k in LOADERS if f".{k}" in path.name), None)
-    if kind is None:
-        raise UserError("unknown kind of data file", str(path), f"use one of: {', '.join(LOADERS)}")
+    kind = str(file_kind(path.name))
     try:
         if kind == "jsonl":
             rows = [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
         else:
             from datasets import load_dataset
 
-            rows = _numbered(load_dataset(LOADERS[kind], data_files=str(path), split="train"), str(path))
+            rows = _numbered(load_dataset(FILE_KINDS[kind], data_files=str(path), split="train"), str(path))
     except UserError:
         raise
     except Exception as error:  # datasets wraps the parsers' many error types in its own

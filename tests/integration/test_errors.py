@@ -13,7 +13,7 @@ import pytest
         (["--config", "none.yaml"], "does not exist"),
         (["--name", "a/b"], "not a run name"),
         (["runtime.workers=3"], "divisible"),
-        (["data=x.jsonl"], "gold"),
+        (["data=x.jsonl"], "the data file does not exist: x.jsonl"),
     ],
 )
 def test_wrong_words(workspace, words, message):

@@ -1,0 +1,78 @@
+"""Which of the data's sources are files, and whether they can be read: cheap, for before anything is started. Reads no content."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+
+FILE_KINDS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
+"""Part of a file's name -> the loader of `datasets` that reads it."""
+PATTERN = frozenset("*?[")
+SAVED_DATASET = {"dataset_info.json": "", "dataset_dict.json": "['train']"}
+"""A file that `save_to_disk` writes -> how the part that holds rows is named."""
+
+
+def is_file_source(source: str) -> bool:
+    """Whether a source is meant as a file; else it is the name of a data set of the hub."""
+    looks_like_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1
+    return looks_like_path or os.path.exists(source) or file_kind(source) is not None
+
+
+def file_kind(source: str) -> str | None:
+    """Which of FILE_KINDS a file is, by its name ("pairs.jsonl.gz" is jsonl)."""
+    return next((kind for kind in FILE_KINDS if f".{kind}" in os.path.basename(source)), None)
+
+
+def check_sources(given: Any, where: str) -> None:
+    """Raises UserError for the first source that cannot be read. `given` is `data.source`, perhaps not yet checked by the schema."""
+    sources = given if isinstance(given, list) else [given]
+    if given == "embedded" or not all(isinstance(source, str) for source in sources):
+        return
+    if not sources:
+        raise UserError("data.source names nothing", where, "give one or more files, or a data set of the hub")
+    if "embedded" in sources:
+        raise UserError("the embedded world cannot be mixed with other data", where, "leave `embedded` out of data.source")
+    if not any(map(is_file_source, sources)):
+        return
+    for source in sources:
+        _check_file(source, where)
+
+
+def check_labels(path: Any, where: str) -> None:
+    """Raises UserError where `labeler.path` of round 0 is something that no labels can be in. A file that is not there yet is fine."""
+    if isinstance(path, str) and os.path.isdir(path.replace("{round}", "0")):
+        raise UserError(f"labeler.path is a folder: {path}", where, f"name a file in it: labeler.path='{path}/round-{{round}}.jsonl'")
+
+
+def _check_file(source: str, where: str) -> None:
+    if os.path.isdir(source):
+        raise UserError(f"the data is a folder: {source}", where, _how_to_read_folder(Path(source)))
+    if not os.path.exists(source):
+        if PATTERN & set(source):
+            found = sorted(str(path) for path in Path().glob(source)) if not os.path.isabs(source) else []
+            example = ", ".join(found[:3]) or "a.jsonl, b.jsonl"
+            raise UserError(f"data.source is no pattern: {source}", where, f"name the files: data='[{example}]'")
+        folder = Path(source).parent
+        names = os.listdir(folder) if folder.is_dir() else []
+        near = difflib.get_close_matches(Path(source).name, names, n=1)
+        hint = f", did you mean {str(folder / near[0])!r}?" if near else ""
+        home = "; ~ means your home only at the beginning of a word in the shell" if source.startswith("~") else ""
+        raise UserError(f"the data file does not exist: {source}{hint}", where, f"check the path, from {os.getcwd()}{home}")
+    if file_kind(source) is None:
+        kinds = ", ".join(f".{kind}" for kind in FILE_KINDS)
+        raise UserError(f"unknown kind of data file: {source}", where, f"use a file whose name ends with one of {kinds}, or with .jsonl.gz")
+    if not os.access(source, os.R_OK):
+        raise UserError(f"the data file may not be read: {source}", where, "change its permissions")
+    if os.path.isfile(source) and not os.path.getsize(source):
+        raise UserError(f"the data set is empty: {source}", where, "give data with prompt, chosen and rejected")
+
+
+def _how_to_read_folder(folder: Path) -> str:
+    for marker, part in SAVED_DATASET.items():
+        if (folder / marker).exists():
+            write = f"datasets.load_from_disk({str(folder)!r}){part}.to_json('pairs.jsonl')"
+            return f"save_to_disk wrote it; write the rows as a file in Python: {write}"
+    files = sorted(str(path) for path in folder.iterdir() if file_kind(path.name) and path.is_file())
+    return f"name its files: data='[{', '.join(files[:3])}]'" if files else "give a file of pairs, for example pairs.jsonl"
