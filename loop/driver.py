@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import LoopError, Stopped, UserError, WaitingForLabels
-from configs.loading import dump_config, read_yaml, validate
+from configs.loading import dump_config
 from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
@@ -24,7 +24,7 @@ from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kil
 from loop.journal import Journal
 from loop.lock import one_writer
 from loop.monitoring import Terminal
-from loop.plan import differences, shared_stages, stage_directory, stage_key
+from loop.plan import config_of, differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
 from loop.upkeep import verify
 
@@ -58,8 +58,8 @@ class Driver:
                 self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                 return
             text = dump_config(self.config)
-            artifacts.write_synced(self.folder / "config.yaml", text)
             self.journal.append("run_started", num_rounds=self.config.num_rounds, config=hashlib.sha256(text.encode()).hexdigest())
+            artifacts.write_synced(self.folder / "config.yaml", text)
             with self._signals_stop():
                 try:
                     run_rounds(self)
@@ -249,10 +249,10 @@ class Driver:
 
     def _check_identity(self) -> None:
         """Refuses to go on with a run under another config. Until a stage is committed there is nothing to go on with."""
-        path = self.folder / "config.yaml"
-        if not path.exists() or not any(row.state == "done" for _, _, row in self.journal.state().stages()):
+        path, state = self.folder / "config.yaml", self.journal.state()
+        if not path.exists() or not any(row.committed for _, _, row in state.stages()):
             return
-        differing = differences(validate(read_yaml(path), str(path)), self.config)
+        differing = differences(config_of(self.folder, state), self.config)
         if differing:
             alike, touched = shared_stages(self.folder, self.config)
             shown = ", ".join(touched[:4]) + (f" and {len(touched) - 4} more" if len(touched) > 4 else "")

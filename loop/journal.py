@@ -65,7 +65,8 @@ class RunState(BaseModel):
     setup: dict[str, StageState] = {}
     rounds: dict[int, dict[str, StageState]] = {}
     dashboard: str | None = None
-    config: str | None = None
+    configs: list[str] = []
+    """SHA-256 of the `config.yaml` of each start, the last one's at the end."""
     message: str | None = None
 
     def stage(self, name: str, round_number: int | None) -> StageState:
@@ -172,7 +173,7 @@ def _apply(run: RunState, event: Event) -> None:
     run.message = event.message
     if event.event == "run_started":
         run.state, run.num_rounds, run.dashboard = "running", event.num_rounds or 0, event.dashboard
-        run.config = event.config or run.config
+        run.configs += [event.config] if event.config else []
     elif event.event in ("stage_started", "stage_committed"):
         done = event.event == "stage_committed"
         before = run.stage(event.stage or "", event.round)

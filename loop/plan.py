@@ -4,16 +4,19 @@ A key is the hash of a stage's recipe; here the digest of an input is stood in f
 all the way down. Must never import torch, nor Ray.
 """
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from configs.loading import read_yaml
+from configs.errors import UserError
+from configs.loading import read_yaml, validate
 from configs.schema import RunConfig
 from configs.views import identity, identity_at
 from loop import artifacts
 from loop.artifacts import Artifact
+from loop.journal import RunState, fold, read_events
 from loop.round import Inputs, Stage, run_rounds
 
 
@@ -62,9 +65,32 @@ def differences(theirs: RunConfig, ours: RunConfig) -> list[str]:
     return [f"{key}: {before[key]!r} there, {now[key]!r} now" for key in sorted(before) if before[key] != now[key]]
 
 
+def config_of(folder: Path, state: RunState) -> RunConfig:
+    """The config that a run holds. Raises UserError where the file was changed, or where this version does not know its settings."""
+    path = folder / "config.yaml"
+    if damage := find_config_damage(folder, state):
+        to_do = "put back what was there, or delete the file and give all the run's settings again"
+        raise UserError(f"the config of the run {damage}", str(path), to_do)
+    try:
+        return validate(read_yaml(path), str(path))
+    except UserError as error:
+        to_do = "use the version of loop that the run was started with, or start a new run with another --name"
+        raise UserError(f"the config of the run cannot be used: {error.what}", str(path), to_do) from None
+
+
+def find_config_damage(folder: Path, state: RunState) -> str | None:
+    """What is wrong with `config.yaml`, or None. Each start tells the journal before it writes the file, so an older one is whole too."""
+    path = folder / "config.yaml"
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return None if not state.configs or found in state.configs else "is not what the run was started with"
+
+
 def shared_stages(source: Path, config: RunConfig) -> tuple[list[str], list[str]]:
     """Of the stages that `config` asks for: those that the run in `source` makes alike, and the others."""
-    before, now = plan(RunConfig.model_validate(read_yaml(source / "config.yaml"))), plan(config)
+    before, now = plan(config_of(source, fold(read_events(source / "journal.jsonl")))), plan(config)
     alike = [name for name, key in now.items() if before.get(name) == key]
     return alike, [name for name in now if name not in alike]
 

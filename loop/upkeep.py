@@ -11,7 +11,7 @@ from loop import artifacts
 from loop.failures import disk_errors_explained
 from loop.journal import ends_whole, fold, read_events
 from loop.lock import one_writer
-from loop.plan import stage_directory
+from loop.plan import find_config_damage, stage_directory
 
 
 def verify(folder: Path) -> tuple[list[str], int]:
@@ -19,12 +19,8 @@ def verify(folder: Path) -> tuple[list[str], int]:
     path = folder / "journal.jsonl"
     state = fold(read_events(path))
     damage = [] if ends_whole(path) else [f"{path}: the last line is torn"]
-    try:
-        config = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
-    except OSError:
-        config = ""
-    if config != state.config:
-        damage.append(f"{folder / 'config.yaml'}: is not what the run was started with")
+    if config := find_config_damage(folder, state):
+        damage.append(f"{folder / 'config.yaml'}: {config}")
     done = [(r, name, row.committed) for r, name, row in state.stages() if row.state == "done" and row.committed]
     for round_number, name, committed in done:
         final = folder / stage_directory(round_number) / name

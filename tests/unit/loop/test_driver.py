@@ -1,10 +1,16 @@
 """What the driver costs and checks, on run directories whose stages compute nothing (`fake_fleet.py`)."""
 
+import hashlib
 import sys
 from collections import Counter
+from unittest.mock import Mock
 
 import pytest
 
+from configs import UserError
+from loop.cli import main
+from loop.journal import Journal
+from loop.upkeep import verify
 from tests.unit.loop.fake_fleet import FakeDriver
 
 
@@ -40,3 +46,47 @@ def test_the_cost_of_a_resume_is_linear_in_the_number_of_rounds(tmp_path, opened
     # run_started, two for each of the seven new stages, and run_done: 1 + 2 x (1 + 2 x 7 + 1) = 33, however many rounds there are.
     assert set(journal.values()) == {33}
     assert (artifacts[200] - artifacts[40]) / 160 == (artifacts[40] - artifacts[10]) / 30 <= 7 * 6
+
+
+def test_a_config_of_another_version_is_refused_in_one_message(tmp_path, capsys):
+    """A run whose `config.yaml` has a setting that this version does not know, as the version that made it wrote it."""
+    runs = tmp_path / "runs"
+    FakeDriver(runs / "x").execute()
+    path = runs / "x" / "config.yaml"
+    path.write_text(path.read_text() + "temperature_schedule: cosine\n")
+    Journal(runs / "x" / "journal.jsonl").append("run_started", num_rounds=1, config=hashlib.sha256(path.read_bytes()).hexdigest())
+    for words in (["--name", "x"], ["--name", "x", "--fork", "y"]):
+        assert main(["run", "--runs", str(runs), *words]) == 2
+        said = capsys.readouterr().err
+        assert "there is no setting 'temperature_schedule'" in said and str(path) in said and "use the version of loop" in said
+    assert [path.name for path in runs.iterdir()] == ["x"]
+
+
+def test_an_edited_config_is_named_by_run_and_by_verify(tmp_path):
+    """A hand that changes config.yaml would otherwise change the run: what is not given on the command line is taken from it."""
+    folder = tmp_path / "x"
+    FakeDriver(folder).execute()
+    path = folder / "config.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("seed: 0", "seed: 1"))
+    assert verify(folder)[0] == [f"{path}: is not what the run was started with"]
+    for driver in (FakeDriver(folder, num_rounds=2), FakeDriver(folder, "seed=1", num_rounds=2)):
+        with pytest.raises(UserError, match="is not what the run was started with"):
+            driver.execute()
+    path.unlink()  # the other way out: everything is given again
+    assert FakeDriver(folder, num_rounds=2).execute() is None and verify(folder)[0] == []
+
+
+@pytest.mark.parametrize("line_is_written", [False, True])
+def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_written):
+    """A start with one round more tells the journal, then writes config.yaml. Killed before or between, it goes on."""
+    folder = tmp_path / "x"
+    FakeDriver(folder).execute()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(
+            "loop.artifacts.write_synced" if line_is_written else "loop.journal.Journal.append", Mock(side_effect=KeyboardInterrupt)
+        )
+        FakeDriver(folder, num_rounds=2).execute()
+    assert verify(folder)[0] == []
+    FakeDriver(folder, num_rounds=2).execute()
+    assert verify(folder) == ([], 18)
