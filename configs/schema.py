@@ -108,7 +108,9 @@ class DataConfig(Section):
     """Share of the prompts that are never trained on; split by opening, so that no dialogue is on both sides."""
     max_pairs: PositiveInt | None = None
     max_prompt_tokens: PositiveInt = 64
+    """A longer prompt is left out, with its pairs. Token counts are those of the base's tokenizer, its chat template included."""
     max_completion_tokens: PositiveInt = 64
+    """Pairs with a longer completion are left out. `generation.max_new_tokens` may not be larger."""
     bad_rows: Literal["skip", "refuse"] = "skip"
     """A row with an empty or non-string answer: counted and skipped, or the run is refused."""
     labeler_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -295,6 +297,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "RunConfig":
+        new, limit = self.generation.max_new_tokens, self.data.max_completion_tokens
+        if new > limit:
+            raise BadValue(
+                f"generation.max_new_tokens is {new}, and data.max_completion_tokens is {limit}: no completion may be longer",
+                f"set generation.max_new_tokens={limit} or data.max_completion_tokens={new}",
+            )
         ppo, workers = self.ppo, self.runtime.workers
         for name in ("num_minibatches", "samples_per_prompt"):
             parts = getattr(ppo, name) * workers

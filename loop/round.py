@@ -1,10 +1,12 @@
 """One round, one line a stage. Read this file first.
 
-    data -> base -> sft -> (labeler) -> baseline
-                     |
-      round r:       reward -> policy -> sample -> label -> retrain -> select -> evaluate
-                       ^                                       |
-                       +--------------- round r + 1 -----------+
+    data -> base -> filter -> sft -> (labeler) -> baseline
+                               |
+      round r:   reward -> policy -> sample -> label -> retrain -> select -> evaluate
+                   ^                                       |
+                   +--------------- round r + 1 -----------+
+
+`filter` leaves out what is too long for the token limits, in the base's tokens; every later stage takes its rows from there.
 
 A stage is a function (in `stages.py`) from config and input directories to one new directory. Here is only which stage feeds
 which. `run.stage` hands back the committed directory, made now or by an earlier start: resuming is running this again.
@@ -36,26 +38,26 @@ class Stage:
         return (*self.reads, "seed") if self.seeded else self.reads
 
 
-_MODEL = ("base", "lora", "data.max_prompt_tokens")
-_PAIRS = (*_MODEL, "data.max_completion_tokens", "generation.max_new_tokens")
-"""What decides which pairs are short enough to be used."""
+_MODEL = ("base", "lora")
+_LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
 DATA = Stage("data", ("data",))
 BASE = Stage("base", ("base", "data.heldout_fraction"), seeded=False)
-SFT = Stage("sft", (*_PAIRS, "sft"))
-LABELER = Stage("labeler", (*_PAIRS, "reward"))
+FILTER = Stage("filter", _LIMITS, seeded=False)
+SFT = Stage("sft", (*_MODEL, "sft"))
+LABELER = Stage("labeler", (*_MODEL, "reward"))
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"))
 
-REWARD = Stage("reward", (*_PAIRS, "reward", "generation"))
+REWARD = Stage("reward", (*_MODEL, "reward", "generation"))
 POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"))
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
-LABEL = Stage("label", (*_MODEL, "labeler"))
-RETRAIN = Stage("retrain", (*_PAIRS, "retrain", "reward", "generation"))
-SELECT = Stage("select", (*_PAIRS, "select"))
-EVALUATE = Stage("evaluate", (*_PAIRS, "data.source", "generation", "evaluate"))
+LABEL = Stage("label", (*_MODEL, *_LIMITS, "labeler"))
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"))
+SELECT = Stage("select", (*_MODEL, "select"))
+EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"))
 
-STAGES = (DATA, BASE, SFT, LABELER, BASELINE, REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
-SETUP_STAGES = (DATA, BASE, SFT, BASELINE)
+STAGES = (DATA, BASE, FILTER, SFT, LABELER, BASELINE, REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
+SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
 
 
@@ -69,7 +71,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What stands before round 0."""
+    """What stands before round 0. `data` is what the `filter` stage left."""
 
     data: Artifact
     base: Artifact
@@ -90,8 +92,9 @@ class Round:
 def set_up(run: Run) -> Setup:
     """The stages before round 0."""
     reads_data = "chosen" in run.config.base.pretraining_texts
-    data = run.stage(DATA)
-    base = run.stage(BASE, data=data if reads_data else None)
+    original = run.stage(DATA)
+    base = run.stage(BASE, data=original if reads_data else None)
+    data = run.stage(FILTER, data=original, base=base)
     sft = run.stage(SFT, data=data, base=base)
     labeler = run.stage(LABELER, data=data, base=base, sft=sft) if run.config.labeler.kind == "reward-model" else None
     run.stage(BASELINE, data=data, base=base, sft=sft)

@@ -6,6 +6,7 @@ inputs and draws no random number but from `context.seed`. Must never look at ot
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from policies.generation import Response, generate_sharded, lower_states
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, write_jsonl
+from rewards.lengths import TokenLimits
 from rewards.preference_data import is_heldout_world_prompt, load_preference_data
 from rewards.reward_model import accuracy, shorter_wins, train_reward_model
 from rewards.scoring import Scorer, encode_pair
@@ -31,6 +33,8 @@ from rewards.selector import by_scorer, judge_choosers, longest, train_selector
 Metrics = dict[str, Any]
 NUM_PRETRAINING_DIALOGUES = 16_000
 SCORING_SHARD = 512
+PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
+PROMPT_FILES = ("prompts", "heldout_prompts")
 
 
 @dataclass
@@ -56,26 +60,22 @@ class Context:
     def backbone(self) -> Backbone:
         return self.get_backbone(self.inputs["base"])
 
+    @property
+    def limits(self) -> TokenLimits:
+        data = self.config.data
+        return TokenLimits(self.backbone.tokenizer, data.max_prompt_tokens, data.max_completion_tokens)
+
     def prompts(self, name: str) -> list[PromptRecord]:
-        """Prompts of the data stage that fit in `data.max_prompt_tokens`."""
-        records = read_jsonl(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
-        limit = self.config.data.max_prompt_tokens
-        return [r for r in records if len(encode_prompt(self.backbone.tokenizer, r.prompt)) <= limit]
+        """`prompts` or `heldout_prompts`; after the `filter` stage, those that are short enough."""
+        return read_jsonl(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
 
     def pairs(self, name: str) -> list[Comparison]:
-        """Pairs of the data stage that fit in the token limits."""
-        return [pair for pair in read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison) if self.fits(pair)]
+        """`pairs`, `heldout_pairs` or `labeler_pairs`; after the `filter` stage, those that are short enough."""
+        return read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison)
 
     def labels(self) -> list[list[Comparison]]:
         """Comparisons of all rounds so far, by generation; the last entry is this round's."""
-        return [[row for row in read_jsonl(path / "comparisons.jsonl", Comparison) if self.fits(row)] for path in self.inputs["labels"]]
-
-    def fits(self, pair: Comparison) -> bool:
-        tokenizer, data = self.backbone.tokenizer, self.config.data
-        if len(encode_prompt(tokenizer, pair.prompt)) > data.max_prompt_tokens:
-            return False
-        limit = max(data.max_completion_tokens, self.config.generation.max_new_tokens)
-        return max(len(encode_completion(tokenizer, text)) for text in (pair.chosen, pair.rejected)) <= limit
+        return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs["labels"]]
 
 
 # -- before round 0 -----------------------------------------------------------------------------------------------------
@@ -123,19 +123,31 @@ def base(context: Context) -> Metrics:
     return {"loss": supervised.final_loss(log), "dialogues": len(dialogues)}
 
 
+def filter(context: Context) -> Metrics:
+    """The data again, without the rows that are too long. All later stages take theirs from here, so no other one has to look.
+
+    Rows are left out by what they contain: a prompt stays where only its pairs' completions are too long.
+    """
+    limits = context.limits
+    pairs = {name: limits.keep(context.pairs(name)) for name in PAIR_FILES}
+    prompts = {name: limits.keep(context.prompts(name)) for name in PROMPT_FILES}
+    parts: dict[str, tuple[list[Any], Counter[str]]] = {**pairs, **prompts}
+    for name, (records, left_out) in parts.items():
+        if left_out and not records:
+            raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
+        if parallel.is_main():
+            write_jsonl(context.output / f"{name}.jsonl", records)
+    context.on_progress(1, 1)
+    left_out_pairs = sum((left_out for _, left_out in pairs.values()), Counter())
+    return {name: len(records) for name, (records, _) in parts.items()} | {"left_out": dict(left_out_pairs)}
+
+
 def sft(context: Context) -> Metrics:
     """Supervised fine-tuning of the first policy on the chosen completions. It is PPO's start and its reference."""
-    backbone, fitting = context.backbone, context.pairs("pairs")
-    pairs = [pair for pair in fitting if not pair.tie]  # a tie's completions were chosen by nobody
-    total = sum(1 for _ in (context.inputs["data"] / "pairs.jsonl").open(encoding="utf-8"))
-    if fitting and not pairs:
-        raise UserError("all pairs that are short enough are ties", "the data", "give pairs of which one completion is better")
+    backbone, all_pairs = context.backbone, context.pairs("pairs")
+    pairs = [pair for pair in all_pairs if not pair.tie]  # a tie's completions were chosen by nobody
     if not pairs:
-        raise UserError(
-            f"all {total} pairs are longer than data.max_prompt_tokens or data.max_completion_tokens",
-            "the data",
-            "raise the limits",
-        )
+        raise UserError(f"all {len(all_pairs)} training pairs are ties", "the data", "give pairs of which one completion is better")
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
@@ -143,7 +155,7 @@ def sft(context: Context) -> Metrics:
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
     _write_log(context, log)
-    return {"loss": supervised.final_loss(log), "pairs": len(pairs), "pairs_too_long": total - len(fitting)}
+    return {"loss": supervised.final_loss(log), "pairs": len(pairs)}
 
 
 def labeler(context: Context) -> Metrics:
@@ -250,15 +262,22 @@ def label(context: Context) -> Metrics:
     """The labeler turns samples into comparisons. May raise WaitingForLabels."""
     config, path = context.config.labeler, context.inputs["samples"] / "samples.jsonl"
     samples, seed = read_jsonl(path, Sample), context.seed()
+    left_out: Counter[str] = Counter()
     if config.kind == "preferences-file":
         comparisons = labelers.compare_by_file(samples, config, seed, context.round or 0, path)
+        comparisons, left_out = _short_enough(context, comparisons)
     else:
         scores = labelers.gold_scores(samples) if config.kind == "gold" else _labeler_scores(context, samples)
         comparisons = labelers.compare_by_scores(samples, scores, config, seed)
     if parallel.is_main():
         write_jsonl(context.output / "comparisons.jsonl", comparisons)
     heldout = sum(row.heldout for row in comparisons)
-    return {"comparisons": len(comparisons), "heldout": heldout, "ties": sum(row.tie for row in comparisons)}
+    return {
+        "comparisons": len(comparisons),
+        "heldout": heldout,
+        "ties": sum(row.tie for row in comparisons),
+        "left_out": dict(left_out),
+    }
 
 
 def retrain(context: Context) -> Metrics:
@@ -330,7 +349,7 @@ def evaluate(context: Context) -> Metrics:
 
 STAGES: dict[str, Callable[[Context], Metrics]] = {
     function.__name__: function
-    for function in (data, base, sft, labeler, baseline, reward, policy, sample, label, retrain, select, evaluate)
+    for function in (data, base, filter, sft, labeler, baseline, reward, policy, sample, label, retrain, select, evaluate)
 }
 
 
@@ -461,6 +480,18 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
     if parallel.is_main():
         write_jsonl(context.output / "samples.jsonl", samples)
     return metrics
+
+
+def _short_enough(context: Context, comparisons: list[Comparison]) -> tuple[list[Comparison], Counter[str]]:
+    """Labels without those whose own texts are too long, and the counts of these. Labels of samples are never too long."""
+    if all(row.chosen_id for row in comparisons):
+        return comparisons, Counter()
+    limits = context.limits
+    kept = [row for row in comparisons if row.chosen_id or limits.excess(row) is None]
+    left_out = limits.keep([row for row in comparisons if not row.chosen_id])[1]
+    if not kept:
+        raise limits.nothing_left("comparisons", str(context.config.labeler.path), left_out)
+    return kept, left_out
 
 
 def _labeler_scores(context: Context, samples: Sequence[Sample]) -> labelers.Scores:

@@ -28,7 +28,7 @@ RUN, UPDATES, SAMPLES_PER_PROMPT = "learning", 40, 4
 def load(run: Path) -> tuple[Any, list[list[int]]]:
     """The run's config, and the encoded training prompts."""
     config = load_run_config(run)
-    return config, encoded(run, config, "prompts")
+    return config, encoded(run, "prompts")
 
 
 def load_run_config(run: Path) -> Any:
@@ -37,20 +37,19 @@ def load_run_config(run: Path) -> Any:
     return load_config(str(run / "config.yaml"), [f"ppo.num_updates={UPDATES}", "ppo.max_grad_norm=1e9"])
 
 
-def encoded(run: Path, config: Any, name: str) -> list[list[int]]:
-    return [ids for _, ids in with_ids(run, config, name)]
+def encoded(run: Path, name: str) -> list[list[int]]:
+    return [ids for _, ids in with_ids(run, name)]
 
 
-def with_ids(run: Path, config: Any, name: str) -> list[tuple[dict[str, Any], list[int]]]:
-    """The run's prompts of one kind that fit, as rows and as token ids."""
+def with_ids(run: Path, name: str) -> list[tuple[dict[str, Any], list[int]]]:
+    """The run's prompts of one kind, as rows and as token ids."""
     import transformers
 
     from policies.tokenization import encode_prompt
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(run / "setup/base")
-    rows = [json.loads(line) for line in (run / "setup/data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    pairs = ((row, encode_prompt(tokenizer, row["prompt"])) for row in rows)
-    return [(row, ids) for row, ids in pairs if len(ids) <= config.data.max_prompt_tokens]
+    rows = [json.loads(line) for line in (run / "setup/filter" / f"{name}.jsonl").open(encoding="utf-8")]
+    return [(row, encode_prompt(tokenizer, row["prompt"])) for row in rows]
 
 
 def train_ours(run: Path, out: Path, seed: int) -> float:
@@ -174,7 +173,7 @@ def judge(run: Path, out: Path) -> dict[str, float]:
     backbone = Backbone.load(str(out if whole else run / "setup/base"), config.base, config.lora)
     if not whole:
         backbone.add_adapter("policy", folder=out)
-    rows = [pair for pair in with_ids(run, config, "heldout_prompts") for _ in range(SAMPLES_PER_PROMPT)]
+    rows = [pair for pair in with_ids(run, "heldout_prompts") for _ in range(SAMPLES_PER_PROMPT)]
     seeds = [derive_seed("judge", i) for i in range(len(rows))]
     responses = generate(backbone, None if whole else "policy", [ids for _, ids in rows], seeds, config.generation)
     texts = [decode_completion(backbone.tokenizer, response.token_ids) for response in responses]

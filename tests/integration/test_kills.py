@@ -193,6 +193,7 @@ def test_a_changed_config_is_forked(two_rounds):
     assert {name for name in forked if forked[name] == before[name]} >= {
         "setup/data",
         "setup/base",
+        "setup/filter",
         "setup/sft",
         "setup/baseline",
         "0/reward",

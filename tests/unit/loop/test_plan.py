@@ -15,15 +15,16 @@ from loop.plan import fork, plan, shared_stages
 PINNED = {
     "setup/data": "097ef5b9",
     "setup/base": "9b17e6d7",
-    "setup/sft": "56e58788",
-    "setup/baseline": "8e70dbed",
-    "round-000/reward": "41b8840b",
-    "round-000/policy": "69c16a65",
-    "round-000/sample": "1fcb898d",
-    "round-000/label": "5cd14b6d",
-    "round-000/retrain": "7cca98b1",
-    "round-000/select": "f378673c",
-    "round-000/evaluate": "15a0c514",
+    "setup/filter": "c10dd40d",
+    "setup/sft": "e385650d",
+    "setup/baseline": "54bfec4d",
+    "round-000/reward": "fa57a38a",
+    "round-000/policy": "b22e5569",
+    "round-000/sample": "dbb3cf57",
+    "round-000/label": "e7680acd",
+    "round-000/retrain": "f45cc160",
+    "round-000/select": "3b02ab36",
+    "round-000/evaluate": "e4f2a568",
 }
 
 
@@ -35,7 +36,7 @@ def test_the_keys_of_the_default_are_pinned():
 def test_a_later_setting_shares_the_earlier_stages(tmp_path):
     (tmp_path / "config.yaml").write_text(dump_config(load_config()))
     alike, touched = shared_stages(tmp_path, load_config(overrides=["ppo.num_updates=9"]))
-    assert alike == ["setup/data", "setup/base", "setup/sft", "setup/baseline", "round-000/reward"]
+    assert alike == ["setup/data", "setup/base", "setup/filter", "setup/sft", "setup/baseline", "round-000/reward"]
     assert touched[0] == "round-000/policy" and touched[-1] == "round-001/evaluate"
     alike, touched = shared_stages(tmp_path, load_config(overrides=["runtime.workers=2"]))
     assert not touched

@@ -4,11 +4,15 @@ import json
 
 import pytest
 
+from configs import UserError
 from configs.schema import RunConfig
+from configs.views import visible
 from loop import stages
+from loop.round import STAGES, run_rounds
 from policies.checkpoints import Checkpoints
 from policies.generation import Response
-from rewards.comparisons import PromptRecord, read_jsonl, write_jsonl
+from policies.tokenization import encode_completion, encode_prompt
+from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 
 SETTINGS = {
     "data": "pairs.jsonl",
@@ -45,9 +49,10 @@ def taken(monkeypatch):
     return calls
 
 
-def context(stage, folders, backbone, output, seed=0, round_number=None):
+def context(stage, folders, backbone, output, seed=0, round_number=None, **settings):
     output.mkdir(parents=True, exist_ok=True)
-    config = RunConfig.model_validate(SETTINGS | {"seed": seed})
+    declared = next(found for found in STAGES if found.name == stage)
+    config = visible(RunConfig.model_validate(SETTINGS | {"seed": seed} | settings), declared.visible)
     return stages.Context(
         stage, round_number, config, folders, output, Checkpoints(), lambda done, total: None, get_backbone=lambda folder: backbone
     )
@@ -99,3 +104,107 @@ def test_scores_are_normalised_on_any_prompts_the_same_in_every_round(backbone, 
         stages._normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), Scorer())
     every = {record.prompt for record in read_jsonl(folders["data"] / "prompts.jsonl", PromptRecord)}
     assert {text for rows in taken for text, _ in rows} == every
+
+
+# -- the token limits -----------------------------------------------------------------------------------------------------
+
+
+def limits(backbone):
+    """Limits that the texts below just meet: the prompt "12", and "ab" with the end token."""
+    tokenizer = backbone.tokenizer
+    prompt, completion = len(encode_prompt(tokenizer, "12")), len(encode_completion(tokenizer, "ab"))
+    assert (prompt, completion) == (2, 3)  # one token a letter, and the end
+    return {
+        "data": {"source": "pairs.jsonl", "max_prompt_tokens": prompt, "max_completion_tokens": completion},
+        "generation": {"max_new_tokens": 3},
+    }
+
+
+PAIRS = [
+    Comparison("p1", "12", "ab", "a"),
+    Comparison("p1", "12", "abc", "a", chosen_finished=False),  # three tokens and no end: as long as "ab" with its end
+    Comparison("p1", "12", "abc", "a"),
+    Comparison("p1", "12", "a", "abc"),
+    Comparison("p2", "123", "a", "b"),
+]
+
+
+@pytest.fixture
+def original(tmp_path):
+    folder = tmp_path / "original"
+    folder.mkdir()
+    for name in stages.PAIR_FILES:
+        write_jsonl(folder / f"{name}.jsonl", PAIRS)
+    for name in stages.PROMPT_FILES:
+        write_jsonl(folder / f"{name}.jsonl", [PromptRecord("p1", "12"), PromptRecord("p2", "123")])
+    return folder
+
+
+def test_rows_too_long_are_left_out_once_and_counted(backbone, original, tmp_path):
+    """Of each file's five pairs two have a long completion and one a long prompt; three files of pairs."""
+    metrics = stages.filter(
+        context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)),
+    )
+    for name in stages.PAIR_FILES:
+        assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", Comparison) == PAIRS[:2] and metrics[name] == 2
+    for name in stages.PROMPT_FILES:
+        assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", PromptRecord) == [PromptRecord("p1", "12")] and metrics[name] == 1
+    assert metrics["left_out"] == {"completion too long": 6, "prompt too long": 3}
+
+
+@pytest.mark.parametrize("name", [*stages.PAIR_FILES, *stages.PROMPT_FILES])
+def test_where_nothing_is_short_enough_the_limit_is_named(backbone, original, tmp_path, name):
+    rows = read_jsonl(original / f"{name}.jsonl", Comparison if name in stages.PAIR_FILES else PromptRecord)
+    write_jsonl(original / f"{name}.jsonl", rows[-1:])
+    with pytest.raises(UserError) as error:
+        stages.filter(context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)))
+    assert error.value.what.startswith("none of the 1 ") and "1 x prompt too long" in error.value.what
+    assert "data.max_prompt_tokens=2" in error.value.where and error.value.to_do == "raise data.max_prompt_tokens"
+
+
+def test_only_the_filter_and_the_base_see_what_is_too_long():
+    """Everything else gets its rows from the filter."""
+    received = {}
+
+    class Recorder:
+        config = RunConfig.model_validate(
+            SETTINGS | {"labeler": {"kind": "reward-model"}, "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5}, "num_rounds": 2}
+        )
+
+        def stage(self, stage, round_number=None, **inputs):
+            received.setdefault(stage.name, set()).update(value for value in inputs.values() if isinstance(value, str))
+            return stage.name
+
+    run_rounds(Recorder())
+    assert received.keys() == {stage.name for stage in STAGES}
+    assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
+    assert {name for name, inputs in received.items() if "filter" in inputs} == {
+        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "evaluate")
+    }
+
+
+def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(backbone, tmp_path):
+    """The sampled completions have five tokens with their end, more than the limit of three."""
+    samples = [Sample(f"0-0-p-{k}", "p", "12", f"abc{k}", True, 0, k) for k in range(2)]
+    write_jsonl(tmp_path / "samples.jsonl", samples)
+    rows = [
+        {"chosen_id": samples[0].id, "rejected_id": samples[1].id},
+        {"prompt": "12", "chosen": "ab", "rejected": "a"},
+        {"prompt": "12", "chosen": "abc", "rejected": "a"},
+        {"prompt": "123", "chosen": "ab", "rejected": "a"},
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = limits(backbone) | {"labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")}}
+    inputs = {"samples": tmp_path, "base": tmp_path}
+    metrics = stages.label(context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
+    assert [row.chosen for row in read_jsonl(tmp_path / "label" / "comparisons.jsonl", Comparison)] == ["abc0", "ab"]
+    assert metrics["comparisons"] == 2 and metrics["left_out"] == {"completion too long": 1, "prompt too long": 1}
+
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    with pytest.raises(UserError, match="none of the 2 comparisons is short enough: 1 x completion too long, 1 x prompt too long"):
+        stages.label(context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
+
+
+def test_completions_may_not_be_sampled_longer_than_the_limit():
+    with pytest.raises(ValueError, match="generation.max_new_tokens is 65, and data.max_completion_tokens is 64"):
+        RunConfig.model_validate({"generation": {"max_new_tokens": 65}})

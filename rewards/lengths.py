@@ -1,0 +1,51 @@
+"""Which rows are short enough for the token limits `data.max_prompt_tokens` and `data.max_completion_tokens`.
+
+Rows are measured in two places: the `filter` stage measures the original data, and the `label` stage measures labels that
+bring their own texts. What this run's policies sampled is never left out: `generation.max_new_tokens` is within the limit.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from configs.errors import UserError
+from policies.tokenization import encode_completion, encode_prompt
+from rewards.comparisons import Comparison, PromptRecord
+
+Row = TypeVar("Row", Comparison, PromptRecord)
+LONG_PROMPT, LONG_COMPLETION = "prompt too long", "completion too long"
+SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
+"""Why a row is left out, and the setting that would let it in."""
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """The longest prompt and the longest completion that are used, in tokens of `tokenizer`."""
+
+    tokenizer: Any
+    max_prompt_tokens: int
+    max_completion_tokens: int
+
+    def keep(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
+        """The rows within the limits, and how many are not, by reason."""
+        reasons = [self.excess(row) for row in rows]
+        return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
+
+    def excess(self, row: Comparison | PromptRecord) -> str | None:
+        """What about a row is too long, None where nothing is. An unfinished completion has no end token to count."""
+        if len(encode_prompt(self.tokenizer, row.prompt)) > self.max_prompt_tokens:
+            return LONG_PROMPT
+        if isinstance(row, PromptRecord):
+            return None
+        completions = ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished))
+        if any(len(encode_completion(self.tokenizer, text, finished)) > self.max_completion_tokens for text, finished in completions):
+            return LONG_COMPLETION
+        return None
+
+    def nothing_left(self, what: str, where: str, left_out: Counter[str]) -> UserError:
+        """The error to raise where no row is within the limits."""
+        counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items()))
+        values = f"data.max_prompt_tokens={self.max_prompt_tokens}, data.max_completion_tokens={self.max_completion_tokens}"
+        raise_these = " and ".join(SETTINGS[reason] for reason in sorted(left_out))
+        return UserError(f"none of the {left_out.total()} {what} is short enough: {counts}", f"{where} ({values})", f"raise {raise_these}")
