@@ -131,6 +131,7 @@ class Fleet:
             os.environ |= self._variables()
             # One logical CPU a worker at least, so that two workers fit on any machine.
             options |= {
+                "address": "local",  # without it, Ray joins a cluster that somebody else has started on this machine
                 "num_cpus": max(os.cpu_count() or 1, self.config.workers),
                 "include_dashboard": True,
                 "dashboard_host": "127.0.0.1",
