@@ -41,11 +41,13 @@ def run(options: argparse.Namespace) -> int:
     from loop.failures import disk_errors_explained
     from loop.monitoring import Terminal
     from loop.plan import fork
+    from policies.base_folder import check_base
 
     given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
     runs, terminal = _runs_folder(options).resolve(), Terminal()
     _check_files(given)
     config = given.resolve()
+    check_base(config, given.place(("base", "model")))
     if options.fork:
         source, config = _find_run(runs, config.name), config.model_copy(update={"name": options.fork})
         with disk_errors_explained(runs):

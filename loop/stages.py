@@ -18,7 +18,8 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.seeds import derive_seed, draw
 from policies import parallel, ppo, supervised
-from policies.backbone import Backbone, check_causal_lm
+from policies.backbone import Backbone, check_causal_lm, load_tokenizer
+from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
@@ -105,8 +106,9 @@ def base(context: Context) -> Metrics:
     config = context.config.base
     if config.model != "embedded":
         found = check_causal_lm(config.model, config)
+        load_tokenizer(config.model, config, found)
         if parallel.is_main():
-            description = {"model": config.model, "revision": config.revision, "config": found}
+            description = {"model": config.model, "revision": config.revision, "config": found.to_dict()}
             (context.output / "base.json").write_text(json.dumps(description, indent=2, sort_keys=True, default=str) + "\n")
         context.on_progress(1, 1)
         return {}
@@ -128,6 +130,7 @@ def filter(context: Context) -> Metrics:
 
     Rows are left out by what they contain: a prompt stays where only its pairs' completions are too long.
     """
+    check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
     limits = context.limits
     pairs = {name: limits.keep(context.pairs(name)) for name in PAIR_FILES}
     prompts = {name: limits.keep(context.prompts(name)) for name in PROMPT_FILES}

@@ -27,6 +27,7 @@ from torch import nn
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
 from policies.attention import PACKED
+from policies.base_folder import check_architecture, no_end_token
 from policies.fused import frozen_linear, fuse, takes_only, trimmed, unfuse
 from policies.lora import Linear, LoraLinear, flattened
 from policies.tokenization import Batch, Packing, pad_batch
@@ -64,11 +65,8 @@ class Backbone:
     def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
         """Load from a hub id or folder. Raises UserError when there is no causal language model there."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
         causal_lm = load_causal_lm(folder, config, device)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        tokenizer = load_tokenizer(folder, config, causal_lm.config)
         return cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
 
     @property
@@ -377,8 +375,8 @@ def _fused_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
 
 def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
     """`AutoModelForCausalLM.from_pretrained`, 4-bit where the config says so. Raises UserError when that cannot be."""
-    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     check_causal_lm(folder, config)
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     if config.quantization == "nf4":
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True,
@@ -398,21 +396,45 @@ def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
     return model if config.quantization == "nf4" else model.to(device)
 
 
-def check_causal_lm(folder: str, config: BaseConfig) -> dict[str, Any]:
-    """The model's config as a mapping. Raises UserError if it is missing or not a decoder-only language model."""
+def check_causal_lm(folder: str, config: BaseConfig) -> Any:
+    """The model's config. Raises UserError if it is missing or not a decoder-only language model."""
     try:
         found = transformers.AutoConfig.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"there is no model to load: {first_line(error)}", folder, "give base.model a hub id or a folder with config.json"
-        ) from None
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load("model", folder, error) from None
+    check_architecture(found.to_dict(), folder)
     known = type(found) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     remote = config.trust_remote_code and "AutoModelForCausalLM" in (getattr(found, "auto_map", None) or {})
-    declared = " ".join(found.architectures or [])
-    if found.is_encoder_decoder or not (known or remote) or (declared and "CausalLM" not in declared and "LMHead" not in declared):
-        kind = declared or type(found).__name__
-        raise UserError(f"the base is not a causal language model ({kind})", folder, "choose a decoder-only model")
-    return found.to_dict()
+    if not (known or remote):
+        raise UserError(f"the base is not a causal language model ({type(found).__name__})", folder, "choose a decoder-only model")
+    return found
+
+
+def load_tokenizer(folder: str, config: BaseConfig, model_config: Any) -> Any:
+    """The base's tokenizer, with a pad token. Raises UserError where there is none, it cannot end an answer, or it is another model's."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:  # what the many tokenizer classes raise on missing files
+        raise _cannot_load("tokenizer", folder, error) from None
+    if tokenizer.eos_token_id is None:
+        raise no_end_token(folder)
+    largest, rows = max(tokenizer.get_vocab().values()), model_config.get_text_config().vocab_size
+    if largest >= rows:
+        raise UserError(
+            f"the tokenizer knows tokens up to number {largest}, and the model only {rows} of them", folder, "use the model's own tokenizer"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _cannot_load(what: str, folder: str, error: Exception) -> UserError:
+    """Why a part of the base cannot be had: it is not there, or the hub cannot be reached."""
+    if "connect" in str(error) or "offline" in str(error):
+        to_do = "connect to the network, set HF_ENDPOINT to a mirror, or give the folder of a model that is already on this machine"
+        return UserError(f"the hub cannot be reached, and this {what} was never downloaded here", f"base.model={folder}", to_do)
+    to_do = "give base.model a hub id, or a folder with config.json, weights and tokenizer"
+    return UserError(f"there is no {what} to load: {first_line(error)}", f"base.model={folder}", to_do)
 
 
 def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:

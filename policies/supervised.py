@@ -22,6 +22,7 @@ from configs.schema import BaseConfig, TrainerSection
 from configs.seeds import derive_seed
 from policies import parallel
 from policies.backbone import Backbone
+from policies.base_folder import MAX_POSITIONS
 from policies.checkpoints import Checkpoints
 
 OnProgress = Callable[[int, int], None]
@@ -34,7 +35,6 @@ CHAT_TEMPLATE = (
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's pattern, but with marks (\\p{M}) inside words: it tears Thai vowels and tone marks off their consonants."""
 TRAINED = "trained.safetensors"
-MAX_POSITIONS = 1024
 PRETRAINING_BLOCK = 128
 
 

@@ -14,9 +14,9 @@ from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord
 
 Row = TypeVar("Row", Comparison, PromptRecord)
-LONG_PROMPT, LONG_COMPLETION = "prompt too long", "completion too long"
+LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
 SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
-"""Why a row is left out, and the setting that would let it in."""
+"""Why a row is left out, and the setting that would let it in; none helps a prompt of which the tokenizer keeps nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class TokenLimits:
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
 
     def excess(self, row: Comparison | PromptRecord) -> str | None:
-        """What about a row is too long, None where nothing is. An unfinished completion has no end token to count."""
-        if len(encode_prompt(self.tokenizer, row.prompt)) > self.max_prompt_tokens:
+        """What about a row is too long or too short, None where nothing is. An unfinished completion has no end token to count."""
+        prompt = encode_prompt(self.tokenizer, row.prompt)
+        if not prompt:
+            return EMPTY_PROMPT
+        if len(prompt) > self.max_prompt_tokens:
             return LONG_PROMPT
         if isinstance(row, PromptRecord):
             return None
@@ -47,5 +50,6 @@ class TokenLimits:
         """The error to raise where no row is within the limits."""
         counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items()))
         values = f"data.max_prompt_tokens={self.max_prompt_tokens}, data.max_completion_tokens={self.max_completion_tokens}"
-        raise_these = " and ".join(SETTINGS[reason] for reason in sorted(left_out))
-        return UserError(f"none of the {left_out.total()} {what} is short enough: {counts}", f"{where} ({values})", f"raise {raise_these}")
+        raise_these = " and ".join(SETTINGS[reason] for reason in sorted(left_out) if reason in SETTINGS)
+        to_do = f"raise {raise_these}" if raise_these else "give prompts that the base's tokenizer can read"
+        return UserError(f"none of the {left_out.total()} {what} is short enough: {counts}", f"{where} ({values})", to_do)

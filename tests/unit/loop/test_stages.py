@@ -208,3 +208,22 @@ def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(b
 def test_completions_may_not_be_sampled_longer_than_the_limit():
     with pytest.raises(ValueError, match="generation.max_new_tokens is 65, and data.max_completion_tokens is 64"):
         RunConfig.model_validate({"generation": {"max_new_tokens": 65}})
+
+
+def test_a_prompt_of_which_the_tokenizer_keeps_nothing_is_left_out(backbone, original, tmp_path):
+    """An empty prompt has no last token from which an answer could be predicted."""
+    for name in stages.PAIR_FILES:
+        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", "", "a", "b")])
+    inputs = {"data": original, "base": tmp_path}
+    metrics = stages.filter(context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
+    assert metrics["left_out"]["prompt without tokens"] == len(stages.PAIR_FILES) and metrics["pairs"] == 2
+
+
+def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_path):
+    """The tiny backbone has 256 positions; 250 + 7 is one too many."""
+    settings = {
+        "data": {"source": "pairs.jsonl", "max_prompt_tokens": 250, "max_completion_tokens": 7},
+        "generation": {"max_new_tokens": 7},
+    }
+    with pytest.raises(UserError, match="tiny reads at most 256 tokens, and a prompt with its completion may have 257"):
+        stages.filter(context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **settings))
