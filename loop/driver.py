@@ -87,10 +87,10 @@ class Driver:
         artifact = artifacts.find_committed(final, key)
         if artifact and (damage := artifacts.find_damage(final)):
             raise UserError(f"{stage.name} is damaged: {damage[0]}", str(final), "delete that directory: the same command makes it again")
-        journalled = self._journalled(stage.name, round_number)
         if artifact is None:
             artifact = self._make(stage, round_number, given, final, key)
-        if journalled != artifact.manifest_hash:
+        row = self.journal.state().stage(stage.name, round_number)
+        if row.state != "done" or row.committed is None or row.committed.manifest != artifact.manifest_hash:
             self._journal_commit(stage.name, round_number, artifact)
         return artifact
 
@@ -230,10 +230,6 @@ class Driver:
         if self._fleet is not None:
             self._fleet.__exit__(None, None, None)
             self._fleet = None
-
-    def _journalled(self, stage: str, round_number: int | None) -> str | None:
-        row = self.journal.state().stage(stage, round_number)
-        return row.committed.manifest if row.committed and row.state == "done" else None
 
     def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact) -> None:
         self.journal.append(
