@@ -24,7 +24,8 @@ from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
-from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, write_jsonl
+from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
+from rewards.label_file import compare_by_file
 from rewards.lengths import TokenLimits
 from rewards.preference_data import is_heldout_world_prompt, load_preference_data
 from rewards.reward_model import accuracy, shorter_wins, train_reward_model
@@ -265,10 +266,11 @@ def label(context: Context) -> Metrics:
     """The labeler turns samples into comparisons. May raise WaitingForLabels."""
     config, path = context.config.labeler, context.inputs["samples"] / "samples.jsonl"
     samples, seed = read_jsonl(path, Sample), context.seed()
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()  # what became of a file's other rows
     if config.kind == "preferences-file":
-        comparisons = labelers.compare_by_file(samples, config, seed, context.round or 0, path)
-        comparisons, left_out = _short_enough(context, comparisons)
+        found = compare_by_file(samples, config, seed, context.round or 0, path)
+        comparisons, too_long = _short_enough(context, found.comparisons)
+        left_out = found.left_out + too_long
     else:
         scores = labelers.gold_scores(samples) if config.kind == "gold" else _labeler_scores(context, samples)
         comparisons = labelers.compare_by_scores(samples, scores, config, seed)
@@ -412,7 +414,7 @@ def _sample_from(
     digest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["digest"]
     return [
         Sample(
-            id=f"{context.round}-{generation}-{record.prompt_id}-{k}",
+            id=sample_id(context.round, generation, record.prompt_id, k),
             prompt_id=record.prompt_id,
             prompt=record.prompt,
             completion=decode_completion(backbone.tokenizer, response.token_ids),

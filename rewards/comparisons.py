@@ -4,6 +4,7 @@ A comparison is a row of TRL's preference format (prompt, chosen, rejected) with
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -76,6 +77,22 @@ class CandidateGroup:
     prompt_id: str
     prompt: Prompt
     candidates: list[Candidate]
+
+
+def sample_id(round_number: int | None, generation: int | None, prompt_id: str, k: int) -> str:
+    """The name of a prompt's k-th completion that round `round_number` drew from generation `generation`'s policy."""
+    return f"{round_number}-{generation}-{prompt_id}-{k}"
+
+
+def round_of(sample_id: str) -> int | None:
+    """The round that a sample was drawn in, by its id; None where this is no sample's id.
+
+    A round draws from its own policy and from the last round's, so the two numbers are equal or follow each other.
+    """
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,5})-(0|[1-9][0-9]{0,5})-.+-[0-9]+", sample_id, re.DOTALL)
+    if not found or int(found[1]) - int(found[2]) not in (0, 1):
+        return None
+    return int(found[1])
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:

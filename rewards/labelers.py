@@ -2,19 +2,16 @@
 
     gold               the embedded world's true reward; P(a beats b) = sigmoid(gold(a) - gold(b))
     reward-model       scores of a reward model that this run does not train; the same law
-    preferences-file   comparisons made elsewhere: by sample ids, or whole rows of prompt, chosen, rejected
+    preferences-file   comparisons made elsewhere (`label_file.py`)
 
 Imports no ML library: the reward model's scores come in as numbers.
 """
 
 import itertools
-import json
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
-from configs.errors import UserError, WaitingForLabels
 from configs.schema import LabelerConfig
 from configs.seeds import derive_seed
 from rewards import world
@@ -44,58 +41,8 @@ def compare_by_scores(samples: Sequence[Sample], scores: Scores, config: Labeler
         pairs = [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
         for a, b in rng.sample(pairs, min(config.pairs_per_prompt, len(pairs))):
             winner, loser = (a, b) if bernoulli(scores[a.id] - scores[b.id], rng) else (b, a)
-            comparisons.append(_compare(winner, loser, config, seed, labeler=config.kind))
+            comparisons.append(compare(winner, loser, config, seed, labeler=config.kind))
     return comparisons
-
-
-def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, seed: int, round_number: int, samples_path: Path) -> list[Comparison]:
-    """The file's comparisons for this round.
-
-    A row names two samples (`chosen_id`, `rejected_id`) or gives `prompt`, `chosen` and `rejected` itself; `tie: true` where
-    neither is better. Rows about other rounds' samples are left alone. Raises WaitingForLabels while the file has nothing
-    for this round, UserError for a row that fits neither form.
-    """
-    path = Path(str(config.path).replace("{round}", str(round_number)))
-    if not path.exists():
-        raise WaitingForLabels(_ask(path, samples_path, "there is no such file yet"))
-    by_id = {sample.id: sample for sample in samples}
-    comparisons = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            comparisons += _from_row(line, f"{path}, line {number}", by_id, config, seed, round_number)
-    if not comparisons:
-        raise WaitingForLabels(_ask(path, samples_path, "it has no comparison for this round"))
-    return comparisons
-
-
-def _from_row(line: str, where: str, by_id: dict[str, Sample], config: LabelerConfig, seed: int, round_number: int) -> list[Comparison]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"a comparison is not JSON: {error.msg}", where, "mend or remove the line") from None
-    if not isinstance(row, dict):
-        raise UserError("a comparison is not a JSON object", where, "mend or remove the line")
-    origin = {name: str(row.get(name) or "") for name in ("rater", "labeled_at")}
-    if "chosen_id" in row and "rejected_id" in row:
-        winner, loser = by_id.get(row["chosen_id"]), by_id.get(row["rejected_id"])
-        if winner is None or loser is None:
-            return []
-        if winner.prompt_id != loser.prompt_id or winner is loser:
-            raise UserError("the two samples do not answer the same prompt, or are one", where, "mend or remove the line")
-        return [_compare(winner, loser, config, seed, "preferences-file", bool(row.get("tie")), **origin)]
-    from rewards.preference_data import BadRow, parse_row
-
-    try:
-        found = parse_row(row, 0)
-    except BadRow as error:
-        raise UserError(f"a comparison cannot be used: {error}", where, "give chosen_id and rejected_id, or texts") from None
-    if row.get("round", round_number) != round_number:
-        return []
-    found.prompt_id = json.dumps(found.prompt, ensure_ascii=False, sort_keys=True)
-    found.generation, found.labeler = round_number, "preferences-file"
-    found.tie, found.rater, found.labeled_at = bool(row.get("tie")), origin["rater"], origin["labeled_at"]
-    found.heldout = is_heldout(found.prompt_id, config, seed)
-    return [found]
 
 
 def is_heldout(prompt_id: str, config: LabelerConfig, seed: int) -> bool:
@@ -103,9 +50,8 @@ def is_heldout(prompt_id: str, config: LabelerConfig, seed: int) -> bool:
     return random.Random(derive_seed(seed, "heldout", prompt_id)).random() < config.heldout_fraction
 
 
-def _compare(
-    winner: Sample, loser: Sample, config: LabelerConfig, seed: int, labeler: str, tie: bool = False, rater: str = "", labeled_at: str = ""
-) -> Comparison:
+def compare(winner: Sample, loser: Sample, config: LabelerConfig, seed: int, labeler: str, tie: bool = False) -> Comparison:
+    """Two samples of one prompt as a comparison."""
     return Comparison(
         prompt_id=winner.prompt_id,
         prompt=winner.prompt,
@@ -119,8 +65,6 @@ def _compare(
         chosen_id=winner.id,
         rejected_id=loser.id,
         labeler=labeler,
-        rater=rater,
-        labeled_at=labeled_at,
         heldout=is_heldout(winner.prompt_id, config, seed),
     )
 
@@ -130,13 +74,3 @@ def _by_prompt(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     for sample in samples:
         groups.setdefault(sample.prompt_id, []).append(sample)
     return groups
-
-
-def _ask(path: Path, samples_path: Path, why: str) -> str:
-    return (
-        f"waiting for labels: {why}\n"
-        f"  samples to compare: {samples_path}\n"
-        f"  write comparisons to: {path}\n"
-        '  one a line: {"chosen_id": "...", "rejected_id": "...", "tie": false}, with ids of the samples\n'
-        "  then run the same command again"
-    )

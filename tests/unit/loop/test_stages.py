@@ -189,9 +189,9 @@ def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(b
     write_jsonl(tmp_path / "samples.jsonl", samples)
     rows = [
         {"chosen_id": samples[0].id, "rejected_id": samples[1].id},
-        {"prompt": "12", "chosen": "ab", "rejected": "a"},
-        {"prompt": "12", "chosen": "abc", "rejected": "a"},
-        {"prompt": "123", "chosen": "ab", "rejected": "a"},
+        {"prompt": "12", "chosen": "ab", "rejected": "a", "round": 0},
+        {"prompt": "12", "chosen": "abc", "rejected": "a", "round": 0},
+        {"prompt": "123", "chosen": "ab", "rejected": "a", "round": 0},
     ]
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = limits(backbone) | {"labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")}}

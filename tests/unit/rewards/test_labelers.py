@@ -1,16 +1,13 @@
 """Labelers, the mixture and candidate groups: plain data in, plain data out."""
 
-import json
 import math
 import random
 
 import pytest
 
-from configs import UserError
-from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig, RetrainConfig
 from rewards.comparisons import Comparison, Sample, group_candidates
-from rewards.labelers import bernoulli, compare_by_file, compare_by_scores
+from rewards.labelers import bernoulli, compare_by_scores
 from rewards.mixture import composition, mix
 
 
@@ -39,40 +36,6 @@ def test_comparisons_by_score():
 def test_equal_completions_are_not_compared():
     same = [Sample(f"s{k}", "p", "q", "one answer", True, 0, k) for k in range(4)]
     assert compare_by_scores(same, {s.id: 0.0 for s in same}, LabelerConfig(), 0) == []
-
-
-def by_file(path, rows, round_number=0):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return compare_by_file(samples(3), LabelerConfig(kind="preferences-file", path=str(path)), 0, round_number, path)
-
-
-def test_a_file_of_sample_ids_and_of_texts(tmp_path):
-    found = by_file(
-        tmp_path / "l.jsonl",
-        [
-            {"chosen_id": "s0-1", "rejected_id": "s0-2", "rater": "ann", "labeled_at": "2026-11-22"},
-            {"chosen_id": "s1-1", "rejected_id": "s1-2", "tie": True},
-            {"chosen_id": "other-round", "rejected_id": "s1-2"},
-            {"prompt": "q", "chosen": "a", "rejected": "b"},
-            {"prompt": "q", "chosen": "a", "rejected": "b", "round": 5},
-        ],
-    )
-    assert [(c.chosen, c.tie, c.rater) for c in found] == [("answer 1", False, "ann"), ("answer 1", True, ""), ("a", False, "")]
-    assert all(c.labeler == "preferences-file" and c.generation == 0 for c in found)
-
-
-def test_a_file_that_is_not_there_yet_is_waited_for(tmp_path):
-    config = LabelerConfig(kind="preferences-file", path=str(tmp_path / "round-{round}.jsonl"))
-    with pytest.raises(WaitingForLabels, match="round-3.jsonl"):
-        compare_by_file(samples(1), config, 0, 3, tmp_path)
-    with pytest.raises(WaitingForLabels, match="no comparison for this round"):
-        by_file(tmp_path / "l.jsonl", [{"chosen_id": "x", "rejected_id": "y"}])
-
-
-@pytest.mark.parametrize("row", [{"chosen_id": "s0-1", "rejected_id": "s1-1"}, {"chosen": "a"}, ["list"]])
-def test_wrong_rows_of_a_file_are_named(tmp_path, row):
-    with pytest.raises(UserError, match="line 1"):
-        by_file(tmp_path / "l.jsonl", [row])
 
 
 def pair(generation=None, heldout=False, tie=False, i=0):

@@ -1,0 +1,231 @@
+"""Comparisons that people or other programs wrote into a file: JSON lines, each one checked (`labeler.kind: preferences-file`).
+
+A line names two samples (`ByIds`) or gives whole texts (`ByTexts`). Every line is used, or counted under the reason why it is
+not, or refused with its number: nothing is left out silently and nothing is counted twice.
+
+    about another round     it names samples of another round, or says `"round": N`; one file may serve all rounds
+    said before             the same rater has said the same about the same two completions in an earlier line
+    about two equal texts   the policy wrote the same twice, so there is nothing to compare
+
+Two raters may disagree. One who says two things about one pair is refused. Imports no ML library.
+"""
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from configs.errors import UserError, WaitingForLabels
+from configs.schema import LabelerConfig
+from rewards.comparisons import Comparison, Prompt, Sample, round_of
+from rewards.json_lines import read_json_lines
+from rewards.labelers import compare, is_heldout
+from rewards.preference_data import BadRow, parse_row
+
+ANOTHER_ROUND = "about another round"
+SAID_BEFORE = "said before"
+EQUAL_TEXTS = "about two equal texts"
+SHOWN_CHARACTERS = 60
+"""Of a wrong value in a message."""
+
+
+class LabelRow(BaseModel):
+    """What every line may have. Types are strict: "false" is not false and 7 is not "7"."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    tie: bool = False
+    rater: str | None = None
+    labeled_at: str | None = None
+    round: Annotated[int, Field(ge=0)] | None = None
+    comment: Any = None
+    """For people; not read. No other key is left unread, since a key that nobody reads may be a misspelt one."""
+
+
+class ByIds(LabelRow):
+    """Two samples by their ids."""
+
+    chosen_id: str
+    rejected_id: str
+
+
+class ByTexts(LabelRow):
+    """Whole texts, in the forms of `preference_data.parse_row`, which checks them."""
+
+    prompt: Any = None
+    chosen: Any
+    rejected: Any
+    score_chosen: Any = None
+    score_rejected: Any = None
+    source: str | None = None
+
+
+LEGAL_KEYS = tuple(ByIds.model_fields | ByTexts.model_fields)
+WANTED = {"bool_type": "true or false", "string_type": "a string", "int_type": "a whole number", "greater_than_equal": "0 or more"}
+"""pydantic's kinds of error, in the words of JSON."""
+
+
+@dataclass
+class LabelFile:
+    """What a file says about one round. rows = len(comparisons) + the sum of left_out."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rows(self) -> int:
+        return len(self.comparisons) + self.left_out.total()
+
+
+def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, seed: int, round_number: int, samples_path: Path) -> LabelFile:
+    """The file's comparisons for this round, in the order of its lines.
+
+    Raises WaitingForLabels while there is no file or it has nothing for this round, UserError with the line's number for
+    a line that cannot be used.
+    """
+    path = Path(str(config.path).replace("{round}", str(round_number)))
+    if not path.exists():
+        raise WaitingForLabels(_ask(path, samples_path, "there is no such file yet"))
+    reader = _Reader(samples, config, seed, round_number)
+    for number, row in read_json_lines(path):
+        try:
+            reader.add(number, row)
+        except BadRow as error:
+            raise UserError(f"line {number} cannot be used: {error}", f"{path}, line {number}", "correct or remove the line") from None
+    if not reader.found.comparisons:
+        others = "".join(f" ({count} x {why})" for why, count in reader.found.left_out.items())
+        raise WaitingForLabels(_ask(path, samples_path, f"it has no comparison for this round{others}"))
+    return reader.found
+
+
+Sides = list[tuple[str, str]]
+"""What the better and the other completion of a row are known by. Several where the run has sampled a text twice."""
+
+
+class _Reader:
+    """Takes line after line into `found`. Raises BadRow."""
+
+    def __init__(self, samples: Sequence[Sample], config: LabelerConfig, seed: int, round_number: int):
+        self.config, self.seed, self.round = config, seed, round_number
+        self.found = LabelFile()
+        self._by_id = {sample.id: sample for sample in samples}
+        self._by_text: dict[tuple[str, str], list[Sample]] = {}
+        for sample in sorted(samples, key=lambda s: not s.finished):  # of two that read alike, the finished one is meant
+            self._by_text.setdefault((_content(sample.prompt), sample.completion), []).append(sample)
+        self._said: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}  # (rater, sides) -> (the better one, line)
+
+    def add(self, number: int, row: dict[str, Any]) -> None:
+        form = _check(row)
+        read = self._from_ids(form) if isinstance(form, ByIds) else self._from_texts(row, form)
+        if isinstance(read, str):
+            self.found.left_out[read] += 1
+            return
+        pair, sides = read
+        pair.rater, pair.labeled_at = form.rater or "", form.labeled_at or ""
+        if self._is_said_before(number, pair, sides):
+            self.found.left_out[SAID_BEFORE] += 1
+        else:
+            self.found.comparisons.append(pair)
+
+    def _from_ids(self, form: ByIds) -> tuple[Comparison, Sides] | str:
+        """The comparison, or the reason to leave it out."""
+        rounds = {self._round_of(id) for id in (form.chosen_id, form.rejected_id)}
+        if form.round is not None:
+            rounds.add(form.round)
+        if len(rounds) > 1:
+            raise BadRow(f"it is about several rounds: {', '.join(map(str, sorted(rounds)))}")
+        if form.chosen_id == form.rejected_id:
+            raise BadRow("chosen_id and rejected_id are the same")
+        if rounds != {self.round}:
+            return ANOTHER_ROUND
+        chosen, rejected = self._by_id[form.chosen_id], self._by_id[form.rejected_id]
+        if chosen.prompt_id != rejected.prompt_id:
+            raise BadRow("the two samples answer different prompts")
+        if (chosen.completion, chosen.finished) == (rejected.completion, rejected.finished):
+            return EQUAL_TEXTS
+        return self._compare(chosen, rejected, form.tie), [(chosen.id, rejected.id)]
+
+    def _round_of(self, id: str) -> int:
+        if id in self._by_id:
+            return self.round
+        found = round_of(id)
+        if found is None or found == self.round:
+            raise BadRow(f"there is no sample {_shown(id)}")
+        return found
+
+    def _from_texts(self, row: dict[str, Any], form: ByTexts) -> tuple[Comparison, Sides] | str:
+        """The comparison, or the reason to leave it out. Texts of this round's samples count as naming these."""
+        if form.round is None and "{round}" not in str(self.config.path):
+            raise BadRow('it does not say which round it is for: add "round": N, or have {round} in labeler.path')
+        pair = parse_row(row, 0)
+        if form.round is not None and form.round != self.round:
+            return ANOTHER_ROUND
+        prompt = _content(pair.prompt)
+        chosen, rejected = (self._by_text.get((prompt, text), []) for text in (pair.chosen, pair.rejected))
+        if chosen and rejected:
+            sides = [(a.id, b.id) for a in chosen for b in rejected]
+            return self._compare(chosen[0], rejected[0], pair.tie), sides
+        pair.prompt_id, pair.generation, pair.labeler = prompt, self.round, "preferences-file"
+        pair.heldout = is_heldout(pair.prompt_id, self.config, self.seed)
+        return pair, [(_content([pair.prompt, pair.chosen]), _content([pair.prompt, pair.rejected]))]
+
+    def _compare(self, chosen: Sample, rejected: Sample, tie: bool) -> Comparison:
+        return compare(chosen, rejected, self.config, self.seed, "preferences-file", tie)
+
+    def _is_said_before(self, number: int, pair: Comparison, sides: Sides) -> bool:
+        """Whether this rater said the same in an earlier line. Lines without a rater are taken for one person's."""
+        before = False
+        for better, other in sides:
+            now = ("" if pair.tie else better, number)
+            earlier = self._said.setdefault((pair.rater, frozenset((better, other))), now)
+            if earlier[0] != now[0]:
+                raise BadRow(f"line {earlier[1]} says something else about the same two; if two people judged, name them in rater")
+            before = before or earlier[1] != number
+        return before
+
+
+def _check(row: dict[str, Any]) -> ByIds | ByTexts:
+    for key in row:
+        if key not in LEGAL_KEYS:
+            near = difflib.get_close_matches(key.casefold(), LEGAL_KEYS, n=1, cutoff=0.7)
+            help = f"did you mean {near[0]!r}?" if near else f"the legal ones are {', '.join(LEGAL_KEYS)}"
+            raise BadRow(f"unknown key {_shown(key)}, {help}")
+    ids, texts = (sorted({f"chosen{end}", f"rejected{end}"} & set(row)) for end in ("_id", ""))
+    if not ids and not texts:
+        raise BadRow("it names no completions: give chosen_id and rejected_id, or prompt, chosen and rejected")
+    if ids and texts:
+        raise BadRow(f"it has both ids and texts ({', '.join(ids + texts)}): give one of them")
+    try:
+        return (ByIds if ids else ByTexts).model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, kind = str(first["loc"][0]), first["type"]
+        if kind == "missing":
+            raise BadRow(f"{name} is missing") from None
+        if kind == "extra_forbidden":
+            raise BadRow(f"{name} does not belong beside ids") from None
+        raise BadRow(f"{name} must be {WANTED.get(kind, first['msg'])}, not {_shown(first['input'])}") from None
+
+
+def _content(prompt: Prompt | list[Any]) -> str:
+    return json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+def _ask(path: Path, samples_path: Path, why: str) -> str:
+    return (
+        f"waiting for labels: {why}\n"
+        f"  samples to compare: {samples_path}\n"
+        f"  write comparisons to: {path}\n"
+        '  one a line: {"chosen_id": "...", "rejected_id": "...", "tie": false}, with ids of the samples\n'
+        "  then run the same command again"
+    )
