@@ -134,7 +134,7 @@ class RewardConfig(TrainerSection):
 
     num_epochs: PositiveFloat = 2.0
     batch_size: PositiveInt = 16
-    normalization_samples: PositiveInt = 256
+    normalization_samples: Annotated[int, Field(ge=2)] = 256
     """Reference-policy samples on which scores are shifted and scaled to mean 0, std 1 (arXiv 2403.17031, section 6)."""
     ensemble: Literal["last", "mean", "min"] = "last"
     """How the reward models of all rounds so far are joined for PPO (arXiv 2505.18126: `last` wins)."""

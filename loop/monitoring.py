@@ -73,7 +73,7 @@ def headline(stage: str, metrics: dict[str, Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         if "mean" in value:
-            return f"{value['mean']:.2f} ± {value['standard_error']:.2f}"
+            return "-" if value["mean"] is None else f"{value['mean']:.2f} ± {value['standard_error']:.2f}"
         if "pairwise" in value:
             return _short(value["pairwise"])
         if "accuracy" in value:

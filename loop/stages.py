@@ -314,6 +314,12 @@ def select(context: Context) -> Metrics:
     labels = context.labels()
     groups = group_candidates([row for rows in labels for row in rows if not row.heldout])
     heldout = [row for row in labels[-1] if row.heldout]
+    if not groups:
+        raise UserError(
+            "the select stage has no prompt to train on: no two different completions of a prompt were compared",
+            "this run's comparisons",
+            "raise sample.num_prompts or sample.num_completions, or look whether the policy gives one answer only (ppo.kl_coefficient)",
+        )
     reward_scorer = Scorer.load(backbone, "reward", context.inputs["reward"])
     from_reward = config.init == "reward"
     backbone.add_adapter("selector", copy_of="reward" if from_reward else "sft")
@@ -368,7 +374,13 @@ def _with_sft(context: Context) -> Backbone:
 
 
 def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison], start: Scorer | None = None) -> Scorer:
-    """A reward model from the SFT adapter, as in arXiv 2009.01325, or from `start`."""
+    """A reward model from the SFT adapter, as in arXiv 2009.01325, or from `start`. Raises UserError where there is no pair."""
+    if not pairs:
+        raise UserError(
+            f"the {context.stage} stage has no pair to train a reward model on: there is none, or all are ties or held out",
+            "the data and labels",
+            "give more pairs of which one completion is better, or change the shares that are held out or kept for the labeler",
+        )
     context.backbone.add_adapter(adapter, copy_of=start.adapter if start else "sft")
     head = start.head if start else None
     scorer, log = train_reward_model(
@@ -383,6 +395,8 @@ def _normalize(context: Context, scorer: Scorer) -> None:
     config, tokenizer = context.config, context.backbone.tokenizer
     seed = derive_seed(config.seed, "normalization")
     records = draw(context.prompts("prompts"), config.reward.normalization_samples, seed)
+    if len(records) < 2:
+        raise UserError("one training prompt is too few: scores have no standard deviation", "the data", "give more prompts")
     prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
     seeds = [derive_seed(seed, record.prompt_id) for record in records]
     responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation, context.checkpoints, "normalization")

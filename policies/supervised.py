@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from configs.errors import LoopError
+from configs.errors import LoopError, UserError
 from configs.schema import BaseConfig, TrainerSection
 from configs.seeds import derive_seed
 from policies import parallel
@@ -115,10 +115,20 @@ def trainer_arguments(section: TrainerSection, seed: int, lengths: Sequence[int]
     """The order of the rows, and the arguments that every transformers trainer of this project gets.
 
     One global batch is `section.batch_size` rows, whatever the workers and the micro-batches. lengths: of all rows.
+    Raises UserError where that is not one batch.
     """
     workers = parallel.world_size()
+    if len(lengths) < workers:
+        raise UserError(
+            f"{len(lengths)} rows to train on are too few", f"runtime.workers={workers}", "give more data, or use fewer workers"
+        )
     batch_size = min(section.batch_size, len(lengths) // workers * workers)
     order = training_order(lengths, batch_size, section.num_epochs, seed)
+    if not order:
+        where = f"num_epochs={section.num_epochs:g}, batch_size={batch_size}"
+        raise UserError(
+            f"{len(lengths)} rows give not one batch to train on", where, "raise the stage's num_epochs, or lower its batch_size"
+        )
     per_worker = max(1, batch_size // workers)
     micro = min(section.micro_batch_size or per_worker, per_worker)
     while per_worker % micro:

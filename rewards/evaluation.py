@@ -21,8 +21,10 @@ from rewards.comparisons import Sample
 KL_BATCH = 128
 
 
-def summarize(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard error of the mean, count."""
+def summarize(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean, standard error of the mean, count; None where there is nothing to take the mean of."""
+    if not values:
+        return {"mean": None, "standard_error": None, "count": 0}
     mean = sum(values) / len(values)
     variance = sum((v - mean) ** 2 for v in values) / max(1, len(values) - 1)
     return {"mean": mean, "standard_error": math.sqrt(variance / len(values)), "count": len(values)}

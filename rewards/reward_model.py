@@ -67,8 +67,6 @@ def train_reward_model(
 def accuracy(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, float | int | None]:
     """Share of pairs whose chosen completion scores higher (a tie of scores is half), with its standard error."""
     decided = [pair for pair in pairs if not pair.tie]
-    if not decided:
-        return {"accuracy": None, "standard_error": None, "pairs": 0}
     encoded = [encode_comparison(scorer.backbone, pair) for pair in decided]
     chosen = scorer.score([c for c, _ in encoded])
     rejected = scorer.score([r for _, r in encoded])
@@ -77,7 +75,9 @@ def accuracy(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, float | i
 
 
 def share(right: torch.Tensor) -> dict[str, float | int | None]:
-    """Mean of per-item outcomes in [0, 1], its binomial standard error, and how many there are."""
+    """Mean of per-item outcomes in [0, 1], its binomial standard error, and how many there are; None where there are none."""
+    if not len(right):
+        return {"accuracy": None, "standard_error": None, "pairs": 0}
     mean = right.mean().item()
     return {"accuracy": mean, "standard_error": math.sqrt(mean * (1 - mean) / len(right)), "pairs": len(right)}
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from configs import UserError
 from configs.schema import RunConfig
@@ -13,6 +14,7 @@ from policies.checkpoints import Checkpoints
 from policies.generation import Response
 from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
+from rewards.scoring import Scorer
 
 SETTINGS = {
     "data": "pairs.jsonl",
@@ -227,3 +229,35 @@ def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_
     }
     with pytest.raises(UserError, match="tiny reads at most 256 tokens, and a prompt with its completion may have 257"):
         stages.filter(context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **settings))
+
+
+# -- nothing to work on ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [("reward", "reward stage has no pair"), ("labeler", "labeler stage has no pair"), ("retrain", "retrain stage has no pair")],
+)
+def test_a_reward_model_without_pairs_is_refused(backbone, folders, tmp_path, stage, message):
+    """All pairs are ties, so none of them says which completion is better."""
+    for name in stages.PAIR_FILES:
+        write_jsonl(folders["data"] / f"{name}.jsonl", [Comparison("p", "question", "a", "b", tie=True)])
+    scorer = Scorer(backbone, "sft", torch.ones(1, backbone.hidden_size))
+    scorer.save(tmp_path / "reward")
+    write_jsonl(folders["base"] / "comparisons.jsonl", [Comparison("p", "question", "a", "b", tie=True)])
+    inputs = folders | {"reward": tmp_path / "reward", "labels": [folders["base"]]}
+    with pytest.raises(UserError, match=message):
+        stages.STAGES[stage](context(stage, inputs, backbone, tmp_path / "out", round_number=0))
+
+
+def test_a_selector_without_candidates_is_refused(backbone, folders, tmp_path):
+    """A policy that gives one answer only leaves nothing to compare."""
+    write_jsonl(folders["base"] / "comparisons.jsonl", [])
+    with pytest.raises(UserError, match="select stage has no prompt to train on"):
+        stages.select(context("select", folders | {"labels": [folders["base"]]}, backbone, tmp_path / "out", round_number=0))
+
+
+def test_scores_are_not_normalised_on_one_prompt(backbone, folders, tmp_path):
+    write_jsonl(folders["data"] / "prompts.jsonl", [PromptRecord("p", "question")])
+    with pytest.raises(UserError, match="one training prompt is too few"):
+        stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=0), None)

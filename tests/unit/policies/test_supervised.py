@@ -1,6 +1,10 @@
 """The order of training: every row once an epoch, like lengths together, nothing but the seed decides."""
 
-from policies.supervised import train_tokenizer, training_order
+import pytest
+
+from configs import UserError
+from configs.schema import TrainerSection
+from policies.supervised import train_tokenizer, trainer_arguments, training_order
 
 
 def test_every_row_once_an_epoch_and_lengths_together():
@@ -23,3 +27,13 @@ def test_thai_marks_stay_with_their_letters():
     tokenizer = train_tokenizer(["ค่ะ ค่ะ ค่ะ ไม่ ไม่"], 400)
     assert len(tokenizer("ค่ะ")["input_ids"]) == 1
     assert tokenizer.decode(tokenizer("ไม่ค่ะ")["input_ids"]) == "ไม่ค่ะ"
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "message"),
+    [(0, {}, "0 rows to train on are too few"), (100, {"num_epochs": 0.001}, "give not one batch")],
+)
+def test_too_few_rows_for_one_step_are_refused(rows, settings, message):
+    """A thousandth of 100 rows is not one row."""
+    with pytest.raises(UserError, match=message):
+        trainer_arguments(TrainerSection(**settings), 0, [5] * rows)

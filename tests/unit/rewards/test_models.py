@@ -6,11 +6,13 @@ import transformers
 from peft import PeftModel
 
 from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
+from loop.monitoring import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.supervised import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
-from rewards.reward_model import accuracy, train_reward_model
+from rewards.evaluation import summarize
+from rewards.reward_model import accuracy, shorter_wins, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selector import judge_choosers, listwise_loss, longest, train_selector
 from tests.conftest import make_causal_lm, perturb
@@ -119,3 +121,17 @@ def test_judging_choosers_by_hand():
     assert judged["longest"]["top1"]["accuracy"] == 0.0
     assert judged["longest"]["pairwise"]["accuracy"] == 0.25
     assert judged["random"]["top1"]["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_held_out_comparisons_that_are_all_ties_have_no_accuracy(backbone):
+    """There is nothing to divide by, so there is no figure; the terminal shows a dash."""
+    ties = [Comparison("p", "q", "a", "b", tie=True), Comparison("p", "q", "a", "ccc", tie=True)]
+    nothing = {"accuracy": None, "standard_error": None, "pairs": 0}
+    backbone.add_adapter("reward")
+    assert accuracy(Scorer(backbone, "reward", torch.ones(1, 32)), ties) == nothing
+    assert shorter_wins(backbone, ties) == nothing
+    judged = judge_choosers({"longest": longest}, ties[:1])
+    assert judged["longest"]["pairwise"] == judged["longest"]["top1"] == nothing
+    assert summarize([]) == {"mean": None, "standard_error": None, "count": 0}
+    assert headline("select", judged).startswith("longest -")
+    assert headline("evaluate", {"gold": summarize([])}) == "gold -"
