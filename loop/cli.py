@@ -15,6 +15,7 @@ from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import BadValue, check_name
 from loop.journal import RunState, fold, read_events, to_json
+from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 
 DEFAULT_RUNS = "runs"
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _read_words(arguments)
         return options.command(options)
     except LoopError as error:
-        print(f"{'' if error.exit_code in (3, 130) else 'error: '}{error}", file=sys.stderr)
+        say(f"{'' if error.exit_code in (3, 130) else 'error: '}{error}", to_stderr=True)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -85,7 +86,7 @@ def status(options: argparse.Namespace) -> int:
         state.state = "interrupted"
     found = to_json(folder.name, state, [s.name for s in SETUP_STAGES], [s.name for s in ROUND_STAGES])
     if options.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        say(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         _print_status(folder.name, state)
     return 0
@@ -102,7 +103,7 @@ def verify(options: argparse.Namespace) -> int:
         raise UserError(
             "\n  ".join([many, *damage]), str(folder), "delete a damaged stage's directory: the same run command makes it again"
         )
-    print(f"{folder.name}: {stages} stages, nothing damaged")
+    say(f"{folder.name}: {stages} stages, nothing damaged")
     return 0
 
 
@@ -111,7 +112,7 @@ def gc(options: argparse.Namespace) -> int:
     from loop.upkeep import collect_garbage
 
     folder = _find_run(_runs_folder(options), options.run)
-    print(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")
+    say(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")
     return 0
 
 

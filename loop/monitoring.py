@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from loop.printing import printable
 
 HEADLINES = {
     "data": ("pairs", "heldout_pairs", "skipped"),
@@ -36,7 +37,7 @@ class Terminal:
         self.console = Console(highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        self.console.print(escape(text))
+        self.console.print(printable(text), markup=False, emoji=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
