@@ -11,6 +11,7 @@ it, a committed stage that the journal does not yet name.
 
     key     hash of the recipe: stage, version, the config it reads, seed, round, digests of the inputs
     digest  hash of the payload: names and bytes of every file but the manifest
+    check   in the manifest: hash of all the rest of it, so that a changed one is found where no journal vouches for it
 """
 
 import hashlib
@@ -22,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import LoopError, UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -41,7 +42,7 @@ class Artifact:
     @property
     def manifest_hash(self) -> str:
         """SHA-256 of the manifest's bytes, which the journal records."""
-        return _hash_file(self.path / MANIFEST)
+        return hash_file(self.path / MANIFEST)
 
 
 def hash_json(value: Any) -> str:
@@ -62,18 +63,34 @@ def find_committed(path: Path, key: str) -> Artifact | None:
     return Artifact(path, key, manifest["digest"], manifest["metrics"], manifest["seconds"])
 
 
-def find_damage(path: Path) -> list[str]:
-    """What does not fit in a committed directory, a line each; the manifest itself is vouched for by the journal."""
+def find_damage(path: Path, recorded: str | None = None) -> list[str]:
+    """What does not fit in a committed directory, a line each. recorded: the manifest's hash, where the journal knows it."""
+    if path.is_symlink():
+        return [f"{path}: is a symbolic link"]
+    if not path.is_dir():
+        return [f"{path}: {'is no directory' if path.exists() else 'is missing'}"]
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, str] = manifest["files"]
-        damage = [] if hash_json(files) == manifest["digest"] else [f"{path / MANIFEST}: the digest is not that of its files"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        text = (path / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        schema, files = manifest["schema"], manifest["files"]
+        whole = schema < 2 or manifest.pop("check") == hash_json(manifest)
+        whole = whole and manifest["digest"] == hash_json(files)
+    except OSError as error:
+        return [f"{path / MANIFEST}: cannot be read ({error.strerror})"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{path / MANIFEST}: cannot be read ({type(error).__name__})"]
-    there = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MANIFEST}
-    damage += [f"{path / name}: is missing" for name in sorted(files.keys() - there)]
-    damage += [f"{path / name}: does not belong here" for name in sorted(there - files.keys())]
-    damage += [f"{path / name}: was changed" for name in sorted(there & files.keys()) if _hash_file(path / name) != files[name]]
+    if not whole or recorded not in (None, hashlib.sha256(text).hexdigest()):
+        return [f"{path / MANIFEST}: is not what was committed"]
+    there, odd = _contents(path)
+    damage = [f"{path / name}: {why}" for name, why in sorted(odd.items())]
+    damage += [f"{path / name}: is missing" for name in sorted(files.keys() - there - odd.keys())]
+    damage += [f"{path / name}: does not belong here" for name in sorted(there - files.keys() - {MANIFEST})]
+    for name in sorted(there & files.keys()):
+        try:
+            if hash_file(path / name) != files[name]:
+                damage.append(f"{path / name}: was changed")
+        except OSError as error:
+            damage.append(f"{path / name}: cannot be read ({error.strerror})")
     return damage
 
 
@@ -90,10 +107,18 @@ def begin(work: Path, key: str) -> Path:
 
 
 def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: float) -> Artifact:
-    """Make a filled payload directory the artifact at `final`. An older artifact there, of another recipe, is replaced."""
-    files = {str(file.relative_to(work)): _hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
+    """Make a filled payload directory the artifact at `final`. An older artifact there, of another recipe, is replaced.
+
+    Raises LoopError where the payload holds something else than files, which could not be checked later.
+    """
+    names, odd = _contents(work)
+    if odd:
+        raise LoopError(f"a stage left what cannot be kept: {', '.join(f'{work / name} {why}' for name, why in sorted(odd.items()))}")
+    files = {name: hash_file(work / name) for name in sorted(names)}
+    for path in [*(work / name for name in files), *(Path(folder) for folder, _, _ in os.walk(work))]:
+        _sync(path)
     digest = hash_json(files)
-    manifest = {
+    manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "key": key,
         "digest": digest,
@@ -101,8 +126,9 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
         "metrics": metrics,
         "seconds": round(seconds, 3),
     }
+    manifest["check"] = hash_json(json.loads(json.dumps(manifest)))  # as it is read back: JSON knows no tuples and no numbers as keys
     write_synced(work / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    _sync_directory(work)
+    _sync(work)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         replaced = work.with_name(work.name + ".replaced")
@@ -112,16 +138,32 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
         shutil.rmtree(replaced)
     else:
         work.rename(final)
-    _sync_directory(final.parent)
+    _sync(final.parent)
     return Artifact(final, key, digest, metrics, round(seconds, 3))
 
 
-def _hash_file(path: Path) -> str:
-    """Hash a payload file, and make sure that it is on disk."""
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    return digest
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contents(path: Path) -> tuple[set[str], dict[str, str]]:
+    """The files under a directory, by relative name; and what is neither a file nor a directory with something in it, with the reason."""
+    files, odd = set(), {}
+    for folder, directories, names in os.walk(path):
+        here = Path(folder)
+        for name in (*directories, *names):
+            found, relative = here / name, str((here / name).relative_to(path))
+            if found.is_symlink():
+                odd[relative] = "is a symbolic link"
+            elif found.is_file():
+                files.add(relative)
+            elif not found.is_dir():
+                odd[relative] = "is no plain file"
+            elif not any(found.iterdir()):
+                odd[relative] = "is an empty directory"
+    return files, odd
 
 
 def write_synced(path: Path, text: str) -> None:
@@ -134,7 +176,8 @@ def write_synced(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
+    """A file or directory is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

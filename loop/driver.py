@@ -21,7 +21,7 @@ from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
 from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
-from loop.journal import Journal
+from loop.journal import Journal, StageState
 from loop.lock import one_writer
 from loop.monitoring import Terminal
 from loop.plan import config_of, differences, shared_stages, stage_directory, stage_key
@@ -84,14 +84,27 @@ class Driver:
         given = {name: value for name, value in inputs.items() if value}
         key = stage_key(self.config, stage, round_number, given)
         final = self.folder / stage_directory(round_number) / stage.name
-        artifact = artifacts.find_committed(final, key)
-        if artifact and (damage := artifacts.find_damage(final)):
-            raise UserError(f"{stage.name} is damaged: {damage[0]}", str(final), "delete that directory: the same command makes it again")
+        artifact = self._find(final, key, self.journal.state().stage(stage.name, round_number))
         if artifact is None:
             artifact = self._make(stage, round_number, given, final, key)
         row = self.journal.state().stage(stage.name, round_number)
         if row.state != "done" or row.committed is None or row.committed.manifest != artifact.manifest_hash:
             self._journal_commit(stage.name, round_number, artifact)
+        return artifact
+
+    def _find(self, final: Path, key: str, row: StageState) -> Artifact | None:
+        """The committed stage if it is there and was made by this recipe. Raises UserError where what is there is damaged.
+
+        Where the journal says that the stage is done, it vouches for the manifest. Where an attempt was begun and never came to its line,
+        the directory may be older or newer than the last line, and only the manifest's own hash is there to tell.
+        """
+        if not os.path.lexists(final):
+            return None
+        artifact = artifacts.find_committed(final, key)
+        recorded = row.committed.manifest if row.committed and row.state == "done" else None
+        if damage := artifacts.find_damage(final, recorded):
+            to_do = "delete that directory: the same command makes it again"
+            raise UserError(f"{final.name} is damaged: {damage[0]}", str(final), to_do)
         return artifact
 
     # -- making a stage ---------------------------------------------------------------------------------------------

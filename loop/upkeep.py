@@ -3,33 +3,55 @@
 Must never import torch, nor Ray.
 """
 
-import hashlib
 import shutil
 from pathlib import Path
 
 from loop import artifacts
 from loop.failures import disk_errors_explained
-from loop.journal import ends_whole, fold, read_events
+from loop.journal import StageState, ends_whole, fold, read_events
 from loop.lock import one_writer
 from loop.plan import find_config_damage, stage_directory
 
 
 def verify(folder: Path) -> tuple[list[str], int]:
-    """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal."""
+    """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal.
+
+    Journal and directories are compared both ways: what is done has to be there, and what is there has to be in the journal.
+    """
     path = folder / "journal.jsonl"
     state = fold(read_events(path))
     damage = [] if ends_whole(path) else [f"{path}: the last line is torn"]
     if config := find_config_damage(folder, state):
         damage.append(f"{folder / 'config.yaml'}: {config}")
-    done = [(r, name, row.committed) for r, name, row in state.stages() if row.state == "done" and row.committed]
-    for round_number, name, committed in done:
-        final = folder / stage_directory(round_number) / name
-        found = artifacts.find_damage(final)
-        manifest = final / artifacts.MANIFEST
-        if not found and hashlib.sha256(manifest.read_bytes()).hexdigest() != committed.manifest:
-            found = [f"{manifest}: is not what was committed"]
-        damage += found
-    return damage, len(done)
+    known = {(stage_directory(r), name): row for r, name, row in state.stages()}
+    for (where, name), row in known.items():
+        if row.state == "done" and row.committed:
+            damage += artifacts.find_damage(folder / where / name, row.committed.manifest)
+    for place in sorted([*folder.glob("setup"), *folder.glob("round-*")]):
+        damage += _find_strangers(place, {name: row for (where, name), row in known.items() if where == place.name})
+    return damage, sum(row.state == "done" for row in known.values())
+
+
+def _find_strangers(place: Path, known: dict[str, StageState]) -> list[str]:
+    """What lies where stages are committed and is vouched for by no line of the journal. known: the stages that have one."""
+    if place.is_symlink() or not place.is_dir():
+        return [f"{place}: {'is a symbolic link' if place.is_symlink() else 'does not belong here'}"]
+    if not known and not any(place.iterdir()):
+        return [f"{place}: is an empty directory"]
+    damage = []
+    for path in sorted(place.iterdir()):
+        row = known.get(path.name, StageState())
+        if row.state == "done":
+            continue
+        if not (path / artifacts.MANIFEST).is_file():
+            damage.append(f"{path}: does not belong here")
+        elif found := artifacts.find_damage(path):
+            damage += found
+        elif row.committed is None or artifacts.hash_file(path / artifacts.MANIFEST) != row.committed.manifest:
+            damage.append(
+                f"{path}: is whole, but no line of the journal names it; the same run command takes it up if it belongs to the run"
+            )
+    return damage
 
 
 def collect_garbage(folder: Path) -> int:
