@@ -10,6 +10,7 @@ Letters: N real tokens of a batch, H hidden, V vocabulary.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,8 @@ from policies.tokenization import Batch, Packing, pad_batch
 
 SCORE_KEY = "base_model.model.score.weight"
 """Where PEFT looks for the head of a sequence classification model."""
+NOISE = re.compile(r"drop|^(input_jitter_noise|jitter_noise|moe_jitter_eps)$")
+"""Names of the numbers that make a model random in train mode: probabilities of dropout, and the noise of routers to experts."""
 
 
 class Backbone:
@@ -41,6 +44,7 @@ class Backbone:
 
     def __init__(self, causal_lm: Any, tokenizer: Any, lora: LoraSection, name: str = "", gradient_checkpointing: bool = False):
         causal_lm.requires_grad_(False).eval()
+        switch_noise_off(causal_lm)
         causal_lm.config.use_cache = False
         self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
         self._peft_model: PeftModel | None = None
@@ -59,6 +63,7 @@ class Backbone:
         text_config = causal_lm.config.get_text_config()
         self._logit_scale = getattr(text_config, "logit_scale", None) or 1.0 / (getattr(text_config, "logits_scaling", None) or 1.0)
         self._logit_cap = getattr(text_config, "final_logit_softcapping", None)
+        self._check_train_mode()
         self._probe()
 
     @classmethod
@@ -101,6 +106,8 @@ class Backbone:
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
         self._every_module = list(self.causal_lm.modules())
+        for module in self._every_module:  # PEFT's new modules start in train mode, whatever the model is in
+            vars(module)["training"] = self.causal_lm.training
         self._layers = [m for m in self._every_module if isinstance(m, BaseTunerLayer)]
         for layer in self._layers:
             _fuse(layer)
@@ -277,6 +284,17 @@ class Backbone:
             hook.remove()
 
     @torch.no_grad()
+    def _check_train_mode(self) -> None:
+        """The log-probs of training must be those of sampling. Raises UserError where six tokens show that they are not."""
+        batch = pad_batch([[2, 3, 4]], [[5, 6, 7]], self.tokenizer.pad_token_id, self.device)
+        sampling = self.hidden_states(batch).float()
+        self._set_mode(True)
+        training = self.hidden_states(batch).float()
+        self._set_mode(False)
+        if (training - sampling).norm() > 0.02 * sampling.norm():
+            raise UserError("this model computes other numbers in train mode, even without dropout", self.name, "choose another base.model")
+
+    @torch.no_grad()
     def _probe(self) -> None:
         """Find out on six tokens what this architecture can do: run packed, and start from a middle layer.
 
@@ -435,6 +453,19 @@ def _cannot_load(what: str, folder: str, error: Exception) -> UserError:
         return UserError(f"the hub cannot be reached, and this {what} was never downloaded here", f"base.model={folder}", to_do)
     to_do = "give base.model a hub id, or a folder with config.json, weights and tokenizer"
     return UserError(f"there is no {what} to load: {first_line(error)}", f"base.model={folder}", to_do)
+
+
+def switch_noise_off(model: nn.Module) -> None:
+    """Set every number of `NOISE` to 0: the model then computes the same in train mode as in eval mode.
+
+    Such numbers are in dropout modules, in plain attributes (OPT, XGLM) and in configs, which some models read in every pass (BLT).
+    """
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    for owner in (*model.modules(), *configs.values()):
+        for name in [name for name, value in vars(owner).items() if NOISE.search(name) and isinstance(value, float)]:
+            setattr(owner, name, 0.0)
+        if isinstance(owner, nn.modules.dropout._DropoutNd):
+            owner.p = 0.0
 
 
 def stored_bytes(tensors: Iterable[torch.Tensor]) -> int:

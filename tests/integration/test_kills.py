@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.chaos import ACTOR_TITLES, Run, kill_actors, kill_whole, lost_in, strike
+from tests.conftest import make_causal_lm
 from tests.integration.conftest import SMALL
 
 pytestmark = pytest.mark.slow
@@ -84,6 +85,36 @@ def test_a_worker_that_hangs_is_replaced_and_the_end_is_the_same(reference, tmp_
     message = next(event["message"] for event in run.events() if event["event"] == "worker_lost")
     assert "no sign of life for 5 s" in message
     assert run.digests() == reference.digests()
+
+
+def test_killed_between_reward_model_and_policy_on_a_base_with_dropout(tmp_path):
+    """GPT-2 drops one in ten (its default). The process that trained the reward model and the one that resumed after it must
+    train the same policy; TRL's RewardTrainer used to switch the dropout off for the rest of its own process only."""
+    import torch
+    import transformers
+
+    _, tokenizer = make_causal_lm()
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=128, **ids)
+    assert config.resid_pdrop == 0.1
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    pairs = [{"prompt": f"{i} mangoes?", "chosen": f"yes, {i % 7}", "rejected": f"no, {i % 5}"} for i in range(160)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    own = [f"base={tmp_path / 'base'}", f"data={tmp_path / 'pairs.jsonl'}", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
+    settings = ["--rounds", "1", *(word for word in SMALL if not word.startswith(("base.", "data."))), *own]
+
+    undisturbed = Run(tmp_path / "undisturbed", settings)
+    undisturbed.start()
+    assert undisturbed.process.wait(timeout=240) == 0
+    run = Run(tmp_path / "run", settings)
+    run.start()
+    wait_for(lambda: any(event["event"] == "stage_committed" and event.get("stage") == "reward" for event in run.events()))
+    run.kill()
+    run.start()
+    assert run.process.wait(timeout=240) == 0
+    assert run.digests() == undisturbed.digests()
 
 
 def test_too_many_lost_workers_end_the_run_and_nothing_is_lost(tmp_path):
