@@ -20,6 +20,7 @@ from configs.loading import dump_config
 from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
+from loop.base_cache import BaseCache
 from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
 from loop.journal import Journal, StageState
 from loop.lock import one_writer
@@ -114,7 +115,7 @@ class Driver:
             raise Stopped("stopped between two stages")
         name = f"{stage_directory(round_number)}/{stage.name}"
         work = self.folder / "work" / name.replace("/", "-")
-        cached = _cache_folder(key) if stage == BASE and self.config.base.model == "embedded" else None
+        cache = BaseCache(key) if stage == BASE and self.config.base.model == "embedded" else None
         restarts = 0
         while True:
             payload = artifacts.begin(work, key)
@@ -122,9 +123,8 @@ class Driver:
             self.journal.append("stage_started", round=round_number, stage=stage.name, key=key, resumed=saved[-1] if saved else None)
             started = time.monotonic()
             try:
-                if cached and artifacts.find_committed(cached, key):
-                    metrics = _copy_cached(cached, payload)
-                else:
+                metrics = self._kept_base(cache, payload) if cache else None
+                if metrics is None:
                     self._started_fleet()
                     started = time.monotonic()
                     metrics = self._run_on_fleet(stage, round_number, inputs, work, payload, name)
@@ -136,12 +136,19 @@ class Driver:
                 self.journal.append("worker_lost", round=round_number, stage=stage.name, message=str(lost))
                 self.terminal.say(f"{name}: {lost}; going on with a new one ({restarts} of {self.config.runtime.max_restarts})")
         seconds = time.monotonic() - started
-        if cached and not cached.exists():
-            _keep_in_cache(payload, cached, key, metrics, seconds)
         artifact = artifacts.commit(payload, final, key, metrics, seconds)
+        if cache and not cache.folder.exists():
+            cache.keep(final)
         shutil.rmtree(work, ignore_errors=True)
         self.terminal.stage_done(name, seconds, metrics)
         return artifact
+
+    def _kept_base(self, cache: BaseCache, payload: Path) -> dict[str, Any] | None:
+        """Fill the payload from the cache; returns the metrics, or None where no whole base is kept."""
+        metrics, damage = cache.copy_to(payload)
+        if damage:
+            self.terminal.say(f"the base that was kept for all runs is damaged and is made again: {damage[0]}")
+        return metrics
 
     def _can_go_on(self, error: LoopError, restarts: int) -> bool:
         """Whether this was a lost worker, and new ones may be started. Starts them."""
@@ -289,42 +296,3 @@ def _read_progress(path: Path) -> tuple[int, int]:
         return found["done"], found["total"]
     except (OSError, ValueError):
         return 0, 0
-
-
-# -- the tiny base is kept between runs ------------------------------------------------------------------------------------
-
-
-def _cache_folder(key: str) -> Path:
-    root = os.environ.get("LOOP_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "loop")
-    return Path(root).expanduser() / f"base-{key[:16]}"
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _copy_cached(cached: Path, work: Path) -> dict[str, Any]:
-    shutil.copytree(cached, work, dirs_exist_ok=True)
-    manifest = work / artifacts.MANIFEST
-    metrics = json.loads(manifest.read_text(encoding="utf-8"))["metrics"]
-    manifest.unlink()
-    return metrics
-
-
-def _keep_in_cache(work: Path, cached: Path, key: str, metrics: dict[str, Any], seconds: float) -> None:
-    """A committed copy; half of one that a killed process has left is removed."""
-    for left in cached.parent.glob(f"{cached.name}.*"):
-        if not _is_running(left.suffix[1:]):
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        copy = cached.with_name(f"{cached.name}.{os.getpid()}")
-        shutil.copytree(work, copy)
-        artifacts.commit(copy, cached, key, metrics, seconds)
-    except OSError:
-        pass  # a cache that cannot be written only costs the next run its minute

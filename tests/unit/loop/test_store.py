@@ -1,7 +1,6 @@
 """Journal and artifacts: what a crash leaves is either nothing or everything."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import UserError, load_config
-from loop import artifacts, driver
+from loop import artifacts
 from loop.journal import Journal, _with_check, fold, read_events, to_json
 from loop.lock import is_locked, one_writer
 from loop.plan import stage_key
@@ -128,17 +127,3 @@ def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
         for probe in probes:
             probe.kill()
             probe.wait()
-
-
-def test_the_base_is_kept_whole_and_half_copies_of_the_dead_are_removed(tmp_path):
-    """No process has number 0x7FFFFFF0: Linux ends at 2^22. Ours is alive, so its copy would be another thread's work."""
-    work, cached = tmp_path / "work", tmp_path / "cache" / "base-abc"
-    work.mkdir()
-    (work / "model").write_text("weights")
-    dead = cached.with_name(f"base-abc.{0x7FFFFFF0}")
-    alive = cached.with_name(f"base-abc.{os.getppid()}")
-    for folder in (dead, alive):
-        folder.mkdir(parents=True)
-    driver._keep_in_cache(work, cached, "abc", {"loss": 1.0}, 1.0)
-    assert (cached / "model").read_text() == "weights" and artifacts.find_committed(cached, "abc")
-    assert alive.exists() and not dead.exists()
