@@ -60,6 +60,16 @@ class Given:
         inside = [text for other, text in self.places.items() if other[: len(path)] == path]
         return (around + inside or ["the config"])[0]
 
+    def name(self) -> str:
+        """The name of the run, checked. Raises UserError."""
+        return Given({"name": self.values["name"]}, self.places).resolve().name if "name" in self.values else RunConfig().name
+
+    def over(self, config: RunConfig, place: str) -> "Given":
+        """The same values over those of `config`, which stands at `place`: what is not given is taken from there."""
+        own = config.model_dump(mode="json")
+        kept = {path: place for path in _leaves(own) if self.get(path, MISSING) is MISSING}
+        return Given(_merged(own, self.values), kept | self.places)
+
     def resolve(self) -> RunConfig:
         """With the defaults for everything else. Raises UserError naming the first thing that is wrong and its place."""
         try:
@@ -132,6 +142,19 @@ def _read_file(path: Path) -> Given:
         short = key in SHORT_FORMS and not isinstance(value, dict)
         given.values[key] = {SHORT_FORMS[key]: value} if short else value
     return given
+
+
+def _leaves(values: dict[str, Any], section: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for key, value in values.items():
+        found += _leaves(value, (*section, key)) if isinstance(value, dict) else [(*section, key)]
+    return found
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the values of `new`, group by group."""
+    groups = {key: _merged(old[key], value) for key, value in new.items() if isinstance(value, dict) and isinstance(old.get(key), dict)}
+    return old | new | groups
 
 
 def _default(path: tuple[str, ...]) -> Any:

@@ -14,11 +14,13 @@ from typing import NoReturn
 from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import BadValue, check_name
+from loop.artifacts import MANIFEST
 from loop.journal import RunState, fold, read_events, to_json
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 
 DEFAULT_RUNS = "runs"
+CONFIG, JOURNAL = "config.yaml", "journal.jsonl"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,33 +39,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`run`: start a run, or go on with it."""
+    """`run`: start a run, or go on with it. For a run that is there, what is not given is taken from its own config."""
+    given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
+    return _execute(_runs_folder(options).resolve(), given, options.fork)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """`resume`: go on with a run that is there, by its own config."""
+    if options.run and "=" in options.run:
+        options.run, options.settings = None, [options.run, *options.settings]
+    runs = _runs_folder(options).resolve()
+    folder = _find_run(runs, options.run)
+    if not (folder / CONFIG).exists():
+        to_do = "give its settings: `python -m loop run --name RUN KEY=VALUE ...`"
+        raise UserError(f"the run {folder.name!r} has no {CONFIG}, so its settings are not known", str(folder), to_do)
+    return _execute(runs, read_given(None, options.settings, name=folder.name, num_rounds=options.rounds))
+
+
+def _execute(runs: Path, given: Given, new_name: str | None = None) -> int:
+    """Run what is given, over the config of the run if there is one, or fork that run as `new_name`."""
     from loop.driver import Driver
     from loop.failures import disk_errors_explained
     from loop.monitoring import Terminal
-    from loop.plan import fork
+    from loop.plan import config_of, fork
     from policies.base_folder import check_base
 
-    given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
-    runs, terminal = _runs_folder(options).resolve(), Terminal()
-    _check_files(given)
+    terminal = Terminal()
+    folder, source_given = runs / given.name(), given.get(("data", "source")) is not None
+    if (folder / CONFIG).exists():
+        own = config_of(folder, fold(read_events(folder / JOURNAL)))
+        given = given.over(own.model_copy(update={"name": folder.name}), str(folder / CONFIG))
+    data_is_read = (folder / "setup" / "data" / MANIFEST).exists() and not (new_name and source_given)
+    _check_files(given, data_is_read)
     config = given.resolve()
     check_base(config, given.place(("base", "model")))
-    if options.fork:
-        source, config = _find_run(runs, config.name), config.model_copy(update={"name": options.fork})
+    if new_name:
+        source, config = _find_run(runs, config.name), config.model_copy(update={"name": new_name})
         with disk_errors_explained(runs):
-            taken = fork(source, runs / options.fork, config)
+            taken = fork(source, runs / new_name, config)
         if taken:
-            terminal.say(f"{options.fork}: {len(taken)} stages taken over from {source.name}")
+            terminal.say(f"{new_name}: {len(taken)} stages taken over from {source.name}")
     Driver(config, runs / config.name, terminal).execute()
     return 0
 
 
-def _check_files(given: Given) -> None:
+def _check_files(given: Given, data_is_read: bool) -> None:
     """Before anything else: a file that is not there is the likelier slip than settings that do not go together."""
     from rewards.sources import check_labels, check_sources
 
-    check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
+    if not data_is_read:
+        check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
     check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
 
 
@@ -81,7 +106,7 @@ def status(options: argparse.Namespace) -> int:
     from loop.lock import is_locked
 
     folder = _find_run(_runs_folder(options), options.run)
-    state = fold(read_events(folder / "journal.jsonl"))
+    state = fold(read_events(folder / JOURNAL))
     if state.state == "running" and not is_locked(folder):
         state.state = "interrupted"
     found = to_json(folder.name, state, [s.name for s in SETUP_STAGES], [s.name for s in ROUND_STAGES])
@@ -128,12 +153,12 @@ def _print_status(name: str, state: RunState) -> None:
 
 
 def _find_run(runs: Path, name: str | None) -> Path:
-    known = sorted(path.parent.name for path in runs.glob("*/journal.jsonl"))
+    known = sorted(path.parent.name for path in runs.glob(f"*/{JOURNAL}"))
     if name is None and len(known) == 1:
         name = known[0]
     if name is None:
         what = "there is no run yet" if not known else f"there are several runs: {', '.join(known)}"
-        raise UserError(what, str(runs), "start one with `python -m loop run`" if not known else "name one: `python -m loop status RUN`")
+        raise UserError(what, str(runs), "start one with `python -m loop run`" if not known else "name one of them")
     if name not in known:
         raise UserError(f"there is no run {name!r}", str(runs), f"the runs here are: {', '.join(known) or 'none'}")
     return runs / name
@@ -190,6 +215,12 @@ def _parser() -> argparse.ArgumentParser:
         help="leave the run as it is, and start NEW with these settings and the stages they do not touch",
     )
     command.set_defaults(command=run)
+
+    command = commands.add_parser("resume", help="go on with a run that is there, with the settings that it was started with")
+    command.add_argument("run", nargs="?", metavar="RUN")
+    command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting of run time, for example ppo.micro_batch_size=4")
+    command.add_argument("--rounds", type=_number_of_rounds, metavar="N", help="how many rounds in all")
+    command.set_defaults(command=resume)
 
     command = commands.add_parser("status", help="where a run stands, and what it measured")
     command.add_argument("run", nargs="?", metavar="RUN")

@@ -275,7 +275,8 @@ class Driver:
             raise UserError(
                 f"the run {self.config.name!r} holds another config: {'; '.join(differing)}\n  it touches: {shown or 'no stage'}",
                 str(path),
-                f"give the same settings as before, or add --fork NEW: a new run that takes over the {len(alike)} stages it does not touch",
+                "leave these settings out, since what is not given is taken from the run's own config; "
+                f"or add --fork NEW: a new run that takes over the {len(alike)} stages it does not touch",
             )
 
     def _with_log(self, error: LoopError) -> LoopError:
