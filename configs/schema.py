@@ -316,12 +316,14 @@ class RunConfig(Section):
                 f"ppo.advantage {ppo.advantage} compares responses to one prompt, and ppo.samples_per_prompt is 1",
                 "set ppo.samples_per_prompt to 2 or more",
             )
-        for name in ("sft", "reward", "select"):
-            size = getattr(self, name).batch_size
+        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "select")}
+        if self.base.model == "embedded":
+            sizes["base.pretraining_batch_size"] = self.base.pretraining_batch_size
+        for name, size in sizes.items():
             if size % workers:
                 raise BadValue(
-                    f"{name}.batch_size must be divisible by runtime.workers, and {size} is not divisible by {workers}",
-                    f"change one of them, for example {name}.batch_size={-(-size // workers) * workers}",
+                    f"{name} must be divisible by runtime.workers, and {size} is not divisible by {workers}",
+                    f"change one of them, for example {name}={-(-size // workers) * workers}",
                 )
         if self.labeler.kind == "gold" and self.data.source != "embedded":
             raise BadValue(

@@ -9,6 +9,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -91,45 +92,48 @@ class ResumableTrainer(Resumable, transformers.Trainer):
     """transformers' Trainer as it is used here."""
 
 
-def training_order(lengths: Sequence[int], batch_size: int, num_epochs: float, seed: int) -> list[int]:
-    """Row numbers in the order in which they are trained on, all epochs through.
+def training_order(lengths: Sequence[int], batch_size: int, num_batches: int, seed: int) -> list[int]:
+    """Row numbers in the order in which they are trained on: `num_batches` full batches, one epoch after another.
 
-    Rows of similar length share a batch, so that little is padding; batches come in random order. The order is laid down here,
-    and not by a sampler of transformers, because theirs changes with the number of workers and the micro-batch.
+    Each epoch has every row. Where the rows do not fill its last batch, some are in the epoch twice (more often where they do not
+    fill one batch), drawn anew for each epoch. Rows of similar length share a batch, so that little is padding; batches
+    come in random order. The order is laid down here, and not by a sampler of transformers, because theirs changes with
+    the number of workers and the micro-batch.
     """
     order: list[int] = []
-    target = int(len(lengths) * num_epochs) // batch_size * batch_size
-    for epoch in range(math.ceil(num_epochs) + 1):
+    for epoch in count():
         rng = random.Random(derive_seed(seed, "order", epoch))
         rows = rng.sample(range(len(lengths)), len(lengths))
+        rows = list(islice(cycle(rows), batches_per_epoch(len(rows), batch_size) * batch_size))
         rows.sort(key=lambda row: lengths[row])  # stable: rows of one length stay shuffled
         batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         rng.shuffle(batches)
-        order += [row for batch in batches if len(batch) == batch_size for row in batch]
-        if len(order) >= target:
+        order += [row for batch in batches for row in batch]
+        if len(order) >= num_batches * batch_size:
             break
-    return order[:target]
+    return order[: num_batches * batch_size]
 
 
-def trainer_arguments(section: TrainerSection, seed: int, lengths: Sequence[int]) -> tuple[list[int], dict[str, Any]]:
+def batches_per_epoch(num_rows: int, batch_size: int) -> int:
+    """As many as show every row."""
+    return math.ceil(num_rows / batch_size)
+
+
+def trainer_arguments(
+    section: TrainerSection, seed: int, lengths: Sequence[int], num_batches: int | None = None
+) -> tuple[list[int], dict[str, Any]]:
     """The order of the rows, and the arguments that every transformers trainer of this project gets.
 
     One global batch is `section.batch_size` rows, whatever the workers and the micro-batches. lengths: of all rows.
-    Raises UserError where that is not one batch.
+    num_batches: how many steps; None: `section.num_epochs`, of which a part that is no whole batch is trained whole.
     """
-    workers = parallel.world_size()
-    if len(lengths) < workers:
-        raise UserError(
-            f"{len(lengths)} rows to train on are too few", f"runtime.workers={workers}", "give more data, or use fewer workers"
-        )
-    batch_size = min(section.batch_size, len(lengths) // workers * workers)
-    order = training_order(lengths, batch_size, section.num_epochs, seed)
-    if not order:
-        where = f"num_epochs={section.num_epochs:g}, batch_size={batch_size}"
-        raise UserError(
-            f"{len(lengths)} rows give not one batch to train on", where, "raise the stage's num_epochs, or lower its batch_size"
-        )
-    per_worker = max(1, batch_size // workers)
+    if not lengths:
+        raise UserError("there are no rows to train on", "the data that this stage is given", "give more data")
+    if num_batches is None:
+        exact = batches_per_epoch(len(lengths), section.batch_size) * section.num_epochs
+        num_batches = max(1, math.ceil(exact - 1e-9))  # 10 x 1.1 is 11.000000000000002
+    order = training_order(lengths, section.batch_size, num_batches, seed)
+    per_worker = section.batch_size // parallel.world_size()
     micro = min(section.micro_batch_size or per_worker, per_worker)
     while per_worker % micro:
         micro -= 1
@@ -280,9 +284,8 @@ def train_tiny_base(
     section = TrainerSection(
         learning_rate=config.pretraining_learning_rate,
         batch_size=config.pretraining_batch_size,
-        num_epochs=(config.pretraining_steps + 0.5) * config.pretraining_batch_size / len(blocks),
     )
-    order, arguments = trainer_arguments(section, seed, [PRETRAINING_BLOCK] * len(blocks))
+    order, arguments = trainer_arguments(section, seed, [PRETRAINING_BLOCK] * len(blocks), config.pretraining_steps)
     arguments |= {"lr_scheduler_type": "cosine"}
     trainer = ResumableTrainer(
         model=model,

@@ -14,17 +14,17 @@ from loop.plan import fork, plan, shared_stages
 
 PINNED = {
     "setup/data": "097ef5b9",
-    "setup/base": "9b17e6d7",
-    "setup/filter": "c10dd40d",
-    "setup/sft": "5395e21e",
-    "setup/baseline": "a438c8fc",
-    "round-000/reward": "54590df7",
-    "round-000/policy": "c8b84592",
-    "round-000/sample": "3809563c",
-    "round-000/label": "02fe2e58",
-    "round-000/retrain": "69f0c284",
-    "round-000/select": "d130592e",
-    "round-000/evaluate": "a882e2e0",
+    "setup/base": "74bbd5b0",
+    "setup/filter": "2eec3312",
+    "setup/sft": "539733b8",
+    "setup/baseline": "cc5c13a1",
+    "round-000/reward": "1bb6fb08",
+    "round-000/policy": "3fcf4c7f",
+    "round-000/sample": "cce45687",
+    "round-000/label": "8da0d792",
+    "round-000/retrain": "eb834c45",
+    "round-000/select": "d9e2bdf1",
+    "round-000/evaluate": "6a686d18",
 }
 
 

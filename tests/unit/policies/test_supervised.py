@@ -1,15 +1,20 @@
-"""The order of training: every row once an epoch, like lengths together, nothing but the seed decides."""
+"""The order of training: every row in every epoch, like lengths together, nothing but the seed decides."""
+
+import random
+from collections import Counter
 
 import pytest
 
 from configs import UserError
 from configs.schema import TrainerSection
-from policies.supervised import train_tokenizer, trainer_arguments, training_order
+from policies import parallel
+from policies.checkpoints import Checkpoints
+from policies.supervised import train_sft, train_tokenizer, trainer_arguments, training_order
 
 
 def test_every_row_once_an_epoch_and_lengths_together():
     lengths = [i % 7 for i in range(64)]
-    order = training_order(lengths, batch_size=8, num_epochs=2, seed=0)
+    order = training_order(lengths, batch_size=8, num_batches=16, seed=0)
     assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
     assert order[:64] != order[64:]
     # 64 rows of 7 lengths in sorted batches of 8: neighbours in length, so a batch spans at most two lengths.
@@ -17,23 +22,71 @@ def test_every_row_once_an_epoch_and_lengths_together():
     assert max(spans) == 2
 
 
-def test_the_seed_decides_and_partial_batches_are_dropped():
-    assert training_order([1] * 20, 8, 1, seed=1) == training_order([1] * 20, 8, 1, seed=1) != training_order([1] * 20, 8, 1, seed=2)
-    assert len(training_order([1] * 20, 8, 1, seed=1)) == 16
-    assert len(training_order([1] * 20, 8, 1.5, seed=1)) == 24  # 30 rows: three whole batches
+@pytest.mark.parametrize("lengths", ["different", "equal"])
+@pytest.mark.parametrize("rows", [1, 5, 63, 64, 65, 100, 128])
+def test_no_row_is_left_out_of_an_epoch(rows, lengths):
+    """100 rows in batches of 64: two batches of 64, so 28 rows are there twice, and none three times. 5 rows in one batch of 64:
+    each of them 12 or 13 times."""
+    number = -(-rows // 64)
+    order = training_order([i if lengths == "different" else 9 for i in range(rows)], 64, 3 * number, seed=0)
+    assert len(order) == 3 * number * 64
+    for epoch in range(3):
+        times = Counter(order[epoch * number * 64 : (epoch + 1) * number * 64])
+        assert set(times) == set(range(rows)) and max(times.values()) - min(times.values()) <= 1
+
+
+def test_any_row_may_be_the_one_that_is_there_twice():
+    """28 of 100 rows an epoch: over 40 seeds a row is never among them with probability 0.72^40 = 2e-6."""
+    lengths = random.Random(0).sample(range(100), 100)
+    often = Counter(row for seed in range(40) for row, n in Counter(training_order(lengths, 64, 2, seed)).items() if n == 2)
+    assert set(often) == set(range(100))
+
+
+def test_the_seed_decides():
+    assert training_order([1] * 20, 8, 3, seed=1) == training_order([1] * 20, 8, 3, seed=1) != training_order([1] * 20, 8, 3, seed=2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batches"),
+    # 100 rows are two batches of 64: a half epoch is one, 1.25 epochs are 2.5, so three. 1,000 are 16: 1.1 epochs are 17.6.
+    # 640 are 10, and 1.1 times 10 is 11 (11.000000000000002 in floating point). A part of one batch is one batch.
+    [(100, 1.0, 2), (100, 0.5, 1), (100, 1.25, 3), (1000, 1.1, 18), (640, 1.1, 11), (100, 1e-12, 1), (1, 2.0, 2), (3, 1.0, 1)],
+)
+def test_workers_and_parts_of_epochs(monkeypatch, rows, epochs, batches, workers):
+    section = TrainerSection(num_epochs=epochs, batch_size=64, micro_batch_size=16)
+    alone, _ = trainer_arguments(section, 0, range(rows))
+    monkeypatch.setattr(parallel, "world_size", lambda: workers)
+    order, arguments = trainer_arguments(section, 0, range(rows))
+    assert order == alone and len(order) == batches * 64
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * workers == 64
+
+
+def test_the_number_of_steps_can_be_given():
+    assert len(trainer_arguments(TrainerSection(batch_size=16), 0, [5] * 100, num_batches=23)[0]) == 23 * 16
+
+
+def test_the_model_sees_the_longest_rows(backbone):
+    """What reaches the model itself, through TRL: 100 rows in batches of 64, each with a length of its own."""
+    seen = set()
+
+    def note(module, args, kwargs):
+        seen.update(int(row.sum()) for row in kwargs["attention_mask"])
+
+    backbone.add_adapter("sft")
+    handle = backbone.causal_lm.register_forward_pre_hook(note, with_kwargs=True)
+    examples = [([5], [6] * i) for i in range(1, 101)]
+    train_sft(backbone, "sft", examples, TrainerSection(batch_size=64), Checkpoints(), 0, lambda done, total: None)
+    handle.remove()
+    assert seen == set(range(2, 102))
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(UserError, match="no rows to train on"):
+        trainer_arguments(TrainerSection(), 0, [])
 
 
 def test_thai_marks_stay_with_their_letters():
     tokenizer = train_tokenizer(["ค่ะ ค่ะ ค่ะ ไม่ ไม่"], 400)
     assert len(tokenizer("ค่ะ")["input_ids"]) == 1
     assert tokenizer.decode(tokenizer("ไม่ค่ะ")["input_ids"]) == "ไม่ค่ะ"
-
-
-@pytest.mark.parametrize(
-    ("rows", "settings", "message"),
-    [(0, {}, "0 rows to train on are too few"), (100, {"num_epochs": 0.001}, "give not one batch")],
-)
-def test_too_few_rows_for_one_step_are_refused(rows, settings, message):
-    """A thousandth of 100 rows is not one row."""
-    with pytest.raises(UserError, match=message):
-        trainer_arguments(TrainerSection(**settings), 0, [5] * rows)
