@@ -43,7 +43,7 @@ _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
 DATA = Stage("data", ("data",))
 BASE = Stage("base", ("base", "data.heldout_fraction"), seeded=False, version=2)
-FILTER = Stage("filter", _LIMITS, seeded=False)
+FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=3)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"))

@@ -15,16 +15,16 @@ from loop.plan import fork, plan, shared_stages
 PINNED = {
     "setup/data": "097ef5b9",
     "setup/base": "74bbd5b0",
-    "setup/filter": "2eec3312",
-    "setup/sft": "539733b8",
-    "setup/baseline": "cc5c13a1",
-    "round-000/reward": "1bb6fb08",
-    "round-000/policy": "3fcf4c7f",
-    "round-000/sample": "cce45687",
-    "round-000/label": "8da0d792",
-    "round-000/retrain": "eb834c45",
-    "round-000/select": "d9e2bdf1",
-    "round-000/evaluate": "6a686d18",
+    "setup/filter": "0d15d688",
+    "setup/sft": "fd659c91",
+    "setup/baseline": "641c5a51",
+    "round-000/reward": "ef9959ad",
+    "round-000/policy": "2d0e401a",
+    "round-000/sample": "5bc7a280",
+    "round-000/label": "aa5f40c5",
+    "round-000/retrain": "4ea08c6e",
+    "round-000/select": "11e18626",
+    "round-000/evaluate": "8fef5a4c",
 }
 
 
