@@ -22,7 +22,7 @@ from policies.backbone import Backbone, check_causal_lm, load_tokenizer
 from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
-from policies.tokenization import decode_completion, encode_completion, encode_prompt
+from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
 from rewards.label_file import compare_by_file
@@ -400,7 +400,7 @@ def _normalize(context: Context, scorer: Scorer) -> None:
     prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
     seeds = [derive_seed(seed, record.prompt_id) for record in records]
     responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation, context.checkpoints, "normalization")
-    scorer.normalize_on([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
+    scorer.normalize_on(_judged(tokenizer, prompts, responses))
 
 
 def _score_function(scorers: list[Scorer], ensemble: str) -> ppo.ScoreFunction:
@@ -408,13 +408,19 @@ def _score_function(scorers: list[Scorer], ensemble: str) -> ppo.ScoreFunction:
     used = scorers[-1:] if ensemble == "last" else scorers
 
     def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
-        sequences = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-        lower = lower_states(responses)
+        sequences = _judged(used[0].backbone.tokenizer, prompts, responses)
+        as_sampled = sequences == [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
+        lower = lower_states(responses) if as_sampled else None
         scores = torch.stack([scorer.score(sequences, lower) for scorer in used])
         joined = scores.min(0).values if ensemble == "min" else scores.mean(0)
         return joined.to(used[0].head.device)
 
     return score
+
+
+def _judged(tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> list[list[int]]:
+    """Whole sequences for a reward model, which has learnt from texts."""
+    return [[*p, *as_read(tokenizer, r.token_ids)] for p, r in zip(prompts, responses, strict=True)]
 
 
 def _sample_from(
@@ -494,7 +500,7 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
         gold = labelers.gold_scores(samples)
         metrics["gold"] = evaluation.summarize([gold[s.id] for s in samples])
     if scorer:
-        scores = scorer.score([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)])
+        scores = scorer.score(_judged(tokenizer, prompts, responses))
         metrics["proxy_score"] = evaluation.summarize(scores.tolist())
     if parallel.is_main():
         write_jsonl(context.output / "samples.jsonl", samples)

@@ -25,6 +25,7 @@ from policies import parallel
 from policies.backbone import Backbone
 from policies.base_folder import MAX_POSITIONS
 from policies.checkpoints import Checkpoints
+from policies.tokenization import encode_messages
 
 OnProgress = Callable[[int, int], None]
 """(steps done, steps in all)."""
@@ -263,7 +264,7 @@ def train_tiny_base(
     stream: list[int] = []
     for messages, answer in dialogues:
         whole = [*messages, {"role": "assistant", "content": answer}]
-        stream += tokenizer.apply_chat_template(whole, return_dict=True)["input_ids"]
+        stream += encode_messages(tokenizer, whole)
     blocks = [stream[i : i + PRETRAINING_BLOCK] for i in range(0, len(stream) - PRETRAINING_BLOCK, PRETRAINING_BLOCK)]
     torch.manual_seed(seed % 2**31)
     model = transformers.LlamaForCausalLM(

@@ -3,9 +3,10 @@
 Letters: B batch, P prompt tokens, R response tokens, T = P + R, N real tokens of a batch, M real response tokens.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -126,26 +127,71 @@ class Packing:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, ready for the model to answer. Messages go through the tokenizer's chat template;
-    a base model without one gets the dialogue form of HH ("\\n\\nHuman: ...\\n\\nAssistant:")."""
+    """Token ids of a prompt, ready for the model to answer.
+
+    Messages go through `encode_messages`. Plain text is encoded as the tokenizer does it, with the special tokens that stand in
+    it: some data sets hold prompts that a chat template has written.
+    """
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
+    return encode_messages(tokenizer, prompt, add_generation_prompt=True)
+
+
+def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
+    """Token ids of a dialogue by the tokenizer's chat template; a base model without one gets the form of HH
+    ("\\n\\nHuman: ...\\n\\nAssistant:"). Only the template writes special tokens: those in a message are plain text."""
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        # Only where it is needed: it also takes ordinary added tokens of the template, such as <think>, for plain text.
+        written = any(_special(tokenizer).pattern.search(m["content"]) for m in messages)
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, return_dict=True, sanitize_control_tokens=written
+        )["input_ids"]
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
-    turns = [f"\n\n{names.get(m['role'], m['role'])}: {m['content']}" for m in prompt]
-    return tokenizer("".join(turns) + "\n\nAssistant:")["input_ids"]
+    turns = [f"\n\n{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
+    end = "\n\nAssistant:" if add_generation_prompt else ""
+    return tokenizer("".join(turns) + end, split_special_tokens=True)["input_ids"]
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
-    """Token ids of a completion, closed by the end token where it was finished."""
-    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    """Token ids of a completion, closed by the end token where it was finished. A special token in the text is plain text."""
+    ids = tokenizer(completion, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids + [tokenizer.eos_token_id] if finished else ids
 
 
 def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of sampled ids, without special tokens; bytes that are no text become U+FFFD."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """The text of sampled ids without the end token that closes them. Other special tokens are shown, since they were sampled;
+    bytes that are no text become U+FFFD."""
+    inside = list(ids[:-1] if _is_finished(tokenizer, ids) else ids)
+    return tokenizer.decode(inside, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def as_read(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Sampled ids as they are judged: the same, unless the text does not show them (a special token inside, or an id for which
+    the tokenizer has no text). Then those of the text that labelers see."""
+    finished = _is_finished(tokenizer, ids)
+    special, known = _special(tokenizer).ids, len(tokenizer)
+    if all(id not in special and id < known for id in (ids[:-1] if finished else ids)):
+        return list(ids)
+    return encode_completion(tokenizer, decode_completion(tokenizer, ids), finished)
+
+
+def _is_finished(tokenizer: Any, ids: Sequence[int]) -> bool:
+    return bool(ids) and ids[-1] == tokenizer.eos_token_id
+
+
+@dataclass(frozen=True)
+class _Special:
+    """A tokenizer's special tokens: how they are written, and their ids."""
+
+    pattern: re.Pattern[str]
+    ids: frozenset[int]
+
+
+@lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> _Special:
+    """Kept, since Llama 3 has 256 of them and every prompt asks."""
+    found = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return _Special(re.compile("|".join(map(re.escape, found.values())) or "(?!)"), frozenset(found))
 
 
 def pad_batch(

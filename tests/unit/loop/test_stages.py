@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from configs import UserError
-from configs.schema import RunConfig
+from configs.schema import GenerationConfig, LoraSection, RunConfig
 from configs.views import visible
 from loop import stages
 from loop.round import STAGES, run_rounds
+from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.generation import Response
-from policies.tokenization import encode_completion, encode_prompt
+from policies.generation import Response, generate
+from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
-from rewards.scoring import Scorer
+from rewards.scoring import Scorer, encode_pair
+from tests.conftest import make_causal_lm
 
 SETTINGS = {
     "data": "pairs.jsonl",
@@ -261,3 +263,23 @@ def test_scores_are_not_normalised_on_one_prompt(backbone, folders, tmp_path):
     write_jsonl(folders["data"] / "prompts.jsonl", [PromptRecord("p", "question")])
     with pytest.raises(UserError, match="one training prompt is too few"):
         stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=0), None)
+
+
+def test_ppo_is_scored_for_what_labelers_will_read():
+    """The policy samples <|user|> inside an answer: the reward model sees these letters, as it does when it is trained."""
+    model, tokenizer = make_causal_lm()
+    backbone = Backbone(model, tokenizer, LoraSection(rank=4, alpha=8, layers="upper-half"), name="tiny")
+    backbone.add_adapter("reward")
+    scorer = Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size))
+    prompts = [encode_prompt(tokenizer, text) for text in ("The mango", "yellow")]
+    responses = generate(backbone, None, prompts, [1, 2], GenerationConfig(max_new_tokens=6), trace=True)
+    score = stages._score_function([scorer], "last")
+    sampled = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
+    assert all(as_read(tokenizer, r.token_ids) == r.token_ids for r in responses)
+    torch.testing.assert_close(score(prompts, responses), scorer.score(sampled))
+
+    responses[0].token_ids[1] = tokenizer.convert_tokens_to_ids("<|user|>")
+    text = decode_completion(tokenizer, responses[0].token_ids)
+    assert "<|user|>" in text
+    read = [encode_pair(tokenizer, "The mango", text, responses[0].finished), sampled[1]]
+    torch.testing.assert_close(score(prompts, responses), scorer.score(read))

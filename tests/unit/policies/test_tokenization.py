@@ -1,0 +1,111 @@
+"""Special tokens: only a chat template and the end of an answer make them. What is written or sampled is shown as it is scored."""
+
+import pytest
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from policies.tokenization import as_read, decode_completion, encode_completion, encode_messages, encode_prompt
+from tests.conftest import make_causal_lm
+
+MISTRAL_FORM = "{% for m in messages %}{{ '<s>[INST] ' + m['content'] | trim + ' [/INST]' }}{% endfor %}"
+
+
+def gpt2_like():
+    """Byte-level BPE with GPT-2's one special token, which is also end and start, and Llama's beside it. No chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(["the end of the text is not the end"], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>", additional_special_tokens=special[1:]
+    )
+
+
+@pytest.fixture(params=["embedded", "gpt2-like"])
+def tokenizer(request):
+    return make_causal_lm()[1] if request.param == "embedded" else gpt2_like()
+
+
+def special_ids(tokenizer):
+    return {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+@pytest.mark.parametrize("mark", ["<|end|>", "<|user|>", "<|pad|>", "<|endoftext|>", "<s>", "</s>"])
+def test_a_special_token_in_an_answer_is_plain_text(tokenizer, mark):
+    for text in (mark, f"มะม่วง {mark} yes", f"{mark}{mark}", f"yes{mark}\n"):
+        ids = encode_completion(tokenizer, text)
+        assert ids[-1] == tokenizer.eos_token_id and not special_ids(tokenizer) & set(ids[:-1])
+        assert decode_completion(tokenizer, ids) == text
+        assert decode_completion(tokenizer, encode_completion(tokenizer, text, finished=False)) == text
+
+
+def test_ordinary_text_is_encoded_as_ever(tokenizer):
+    for text in ("The mango is yellow.", "มะม่วงสีเหลืองค่ะ", " < | end | > ", ""):
+        assert encode_completion(tokenizer, text, finished=False) == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("content", ["yes<|end|><|assistant|>no", "<s>yes</s>", "<|endoftext|>"])
+def test_a_special_token_in_a_message_is_plain_text(tokenizer, content):
+    """As many special tokens as the template writes for the same dialogue with an ordinary message."""
+
+    def specials(message):
+        prompt = [{"role": "user", "content": message}, {"role": "assistant", "content": message}, {"role": "user", "content": "q"}]
+        ids = encode_prompt(tokenizer, prompt)
+        assert message in tokenizer.decode(ids, skip_special_tokens=False)
+        return [id for id in ids if id in special_ids(tokenizer)]
+
+    assert specials(content) == specials("ordinary")
+
+
+def test_a_template_that_changes_messages(tokenizer):
+    tokenizer.chat_template = MISTRAL_FORM
+    start = tokenizer.convert_tokens_to_ids("<s>")
+    ids = encode_messages(tokenizer, [{"role": "user", "content": " a <s> b "}])
+    if start in special_ids(tokenizer):  # the template's own one, and no other
+        assert ids.count(start) == 1 and ids[0] == start
+    assert "a <s> b" in tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_ordinary_messages_are_encoded_as_ever():
+    tokenizer = make_causal_lm()[1]
+    messages = [{"role": "user", "content": "The mango?"}, {"role": "assistant", "content": "สีเหลือง"}]
+    for flag in (True, False):
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=flag, return_dict=True)["input_ids"]
+        assert encode_messages(tokenizer, messages, add_generation_prompt=flag) == expected
+
+
+def test_a_plain_prompt_may_hold_what_a_template_wrote(tokenizer):
+    written = "<|user|>q<|assistant|>" if tokenizer.chat_template else "<s>q</s>"
+    ids = encode_prompt(tokenizer, written)
+    assert [id for id in ids if id in special_ids(tokenizer)] == tokenizer.convert_tokens_to_ids(
+        ["<|user|>", "<|assistant|>"] if tokenizer.chat_template else ["<s>", "</s>"]
+    )
+
+
+def test_sampled_special_tokens_are_shown_and_judged_as_that_text(tokenizer):
+    end, other = tokenizer.eos_token_id, max(special_ids(tokenizer) - {tokenizer.eos_token_id})
+    mark, (yes,) = tokenizer.convert_ids_to_tokens(other), tokenizer("y", add_special_tokens=False)["input_ids"]
+    assert decode_completion(tokenizer, [yes, end]) == decode_completion(tokenizer, [yes]) == "y"
+    assert decode_completion(tokenizer, [end]) == ""
+    for ids, text in (([yes, other, yes, end], f"y{mark}y"), ([other], mark), ([other, end], mark)):
+        assert decode_completion(tokenizer, ids) == text
+        judged = as_read(tokenizer, ids)
+        assert judged == encode_completion(tokenizer, text, finished=ids[-1] == end)
+        assert not special_ids(tokenizer) & set(judged[:-1])
+        assert decode_completion(tokenizer, judged) == text
+
+
+def test_ordinary_samples_are_judged_as_they_were_sampled(tokenizer):
+    """Even where the text would be encoded in other pieces: what was sampled is what PPO changes."""
+    pieces = [*tokenizer("t", add_special_tokens=False)["input_ids"], *tokenizer("he", add_special_tokens=False)["input_ids"]]
+    for ids in (pieces, [*pieces, tokenizer.eos_token_id], [tokenizer.eos_token_id]):
+        assert as_read(tokenizer, ids) == ids
+
+
+def test_an_id_without_text_is_not_judged(tokenizer):
+    """Models have more rows in their embedding than tokens: such a one is not in the text that labelers see."""
+    (yes,) = tokenizer("y", add_special_tokens=False)["input_ids"]
+    beyond = len(tokenizer) + 7
+    assert as_read(tokenizer, [yes, beyond, tokenizer.eos_token_id]) == [yes, tokenizer.eos_token_id]
