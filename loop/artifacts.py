@@ -115,8 +115,7 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
     if odd:
         raise LoopError(f"a stage left what cannot be kept: {', '.join(f'{work / name} {why}' for name, why in sorted(odd.items()))}")
     files = {name: hash_file(work / name) for name in sorted(names)}
-    for path in [*(work / name for name in files), *(Path(folder) for folder, _, _ in os.walk(work))]:
-        _sync(path)
+    sync_tree(work)
     digest = hash_json(files)
     manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -174,6 +173,13 @@ def write_synced(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def sync_tree(path: Path) -> None:
+    """All files and directories under a directory, and itself, are on disk."""
+    for folder, _, names in os.walk(path):
+        for name in (*names, ""):
+            _sync(Path(folder, name))
 
 
 def _sync(path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.errors import LoopError
 from loop import artifacts
+from loop.lock import is_running
 
 
 def cache_folder() -> Path:
@@ -50,7 +51,7 @@ class BaseCache:
     def keep(self, base: Path) -> None:
         """Keep a copy of a committed base. Half of one that a killed process has left is removed."""
         for left in self.folder.parent.glob(f"{self.folder.name}.*"):
-            if not _is_running(left.suffix[1:]):
+            if not is_running(left.suffix[1:]):
                 shutil.rmtree(left, ignore_errors=True)
         copy = self.folder.with_name(f"{self.folder.name}.{os.getpid()}")
         with suppress(OSError):  # a cache that cannot be written only costs the next run its minute
@@ -58,13 +59,3 @@ class BaseCache:
             if not artifacts.find_damage(copy):
                 copy.rename(self.folder)
         shutil.rmtree(copy, ignore_errors=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        pass
-    return True

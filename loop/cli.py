@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import LoopError, UserError
-from configs.loading import Given, read_given
+from configs.loading import Given, read_given, validate
 from configs.schema import BadValue, check_name
 from loop.artifacts import MANIFEST
 from loop.journal import RunState, fold, read_events, to_json
@@ -60,8 +60,9 @@ def _execute(runs: Path, given: Given, new_name: str | None = None) -> int:
     """Run what is given, over the config of the run if there is one, or fork that run as `new_name`."""
     from loop.driver import Driver
     from loop.failures import disk_errors_explained
+    from loop.fork import fork
     from loop.monitoring import Terminal
-    from loop.plan import config_of, fork
+    from loop.plan import config_of
     from policies.base_folder import check_base
 
     terminal = Terminal()
@@ -73,12 +74,11 @@ def _execute(runs: Path, given: Given, new_name: str | None = None) -> int:
     _check_files(given, data_is_read)
     config = given.resolve()
     check_base(config, given.place(("base", "model")))
-    if new_name:
-        source, config = _find_run(runs, config.name), config.model_copy(update={"name": new_name})
+    if new_name is not None:
+        source, config = _find_run(runs, config.name), validate(config.model_dump() | {"name": new_name}, f"--fork {new_name}")
         with disk_errors_explained(runs):
             taken = fork(source, runs / new_name, config)
-        if taken:
-            terminal.say(f"{new_name}: {len(taken)} stages taken over from {source.name}")
+        terminal.say(f"{new_name}: {len(taken)} stages taken over from {source.name}")
     Driver(config, runs / config.name, terminal).execute()
     return 0
 
@@ -153,7 +153,7 @@ def _print_status(name: str, state: RunState) -> None:
 
 
 def _find_run(runs: Path, name: str | None) -> Path:
-    known = sorted(path.parent.name for path in runs.glob(f"*/{JOURNAL}"))
+    known = sorted(path.parent.name for path in runs.glob(f"*/{JOURNAL}") if not path.parent.name.startswith("."))  # . is half a fork
     if name is None and len(known) == 1:
         name = known[0]
     if name is None:

@@ -46,6 +46,17 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
+def is_running(pid: str) -> bool:
+    """Whether there is a process of that number on this machine; False for what is no number."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _take(file: IO[str]) -> None:
     """Lock the file. Raises BlockingIOError if somebody else keeps it.
 

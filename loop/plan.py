@@ -5,8 +5,6 @@ all the way down. Must never import torch, nor Ray.
 """
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,27 +91,6 @@ def shared_stages(source: Path, config: RunConfig) -> tuple[list[str], list[str]
     before, now = plan(config_of(source, fold(read_events(source / "journal.jsonl")))), plan(config)
     alike = [name for name, key in now.items() if before.get(name) == key]
     return alike, [name for name in now if name not in alike]
-
-
-def fork(source: Path, target: Path, config: RunConfig) -> list[str]:
-    """Begin the run `target` with the committed stages of `source` that `config` makes alike. Files are linked, not copied."""
-    taken = []
-    for name in shared_stages(source, config)[0]:
-        if (source / name / artifacts.MANIFEST).exists() and not (target / name).exists():
-            work = target / "work" / f"fork-{name.replace('/', '-')}"
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.copytree(source / name, work, copy_function=_link)
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            work.rename(target / name)
-            taken.append(name)
-    return taken
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

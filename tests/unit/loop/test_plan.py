@@ -10,7 +10,7 @@ from configs.errors import LoopError
 from configs.loading import dump_config
 from loop import artifacts
 from loop.failures import SignOfLife, disk_error, disk_errors_explained
-from loop.plan import fork, plan, shared_stages
+from loop.plan import plan, shared_stages
 
 PINNED = {
     "setup/data": "097ef5b9",
@@ -42,19 +42,6 @@ def test_a_later_setting_shares_the_earlier_stages(tmp_path):
     assert not touched
     alike, touched = shared_stages(tmp_path, load_config(overrides=["evaluate.num_prompts=9"]))
     assert touched == ["setup/baseline", "round-000/evaluate", "round-001/evaluate"]
-
-
-def test_a_fork_takes_over_what_it_makes_alike(tmp_path):
-    source, target = tmp_path / "old", tmp_path / "new"
-    source.mkdir()
-    (source / "config.yaml").write_text(dump_config(load_config()))
-    for name in ("setup/data", "round-000/policy"):
-        payload = artifacts.begin(source / "work" / "x", "k")
-        (payload / "a.txt").write_text(name)
-        artifacts.commit(payload, source / name, "k", {}, 0.0)
-    assert fork(source, target, load_config(overrides=["ppo.num_updates=9"])) == ["setup/data"]
-    assert (target / "setup" / "data" / "a.txt").read_text() == "setup/data" and not (target / "round-000").exists()
-    assert fork(source, target, load_config(overrides=["ppo.num_updates=9"])) == []
 
 
 def test_a_newer_manifest_is_refused(tmp_path):
