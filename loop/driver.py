@@ -200,9 +200,9 @@ class Driver:
                 return fleet.call(name, request, on_wait)
         except (OutOfMemory, WorkerLost) as error:
             if isinstance(error, OutOfMemory) or oom_kills() > kills:
-                setting = what_to_lower(stage.name)
                 why = str(error) if isinstance(error, OutOfMemory) else "the kernel killed a worker"
-                raise OutOfMemory(f"{name} ran out of memory ({why})\n  to do: lower {setting}, or give the machine more memory") from None
+                to_do = f"lower {what_to_lower(stage.name, self.config)} and run the command again: it goes on from the last checkpoint"
+                raise OutOfMemory(f"{name} ran out of memory ({why})\n  to do: {to_do}; or give the machine more memory") from None
             raise
         finally:
             self._stage_work = None

@@ -12,18 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from configs.errors import LoopError
+from configs.schema import RunConfig
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 FULL_BYTES = 1 << 20
-LOWER_FOR_MEMORY = {
-    "sft": "sft.micro_batch_size",
-    "labeler": "reward.micro_batch_size",
-    "reward": "reward.micro_batch_size",
-    "policy": "ppo.micro_batch_size or generation.batch_size",
-    "retrain": "reward.micro_batch_size",
-    "select": "select.micro_batch_size",
-}
-"""What to lower where memory runs out, by stage; the other stages sample."""
+MICRO_BATCHES = {"sft": "sft", "labeler": "reward", "reward": "reward", "policy": "ppo", "retrain": "reward", "select": "select"}
+"""The section whose micro batch decides how much memory a stage takes to train, by stage. The other stages only sample."""
 
 
 @contextmanager
@@ -49,9 +43,17 @@ def disk_error(error: Exception, folder: Path) -> LoopError | None:
     return LoopError(f"{what}\n  where: {folder}\n  to do: {to_do}; the same command goes on from the last checkpoint")
 
 
-def what_to_lower(stage: str) -> str:
-    """The settings that decide how much memory a stage takes."""
-    return LOWER_FOR_MEMORY.get(stage, "generation.batch_size")
+def what_to_lower(stage: str, config: RunConfig) -> str:
+    """The settings that decide how much memory a stage takes, with their values. All are run time, so a run goes on with smaller ones."""
+    sampling = f"generation.batch_size (now {config.generation.batch_size})"
+    if stage not in MICRO_BATCHES:
+        return sampling
+    section = getattr(config, MICRO_BATCHES[stage])
+    rows = (
+        section.micro_batch_size or section.batch_size // (config.ppo.num_minibatches if stage == "policy" else 1) // config.runtime.workers
+    )
+    training = f"{MICRO_BATCHES[stage]}.micro_batch_size (now {rows})"
+    return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
 
 
 class SignOfLife:

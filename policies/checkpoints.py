@@ -1,7 +1,7 @@
 """How far a stage has come, on disk: the newest state of its training, and the shards that it has finished.
 
-    checkpoints/train/step-00000040/     complete or absent: filled under another name, fsynced, renamed; one is kept
-    checkpoints/<name>/00003.json        a finished shard of sampling or labelling
+    checkpoints/train/step-00000040/            complete or absent: filled under another name, fsynced, renamed; one is kept
+    checkpoints/<name>/00000128-00000256.json   a finished shard of sampling or labelling: the results of items 128 to 255
 
 Whoever trains says after each step what there is to save; here is only when, where, and that it is whole. The folder belongs
 to one stage key: the driver empties it when another recipe comes. Must never know what is saved.
@@ -82,21 +82,22 @@ class Checkpoints:
     ) -> list[Any]:
         """compute(items), `size` items at a time, in a queue of shards that all workers share; all results on every worker.
 
-        A result is plain data, one for each item. Shards that an earlier attempt finished are read instead. Raises Stopped if asked to.
+        A result is plain data, one for each item. Shards that an earlier attempt finished are read instead; their names say which items
+        they hold, so that one of another size is not taken for them. Raises Stopped if asked to.
         """
         mine = []
         for shard in parallel.take_shards(-(-len(items) // size)):
-            part = items[shard * size : (shard + 1) * size]
-            mine.append((shard, self._shard(name, shard, part, compute)))
-            on_progress(min((shard + 1) * size, len(items)))
+            start, stop = shard * size, min((shard + 1) * size, len(items))
+            mine.append((shard, self._shard(f"{name}/{start:08d}-{stop:08d}.json", items[start:stop], compute)))
+            on_progress(stop)
             if self._asked_to_stop():
-                raise Stopped(f"stopped after shard {shard} of {name}")
+                raise Stopped(f"stopped after item {stop} of {name}")
         return [result for _, results in sorted(parallel.gather(mine), key=lambda one: one[0]) for result in results]
 
-    def _shard(self, name: str, shard: int, items: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+    def _shard(self, name: str, items: Sequence[Any], compute: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
         if self.folder is None:
             return compute(items)
-        path = self.folder / name / f"{shard:05d}.json"
+        path = self.folder / name
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             if len(found) == len(items):

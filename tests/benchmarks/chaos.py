@@ -57,9 +57,9 @@ class Run:
     def journal(self) -> Path:
         return self.folder / "runs" / "chaos" / "journal.jsonl"
 
-    def start(self) -> None:
+    def start(self, rounds: int = 2) -> None:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.folder / "cache"), MARK: self.mark, "NO_COLOR": "1"}
-        command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", "2", *self.settings]
+        command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings]
         self.attempts += 1
         log = (self.folder / f"log-{self.attempts}").open("wb")
         self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)

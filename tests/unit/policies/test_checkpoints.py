@@ -109,10 +109,22 @@ def test_finished_shards_are_not_computed_again(tmp_path):
     items = list(range(10))
     assert Checkpoints(tmp_path).in_shards("x", items, 4, double) == [2 * i for i in items]
     assert computed == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    (tmp_path / "x" / "00001.json").write_text("[8, 1")  # torn
+    torn = tmp_path / "x" / "00000004-00000008.json"
+    torn.write_text("[8, 1")
     assert Checkpoints(tmp_path).in_shards("x", items, 4, double) == [2 * i for i in items]
     assert computed[3:] == [[4, 5, 6, 7]]
-    assert json.loads((tmp_path / "x" / "00001.json").read_text()) == [8, 10, 12, 14]
+    assert json.loads(torn.read_text()) == [8, 10, 12, 14]
+
+
+def test_shards_of_another_size_are_not_mixed_up(tmp_path):
+    """Ten items in shards of 4, then of 2: both have a second shard, of items 4 to 7 and of items 2 and 3."""
+    items = list(range(10))
+    double = lambda part: [2 * item for item in part]  # noqa: E731
+    assert Checkpoints(tmp_path).in_shards("x", items, 4, double) == [2 * i for i in items]
+    computed = []
+    again = Checkpoints(tmp_path).in_shards("x", items, 2, lambda part: computed.append(list(part)) or double(part))
+    assert again == [2 * i for i in items]
+    assert computed == [[0, 1], [2, 3], [4, 5], [6, 7]]  # items 8 and 9 were a shard of both sizes
 
 
 def test_stopped_between_shards(tmp_path):
