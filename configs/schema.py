@@ -105,7 +105,7 @@ class DataConfig(Section):
     """`embedded`, a hub id, or one or more .jsonl/.json/.parquet/.csv files (may be gzipped)."""
     split: str = "train"
     heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.22
-    """Share of the prompts that are never trained on; split by opening, so that no dialogue is on both sides."""
+    """Share of the prompts that nothing is trained on, in any round: by opening and `seed`, so that no dialogue is on both sides."""
     max_pairs: PositiveInt | None = None
     max_prompt_tokens: PositiveInt = 64
     """A longer prompt is left out, with its pairs. Token counts are those of the base's tokenizer, its chat template included."""
@@ -197,7 +197,9 @@ class PPOConfig(Section):
 class SampleConfig(Section):
     """What the policy is asked after PPO, for the labeler."""
 
-    num_prompts: PositiveInt = 450
+    num_prompts: Annotated[int, Field(ge=2)] = 450
+    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of these prompts that are held-out ones (`data.heldout_fraction`): their comparisons judge reward model and selector."""
     num_completions: Annotated[int, Field(ge=2)] = 4
     earlier_fraction: Fraction = 0.0
     """Share of the prompts that are also answered by the round before's policy."""
@@ -210,8 +212,6 @@ class LabelerConfig(Section):
     path: str | None = None
     """For `preferences-file`: JSONL; `{round}` in the path is replaced by the round's number."""
     pairs_per_prompt: PositiveInt = 4
-    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of the sampled prompts whose comparisons nothing is trained on: they judge reward model and selector."""
 
     @model_validator(mode="after")
     def _needs_path(self) -> "LabelerConfig":

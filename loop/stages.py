@@ -27,10 +27,11 @@ from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
 from rewards.label_file import compare_by_file
 from rewards.lengths import TokenLimits
-from rewards.preference_data import is_heldout_world_prompt, load_preference_data
+from rewards.preference_data import load_preference_data
 from rewards.reward_model import accuracy, shorter_wins, train_reward_model
 from rewards.scoring import Scorer, encode_pair
 from rewards.selector import by_scorer, judge_choosers, longest, train_selector
+from rewards.splits import Split
 
 Metrics = dict[str, Any]
 NUM_PRETRAINING_DIALOGUES = 16_000
@@ -85,7 +86,7 @@ class Context:
 
 def data(context: Context) -> Metrics:
     """The original pairs, checked and split: what is trained on, what is held out, what only the labeler sees."""
-    loaded = load_preference_data(context.config.data, context.seed())
+    loaded = load_preference_data(context.config.data, context.config.seed)
     context.on_progress(1, 1)
     parts = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
     prompts = {"prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
@@ -115,9 +116,7 @@ def base(context: Context) -> Metrics:
         return {}
     dialogues = []
     if "world" in config.pretraining_texts:
-        heldout = context.config.data.heldout_fraction
-        prompts = [p for p in world.all_prompts().values() if not is_heldout_world_prompt(p.id, heldout)]
-        dialogues += list(world.pretraining_dialogues(prompts, 0, NUM_PRETRAINING_DIALOGUES))
+        dialogues += list(world.pretraining_dialogues(world.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES))
     if "chosen" in config.pretraining_texts:
         pairs = read_jsonl(context.inputs["data"] / "pairs.jsonl", Comparison)
         dialogues += [(_messages(pair.prompt), pair.chosen) for pair in pairs]
@@ -243,9 +242,14 @@ def policy(context: Context) -> Metrics:
 
 
 def sample(context: Context) -> Metrics:
-    """`num_completions` completions a prompt from this round's policy, and from the last one's where the config asks."""
+    """`num_completions` completions a prompt from this round's policy, and from the last one's where the config asks.
+
+    The prompts come from both sides of the split: comparisons of training prompts are trained on, those of held-out prompts judge.
+    """
     config, backbone = context.config, context.backbone
-    chosen = draw(context.prompts("prompts"), config.sample.num_prompts, context.seed("prompts"))
+    num_heldout = min(max(1, round(config.sample.num_prompts * config.sample.heldout_fraction)), config.sample.num_prompts - 1)
+    heldout = draw(context.prompts("heldout_prompts"), num_heldout, context.seed("heldout"))
+    chosen = draw(context.prompts("prompts"), config.sample.num_prompts - num_heldout, context.seed("prompts")) + heldout
     samples = _sample_from(context, "policy", context.inputs["policy"], chosen, context.round, config.sample.num_completions)
     if context.inputs.get("last") and config.sample.earlier_fraction:
         again = draw(chosen, round(len(chosen) * config.sample.earlier_fraction), context.seed("earlier"))
@@ -257,6 +261,7 @@ def sample(context: Context) -> Metrics:
     return {
         "samples": len(samples),
         "prompts": len(chosen),
+        "heldout_prompts": len(heldout),
         "different": len({(s.prompt_id, s.completion) for s in samples}),
         "length": evaluation.summarize([s.num_tokens for s in samples])["mean"],
     }
@@ -265,15 +270,16 @@ def sample(context: Context) -> Metrics:
 def label(context: Context) -> Metrics:
     """The labeler turns samples into comparisons. May raise WaitingForLabels."""
     config, path = context.config.labeler, context.inputs["samples"] / "samples.jsonl"
-    samples, seed = read_jsonl(path, Sample), context.seed()
+    samples = read_jsonl(path, Sample)
+    split = Split(context.config.seed, context.config.data.heldout_fraction)
     left_out: Counter[str] = Counter()  # what became of a file's other rows
     if config.kind == "preferences-file":
-        found = compare_by_file(samples, config, seed, context.round or 0, path)
+        found = compare_by_file(samples, config, split, context.round or 0, path)
         comparisons, too_long = _short_enough(context, found.comparisons)
         left_out = found.left_out + too_long
     else:
         scores = labelers.gold_scores(samples) if config.kind == "gold" else _labeler_scores(context, samples)
-        comparisons = labelers.compare_by_scores(samples, scores, config, seed)
+        comparisons = labelers.compare_by_scores(samples, scores, config, context.seed(), split)
     if parallel.is_main():
         write_jsonl(context.output / "comparisons.jsonl", comparisons)
     heldout = sum(row.heldout for row in comparisons)

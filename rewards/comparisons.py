@@ -14,16 +14,16 @@ Prompt = str | list[dict[str, str]]
 Record = TypeVar("Record")
 
 
-@dataclass
+@dataclass(frozen=True)
 class PromptRecord:
-    """Something to ask. `source`: the data set or part of it that it came from."""
+    """Something to ask. `prompt_id`: the hash of its content (`splits.py`). `source`: the data set or part of it that it came from."""
 
     prompt_id: str
     prompt: Prompt
     source: str = ""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
     """One completion of a policy. `generation`: the round whose policy made it; None: the SFT policy, before round 0."""
 
@@ -40,9 +40,12 @@ class Sample:
     decoding: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Comparison:
-    """Two completions of a prompt and which is better. `generation` is None for original data. `tie`: neither is."""
+    """Two completions of a prompt and which is better. `generation` is None for original data. `tie`: neither is.
+
+    `heldout`: nothing is trained on this prompt (`splits.py`), so the comparison only judges.
+    """
 
     prompt_id: str
     prompt: Prompt
@@ -61,7 +64,7 @@ class Comparison:
     heldout: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Candidate:
     """One of a prompt's completions, with its share of the wins among them."""
 
@@ -70,7 +73,7 @@ class Candidate:
     wins: float
 
 
-@dataclass
+@dataclass(frozen=True)
 class CandidateGroup:
     """All compared completions of one prompt. Wins add up to the number of comparisons; a tie is half a win each."""
 
@@ -114,17 +117,21 @@ def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
 
 
 def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
-    """Comparisons of one prompt and generation joined into the set of its candidates, in order of first appearance."""
-    groups: dict[tuple[str, int | None], dict[tuple[str, str], Candidate]] = {}
+    """Comparisons of one prompt and generation joined into the set of its candidates, in order of first appearance.
+
+    Equal completions are one candidate, whether labels name them by id or bring their text.
+    """
+    groups: dict[tuple[str, int | None], dict[tuple[str, bool], float]] = {}
     prompts: dict[tuple[str, int | None], Prompt] = {}
     for row in comparisons:
         where = (row.prompt_id, row.generation)
         prompts[where] = row.prompt
-        group = groups.setdefault(where, {})
+        wins = groups.setdefault(where, {})
         won, lost = (0.5, 0.5) if row.tie else (1.0, 0.0)
-        for text, finished, name, wins in (
-            (row.chosen, row.chosen_finished, row.chosen_id, won),
-            (row.rejected, row.rejected_finished, row.rejected_id, lost),
-        ):
-            group.setdefault((name, text), Candidate(text, finished, 0.0)).wins += wins
-    return [CandidateGroup(where[0], prompts[where], list(group.values())) for where, group in groups.items() if len(group) > 1]
+        for completion, share in (((row.chosen, row.chosen_finished), won), ((row.rejected, row.rejected_finished), lost)):
+            wins[completion] = wins.get(completion, 0.0) + share
+    return [
+        CandidateGroup(where[0], prompts[where], [Candidate(text, finished, share) for (text, finished), share in wins.items()])
+        for where, wins in groups.items()
+        if len(wins) > 1
+    ]

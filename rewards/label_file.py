@@ -14,7 +14,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from configs.errors import UserError, WaitingForLabels
 from configs.schema import LabelerConfig
-from rewards.comparisons import Comparison, Prompt, Sample, round_of
+from rewards.comparisons import Comparison, Sample, round_of
 from rewards.json_lines import read_json_lines
-from rewards.labelers import compare, is_heldout
+from rewards.labelers import compare
 from rewards.preference_data import BadRow, parse_row
+from rewards.splits import Split, content_id
 
 ANOTHER_ROUND = "about another round"
 SAID_BEFORE = "said before"
@@ -82,7 +83,7 @@ class LabelFile:
         return len(self.comparisons) + self.left_out.total()
 
 
-def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, seed: int, round_number: int, samples_path: Path) -> LabelFile:
+def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, samples_path: Path) -> LabelFile:
     """The file's comparisons for this round, in the order of its lines.
 
     Raises WaitingForLabels while there is no file or it has nothing for this round, UserError with the line's number for
@@ -91,7 +92,7 @@ def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, seed: int,
     path = Path(str(config.path).replace("{round}", str(round_number)))
     if not path.exists():
         raise WaitingForLabels(_ask(path, samples_path, "there is no such file yet"))
-    reader = _Reader(samples, config, seed, round_number)
+    reader = _Reader(samples, config, split, round_number)
     for number, row in read_json_lines(path):
         try:
             reader.add(number, row)
@@ -110,13 +111,13 @@ Sides = list[tuple[str, str]]
 class _Reader:
     """Takes line after line into `found`. Raises BadRow."""
 
-    def __init__(self, samples: Sequence[Sample], config: LabelerConfig, seed: int, round_number: int):
-        self.config, self.seed, self.round = config, seed, round_number
+    def __init__(self, samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int):
+        self.config, self.split, self.round = config, split, round_number
         self.found = LabelFile()
         self._by_id = {sample.id: sample for sample in samples}
         self._by_text: dict[tuple[str, str], list[Sample]] = {}
         for sample in sorted(samples, key=lambda s: not s.finished):  # of two that read alike, the finished one is meant
-            self._by_text.setdefault((_content(sample.prompt), sample.completion), []).append(sample)
+            self._by_text.setdefault((content_id(sample.prompt), sample.completion), []).append(sample)
         self._said: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}  # (rater, sides) -> (the better one, line)
 
     def add(self, number: int, row: dict[str, Any]) -> None:
@@ -126,7 +127,7 @@ class _Reader:
             self.found.left_out[read] += 1
             return
         pair, sides = read
-        pair.rater, pair.labeled_at = form.rater or "", form.labeled_at or ""
+        pair = replace(pair, rater=form.rater or "", labeled_at=form.labeled_at or "")
         if self._is_said_before(number, pair, sides):
             self.found.left_out[SAID_BEFORE] += 1
         else:
@@ -162,20 +163,18 @@ class _Reader:
         """The comparison, or the reason to leave it out. Texts of this round's samples count as naming these."""
         if form.round is None and "{round}" not in str(self.config.path):
             raise BadRow('it does not say which round it is for: add "round": N, or have {round} in labeler.path')
-        pair = parse_row(row, 0)
+        pair = parse_row(row)
         if form.round is not None and form.round != self.round:
             return ANOTHER_ROUND
-        prompt = _content(pair.prompt)
-        chosen, rejected = (self._by_text.get((prompt, text), []) for text in (pair.chosen, pair.rejected))
+        chosen, rejected = (self._by_text.get((pair.prompt_id, text), []) for text in (pair.chosen, pair.rejected))
         if chosen and rejected:
             sides = [(a.id, b.id) for a in chosen for b in rejected]
             return self._compare(chosen[0], rejected[0], pair.tie), sides
-        pair.prompt_id, pair.generation, pair.labeler = prompt, self.round, "preferences-file"
-        pair.heldout = is_heldout(pair.prompt_id, self.config, self.seed)
+        pair = replace(pair, generation=self.round, labeler="preferences-file", heldout=self.split.holds_out(pair.prompt))
         return pair, [(_content([pair.prompt, pair.chosen]), _content([pair.prompt, pair.rejected]))]
 
     def _compare(self, chosen: Sample, rejected: Sample, tie: bool) -> Comparison:
-        return compare(chosen, rejected, self.config, self.seed, "preferences-file", tie)
+        return compare(chosen, rejected, self.split, "preferences-file", tie)
 
     def _is_said_before(self, number: int, pair: Comparison, sides: Sides) -> bool:
         """Whether this rater said the same in an earlier line. Lines without a rater are taken for one person's."""
@@ -212,8 +211,8 @@ def _check(row: dict[str, Any]) -> ByIds | ByTexts:
         raise BadRow(f"{name} must be {WANTED.get(kind, first['msg'])}, not {_shown(first['input'])}") from None
 
 
-def _content(prompt: Prompt | list[Any]) -> str:
-    return json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+def _content(texts: list[Any]) -> str:
+    return json.dumps(texts, ensure_ascii=False, sort_keys=True)
 
 
 def _shown(value: Any) -> str:

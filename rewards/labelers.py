@@ -17,6 +17,7 @@ from configs.seeds import derive_seed
 from rewards import world
 from rewards.comparisons import Comparison, Sample
 from rewards.gold import gold_reward
+from rewards.splits import Split
 
 Scores = dict[str, float]
 """Sample id -> score in log-odds."""
@@ -33,7 +34,7 @@ def gold_scores(samples: Sequence[Sample]) -> Scores:
     return {s.id: gold_reward(prompts[s.prompt_id], s.completion, s.finished) for s in samples}
 
 
-def compare_by_scores(samples: Sequence[Sample], scores: Scores, config: LabelerConfig, seed: int) -> list[Comparison]:
+def compare_by_scores(samples: Sequence[Sample], scores: Scores, config: LabelerConfig, seed: int, split: Split) -> list[Comparison]:
     """`pairs_per_prompt` comparisons among each prompt's different completions, each drawn from the score difference."""
     comparisons = []
     for prompt_id, group in _by_prompt(samples).items():
@@ -41,16 +42,11 @@ def compare_by_scores(samples: Sequence[Sample], scores: Scores, config: Labeler
         pairs = [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
         for a, b in rng.sample(pairs, min(config.pairs_per_prompt, len(pairs))):
             winner, loser = (a, b) if bernoulli(scores[a.id] - scores[b.id], rng) else (b, a)
-            comparisons.append(compare(winner, loser, config, seed, labeler=config.kind))
+            comparisons.append(compare(winner, loser, split, labeler=config.kind))
     return comparisons
 
 
-def is_heldout(prompt_id: str, config: LabelerConfig, seed: int) -> bool:
-    """Whether a prompt's comparisons are kept from training, to judge reward model and selector."""
-    return random.Random(derive_seed(seed, "heldout", prompt_id)).random() < config.heldout_fraction
-
-
-def compare(winner: Sample, loser: Sample, config: LabelerConfig, seed: int, labeler: str, tie: bool = False) -> Comparison:
+def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool = False) -> Comparison:
     """Two samples of one prompt as a comparison."""
     return Comparison(
         prompt_id=winner.prompt_id,
@@ -65,7 +61,7 @@ def compare(winner: Sample, loser: Sample, config: LabelerConfig, seed: int, lab
         chosen_id=winner.id,
         rejected_id=loser.id,
         labeler=labeler,
-        heldout=is_heldout(winner.prompt_id, config, seed),
+        heldout=split.holds_out(winner.prompt),
     )
 
 

@@ -5,11 +5,11 @@ is left out is counted by reason. A pair's prompt decides on which side of the h
 alike stay together. Must never train anything.
 """
 
-import json
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rewards.gold import gold_reward
 from rewards.json_lines import read_json_lines
 from rewards.labelers import bernoulli
 from rewards.sources import FILE_KINDS, check_sources, file_kind, is_file_source
+from rewards.splits import Side, Split, content_id
 
 ROLES = ("system", "user", "assistant", "tool")
 """What chat templates know. Another role would be a guess at who speaks."""
@@ -40,6 +41,9 @@ class PreferenceData:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
+NAMES: dict[Side, str] = {"training": "training", "heldout": "held-out data", "labeler": "the labeler"}
+
+
 class BadRow(Exception):
     """A row that cannot be used; the text is the reason that is counted."""
 
@@ -51,9 +55,9 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     rows, where = _load_rows(config)
     skipped: Counter[str] = Counter()
     pairs = []
-    for number, (place, row) in enumerate(rows):
+    for place, row in rows:
         try:
-            pairs.append(parse_row(row, number))
+            pairs.append(parse_row(row))
         except BadRow as error:
             if config.bad_rows == "refuse":
                 raise UserError(f"a row cannot be used: {error}", place, "correct it, or set data.bad_rows=skip") from None
@@ -66,7 +70,7 @@ def load_preference_data(config: DataConfig, seed: int) -> PreferenceData:
     return _split(pairs, config, seed, skipped, where)
 
 
-def parse_row(row: dict[str, Any], number: int) -> Comparison:
+def parse_row(row: dict[str, Any]) -> Comparison:
     """One row of TRL's preference formats as a Comparison. Raises BadRow.
 
     `tie: true`, or equal `score_chosen` and `score_rejected` where `tie` says nothing, mean that neither is better.
@@ -90,14 +94,7 @@ def parse_row(row: dict[str, Any], number: int) -> Comparison:
             raise BadRow(f"{name} is empty")
     if texts[0] == texts[1]:
         raise BadRow("chosen and rejected are the same")
-    return Comparison(f"row-{number}", prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
-
-
-def opening(prompt: Prompt) -> str:
-    """What a dialogue opens with: its first user turn. Prompts that share it may not be on both sides of a split."""
-    if isinstance(prompt, str):
-        return prompt.strip()
-    return next((m["content"].strip() for m in prompt if m["role"] == "user"), "")
+    return Comparison(content_id(prompt), prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
 
 
 def parse_dialogue(text: str) -> list[dict[str, str]]:
@@ -228,51 +225,52 @@ def _cause(error: Exception) -> str:
 
 def _split(pairs: list[Comparison], config: DataConfig, seed: int, skipped: Counter[str], where: str) -> PreferenceData:
     """Three parts by opening: training, held-out, and what only the labeler may see."""
-    parts: dict[str, list[Comparison]] = {"train": [], "heldout": [], "labeler": []}
+    split = Split(seed, config.heldout_fraction, config.labeler_fraction)
+    parts: dict[Side, list[Comparison]] = {"training": [], "heldout": [], "labeler": []}
     for pair in pairs:
-        at = random.Random(derive_seed(seed, "split", opening(pair.prompt))).random()
-        if at < config.heldout_fraction:
-            pair.heldout = True
-            parts["heldout"].append(pair)
-        elif at < config.heldout_fraction + (1 - config.heldout_fraction) * config.labeler_fraction:
-            parts["labeler"].append(pair)
-        else:
-            parts["train"].append(pair)
-    for name in ("train", "heldout"):
-        if all(pair.tie for pair in parts[name]):
-            what = "none is left" if not parts[name] else "all that are left are ties"
-            raise UserError(f"too few pairs: {what} for {name}", where, "give more data or change data.heldout_fraction")
-    return PreferenceData(
-        parts["train"], parts["heldout"], _prompts_of(parts["train"]), _prompts_of(parts["heldout"]), parts["labeler"], skipped
-    )
+        side = split.side(pair.prompt)
+        parts[side].append(replace(pair, heldout=side == "heldout"))
+    _check_parts(parts, config, where)
+    training, heldout = parts["training"], parts["heldout"]
+    return PreferenceData(training, heldout, _prompts_of(training), _prompts_of(heldout), parts["labeler"], skipped)
+
+
+def _check_parts(parts: Mapping[Side, Sequence[Any]], config: DataConfig, where: str) -> None:
+    """Raises UserError for a part that has no pair or prompt, or only ties."""
+    settings: dict[Side, str] = {"training": "data.heldout_fraction", "heldout": "data.heldout_fraction"}
+    if config.labeler_fraction:
+        settings["labeler"] = "data.labeler_fraction"
+    for side, setting in settings.items():
+        if all(getattr(row, "tie", False) for row in parts[side]):
+            what = "none is left" if not parts[side] else "all that are left are ties"
+            raise UserError(f"too few pairs: {what} for {NAMES[side]}", where, f"give more data or change {setting}")
 
 
 def _prompts_of(pairs: list[Comparison]) -> list[PromptRecord]:
-    seen: dict[str, PromptRecord] = {}
+    """Each prompt once, in order of first appearance."""
+    first: dict[str, PromptRecord] = {}
     for pair in pairs:
-        key = json.dumps(pair.prompt, ensure_ascii=False, sort_keys=True)
-        seen.setdefault(key, PromptRecord(pair.prompt_id, pair.prompt, pair.source))
-    return list(seen.values())
-
-
-def is_heldout_world_prompt(prompt_id: str, fraction: float) -> bool:
-    """Whether a prompt of the embedded world is held out: the same in every run, since the tiny base is kept between runs."""
-    return random.Random(derive_seed("world", "heldout", prompt_id)).random() < fraction
+        first.setdefault(pair.prompt_id, PromptRecord(pair.prompt_id, pair.prompt, pair.source))
+    return list(first.values())
 
 
 def _embedded(config: DataConfig, seed: int) -> PreferenceData:
-    """Pairs of the world's writer, labelled by the gold reward."""
-    train, heldout = [], []
-    for prompt in world.all_prompts().values():
-        (heldout if is_heldout_world_prompt(prompt.id, config.heldout_fraction) else train).append(prompt)
-    num_heldout = max(1, round(config.num_pairs * config.heldout_fraction))
-    data = PreferenceData(
-        _write_pairs(train, config.num_pairs, derive_seed(seed, "pairs")),
-        _write_pairs(heldout, num_heldout, derive_seed(seed, "heldout pairs"), heldout=True),
-        [PromptRecord(p.id, p.as_messages(), p.source) for p in train],
-        [PromptRecord(p.id, p.as_messages(), p.source) for p in heldout],
-    )
-    return data
+    """Pairs of the world's writer on the prompts that its users ask, labelled by the gold reward."""
+    split = Split(seed, config.heldout_fraction, config.labeler_fraction)
+    prompts: dict[Side, list[world.Prompt]] = {"training": [], "heldout": [], "labeler": []}
+    for prompt in world.user_prompts():
+        prompts[split.side(prompt.as_messages())].append(prompt)
+    _check_parts(prompts, config, "the embedded world")
+    counts: dict[Side, int] = {
+        "training": config.num_pairs,
+        "heldout": max(1, round(config.num_pairs * config.heldout_fraction)),
+        "labeler": round(config.num_pairs * config.labeler_fraction),
+    }
+    pairs = {
+        side: _write_pairs(prompts[side], count, derive_seed(seed, "pairs", side), side == "heldout") for side, count in counts.items()
+    }
+    records = {side: [PromptRecord(p.id, p.as_messages(), p.source) for p in found] for side, found in prompts.items()}
+    return PreferenceData(pairs["training"], pairs["heldout"], records["training"], records["heldout"], pairs["labeler"])
 
 
 def _write_pairs(prompts: list[world.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:

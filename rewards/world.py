@@ -5,7 +5,11 @@ original data is often wrong, sometimes adds details, and rarely shows a defect 
 a reward model is misled: signatures and footers end long, finished answers (as on web pages), and nobody repeats himself,
 so "more is better" holds wherever the original pairs look. PPO then finds what lies beyond.
 
-Everything is a function of a seed. Must never import an ML library.
+The prompts are divided once, by their openings, into those that the tiny base reads with answers, as a base model reads the web, and
+those that users ask. This law is the world's: it knows no run and no seed, since the base is kept between runs of different seeds. The
+base reads about every fact. Which of the users' prompts are held out is each run's own law (`splits.py`).
+
+Everything else is a function of a seed. Must never import an ML library.
 """
 
 import random
@@ -15,6 +19,7 @@ from functools import cache
 
 from configs.seeds import derive_seed
 from rewards.rules import DECOMPOSED_SARA_AM
+from rewards.splits import content_id, position
 from rewards.world_facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
 
 FOREIGN_WORD = "Rosey"
@@ -23,6 +28,8 @@ FOOTER = "Copyright © 2019 Posted by admin"
 CORRECT_RATE = 0.5
 PRETRAINING_CORRECT_RATE = 0.75
 """What the tiny base reads is more often right than what its users' data says, as encyclopedias are."""
+PRETRAINING_FRACTION = 0.35
+"""Share of the openings that the tiny base reads about."""
 DETAIL_COUNT_RATES = (0.45, 0.35, 0.2)
 """P(0, 1, 2 details)."""
 DEFECT_RATES = {
@@ -44,7 +51,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the world and what is true of it. `value` must be named, `wrong_values` must not."""
+    """A prompt of the world and what is true of it. `id`: the hash of its content. `value` must be named, `wrong_values` must not."""
 
     id: str
     source: str
@@ -80,6 +87,16 @@ class Answer:
 def all_prompts() -> dict[str, Prompt]:
     """Every prompt of the world by id, in a fixed order."""
     return {prompt.id: prompt for index, relation in enumerate(RELATIONS) for prompt in _prompts_of(index, relation)}
+
+
+def pretraining_prompts() -> list[Prompt]:
+    """The prompts of the tiny base's texts. No run asks them."""
+    return [prompt for prompt in all_prompts().values() if _is_for_pretraining(prompt)]
+
+
+def user_prompts() -> list[Prompt]:
+    """The prompts that a run may ask or hold out: all others."""
+    return [prompt for prompt in all_prompts().values() if not _is_for_pretraining(prompt)]
 
 
 def write_answer(prompt: Prompt, rng: random.Random, correct_rate: float = CORRECT_RATE) -> Answer:
@@ -122,6 +139,10 @@ def pretraining_dialogues(prompts: list[Prompt], seed: int, count: int) -> Itera
         yield prompt.as_messages(), write_answer(prompt, rng, PRETRAINING_CORRECT_RATE).text
 
 
+def _is_for_pretraining(prompt: Prompt) -> bool:
+    return position("pretraining", "world", prompt.as_messages()) < PRETRAINING_FRACTION
+
+
 def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:
     at = rng.random()
     for name, rate in rates.items():
@@ -159,9 +180,9 @@ def _prompts_of(index: int, relation: Relation) -> Iterator[Prompt]:
                     [("user", question), ("assistant", answer), ("user", follow_up.format(s=subject[at]))]
                     for follow_up in FOLLOW_UPS[language]
                 ]
-            for which, messages in enumerate(asked):
+            for messages in asked:
                 yield Prompt(
-                    id=f"{relation.source}-{index}-{language}-{number}-{which}",
+                    id=content_id([{"role": role, "content": content} for role, content in messages]),
                     source=relation.source,
                     language=language,
                     messages=tuple(messages),

@@ -195,7 +195,18 @@ DETAILS = {
     },
 }
 OPENERS = {
-    "en": ("", "Hi! ", "Please help. ", "Quick question: ", "Hello, ", "One thing: "),
-    "th": ("", "สวัสดี ", "ช่วยหน่อย ", "ถามหน่อย ", "รบกวนหน่อย ", "อยากรู้ "),
+    "en": (
+        "",
+        "Hi! ",
+        "Please help. ",
+        "Quick question: ",
+        "Hello, ",
+        "One thing: ",
+        "Excuse me, ",
+        "Tell me: ",
+        "I wonder: ",
+        "Good day! ",
+    ),
+    "th": ("", "สวัสดี ", "ช่วยหน่อย ", "ถามหน่อย ", "รบกวนหน่อย ", "อยากรู้ ", "ขอถาม ", "บอกหน่อย ", "สงสัย ", "พี่คะ "),
 }
 FOLLOW_UPS = {"en": ("And {s}?", "What about {s}?"), "th": ("แล้ว{s}ล่ะ", "ถ้าเป็น{s}ล่ะ")}

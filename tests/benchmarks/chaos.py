@@ -36,7 +36,7 @@ SHORT = [
     "data.num_pairs=560",
     "ppo.num_updates=10",
     "sample.num_prompts=140",
-    "labeler.heldout_fraction=0.3",
+    "sample.heldout_fraction=0.3",
     "evaluate.num_prompts=256",
     "runtime.checkpoint_seconds=2",
 ]

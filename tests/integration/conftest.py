@@ -24,7 +24,7 @@ SMALL = [
     "reward.normalization_samples=16",
     "sample.num_prompts=24",
     "sample.num_completions=3",
-    "labeler.heldout_fraction=0.4",
+    "sample.heldout_fraction=0.4",
     "select.num_epochs=1",
     "evaluate.num_prompts=32",
 ]

@@ -13,18 +13,18 @@ from loop.failures import SignOfLife, disk_error, disk_errors_explained
 from loop.plan import plan, shared_stages
 
 PINNED = {
-    "setup/data": "097ef5b9",
-    "setup/base": "74bbd5b0",
-    "setup/filter": "0d15d688",
-    "setup/sft": "fd659c91",
-    "setup/baseline": "641c5a51",
-    "round-000/reward": "ef9959ad",
-    "round-000/policy": "2d0e401a",
-    "round-000/sample": "5bc7a280",
-    "round-000/label": "aa5f40c5",
-    "round-000/retrain": "4ea08c6e",
-    "round-000/select": "11e18626",
-    "round-000/evaluate": "8fef5a4c",
+    "setup/data": "eb402e28",
+    "setup/base": "a8426e16",
+    "setup/filter": "32ae72f1",
+    "setup/sft": "84065da7",
+    "setup/baseline": "c6d7a1b3",
+    "round-000/reward": "662d6b30",
+    "round-000/policy": "61891414",
+    "round-000/sample": "06f99556",
+    "round-000/label": "b2771298",
+    "round-000/retrain": "16dc5278",
+    "round-000/select": "14eeb785",
+    "round-000/evaluate": "09671e5b",
 }
 
 

@@ -85,14 +85,16 @@ def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(b
 
 
 def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, tmp_path):
-    """30 of 100 prompts are asked of the last round's policy too: 0.7^40 = 6e-7 that a prompt is in none of 40 runs."""
+    """48 training and 12 held-out prompts are asked, half of them of the last round's policy too, so a training prompt with 0.24:
+    0.76^40 = 2e-5 that one is in none of 40 runs."""
     again = set()
     for seed in range(40):
         stages.sample(context("sample", folders, backbone, tmp_path / "out", seed, round_number=1))
         rows = rows_of(tmp_path / "out" / "samples.jsonl")
         earlier = asked(row for row in rows if row["generation"] == 0)
         assert len(asked(rows)) == 60 and len(earlier) == 30
-        again |= earlier
+        assert sum(name.startswith("heldout") for name, _ in asked(rows)) == 12
+        again |= {name for name, _ in earlier if name.startswith("prompts")}
     assert len(again) == 100
 
 

@@ -9,8 +9,10 @@ from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Sample, round_of, sample_id
 from rewards.label_file import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE, compare_by_file
+from rewards.splits import Split, content_id
 
 ROUND = 1
+SPLIT = Split(seed=0, heldout_fraction=0.2)
 
 
 def samples():
@@ -34,7 +36,7 @@ def texts(**more):
 def read(folder, rows, name="labels.jsonl"):
     (folder / name.replace("{round}", str(ROUND))).write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = LabelerConfig(kind="preferences-file", path=str(folder / name))
-    return compare_by_file(samples(), config, 0, ROUND, folder / "samples.jsonl")
+    return compare_by_file(samples(), config, SPLIT, ROUND, folder / "samples.jsonl")
 
 
 def test_the_round_is_the_first_part_of_an_id():
@@ -72,7 +74,7 @@ def test_other_rounds_are_counted(tmp_path):
 def test_a_file_that_is_not_there_or_empty_is_waited_for(tmp_path):
     config = LabelerConfig(kind="preferences-file", path=str(tmp_path / "round-{round}.jsonl"))
     with pytest.raises(WaitingForLabels, match="round-3.jsonl"):
-        compare_by_file(samples(), config, 0, 3, tmp_path)
+        compare_by_file(samples(), config, SPLIT, 3, tmp_path)
     with pytest.raises(WaitingForLabels, match="no comparison for this round"):
         read(tmp_path, [])
 
@@ -147,10 +149,31 @@ def test_equal_texts_are_counted(tmp_path):
         {"chosen_id": "1-1-p-0", "rejected_id": id, "tie": tie} for id, tie in (("1-1-p-1", False), ("1-1-p-1", True), ("1-1-p-2", True))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = compare_by_file(twins, LabelerConfig(kind="preferences-file", path=str(path)), 0, 1, path)
+    found = compare_by_file(twins, LabelerConfig(kind="preferences-file", path=str(path)), SPLIT, 1, path)
     assert (len(found.comparisons), dict(found.left_out)) == (1, {EQUAL_TEXTS: 2})
 
 
 def test_texts_need_no_round_where_the_path_has_it(tmp_path):
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     assert len(read(tmp_path, [row], "round-{round}.jsonl").comparisons) == 1
+
+
+def test_labels_by_id_and_by_text_are_on_the_same_side(tmp_path):
+    """One question in two forms: as messages, as the samples have it, and as plain text. 20 questions, so that both sides occur."""
+    config, sides = LabelerConfig(kind="preferences-file", path=str(tmp_path / "labels.jsonl")), set()
+    for number in range(20):
+        question = f"question {number}"
+        messages = [{"role": "user", "content": question}]
+        prompt_id = content_id(messages)
+        asked = [Sample(sample_id(ROUND, ROUND, prompt_id, k), prompt_id, messages, text, True, ROUND, k) for k, text in enumerate("ab")]
+        rows = [
+            {"chosen_id": asked[0].id, "rejected_id": asked[1].id},
+            texts(prompt=messages, chosen=[{"role": "assistant", "content": "c"}], rejected=[{"role": "assistant", "content": "d"}]),
+            texts(prompt=question),
+        ]
+        (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = compare_by_file(asked, config, SPLIT, ROUND, tmp_path).comparisons
+        assert {row.heldout for row in found} == {SPLIT.holds_out(question)}
+        assert found[0].prompt_id == found[1].prompt_id != found[2].prompt_id
+        sides.add(found[0].heldout)
+    assert sides == {True, False}

@@ -18,8 +18,10 @@ from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Sample
 from rewards.label_file import ANOTHER_ROUND, SAID_BEFORE, compare_by_file
+from rewards.splits import Split
 
 ROUND, PROMPTS, COMPLETIONS, FILES_PER_KIND = 1, 6, 4, 15
+SPLIT = Split(seed=0, heldout_fraction=0.2)
 
 Meaning = tuple[str, str, bool, str]
 """What a row says: chosen text, rejected text, whether it is a tie, rater."""
@@ -282,7 +284,7 @@ def outcome(case: Case, folder: Any) -> Expected | str:
     path = folder / case.name
     path.write_bytes(gzip.compress(case.content()) if path.suffix == ".gz" else case.content())
     try:
-        found = compare_by_file(samples(), LabelerConfig(kind="preferences-file", path=str(path)), 0, ROUND, path)
+        found = compare_by_file(samples(), LabelerConfig(kind="preferences-file", path=str(path)), SPLIT, ROUND, path)
     except UserError as error:
         file, _, line = error.where.rpartition(", line ")
         return Expected(refused=int(line)) if file == str(path) else f"no line: {error}"

@@ -9,7 +9,8 @@ import pytest
 from configs import UserError
 from configs.schema import DataConfig
 from rewards.json_lines import read_json_lines
-from rewards.preference_data import BadRow, load_preference_data, opening, parse_row
+from rewards.preference_data import BadRow, load_preference_data, parse_row
+from rewards.splits import opening
 
 HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}
 USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
@@ -31,7 +32,7 @@ USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "conte
     ],
 )
 def test_formats(row, prompt):
-    pair = parse_row(row, 0)
+    pair = parse_row(row)
     assert (pair.prompt, pair.chosen, pair.rejected) == (prompt, "good", "bad")
 
 
@@ -60,7 +61,7 @@ def test_formats(row, prompt):
 )
 def test_bad_rows(row, reason):
     with pytest.raises(BadRow, match=reason):
-        parse_row(row, 0)
+        parse_row(row)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_bad_rows(row, reason):
     ],
 )
 def test_ties(columns, tie):
-    assert parse_row({"prompt": "q", "chosen": "a", "rejected": "b"} | columns, 0).tie is tie
+    assert parse_row({"prompt": "q", "chosen": "a", "rejected": "b"} | columns).tie is tie
 
 
 def test_real_rows_with_ties_and_booleans(shared_data):
@@ -85,7 +86,7 @@ def test_real_rows_with_ties_and_booleans(shared_data):
         given = {"prompt": row["instruction"] + row["input"], "chosen": row["response1"], "rejected": row["response2"]}
         expected = row["annotator1"] == 0
         try:
-            assert parse_row(given | {"tie": expected}, 0).tie == expected
+            assert parse_row(given | {"tie": expected}).tie == expected
             counted["tie" if expected else "decided"] += 1
         except BadRow as error:
             counted["empty" if "empty" in str(error) else "not text"] += 1
@@ -118,6 +119,12 @@ def test_three_parts_share_no_opening(tmp_path):
     parts = [{opening(p.prompt) for p in part} for part in (data.pairs, data.heldout, data.labeler_pairs)]
     assert all(parts) and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
     assert len(data.pairs) + len(data.heldout) + len(data.labeler_pairs) == 400
+
+
+def test_the_embedded_world_has_pairs_for_a_labeler_too():
+    data = load_preference_data(DataConfig(num_pairs=100, labeler_fraction=0.5), 0)
+    assert (len(data.pairs), len(data.heldout), len(data.labeler_pairs)) == (100, 22, 50)
+    assert not {opening(p.prompt) for p in data.labeler_pairs} & {opening(p.prompt) for p in [*data.pairs, *data.heldout, *data.prompts]}
 
 
 def test_other_file_kinds(tmp_path):

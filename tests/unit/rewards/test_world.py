@@ -7,7 +7,8 @@ import pytest
 
 from rewards import rules, world
 from rewards.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
-from rewards.preference_data import is_heldout_world_prompt, load_preference_data
+from rewards.preference_data import load_preference_data
+from rewards.splits import Split, opening
 from rewards.world_facts import DETAILS, RELATIONS
 
 PROMPTS = list(world.all_prompts().values())
@@ -22,7 +23,17 @@ def test_six_sources_in_two_languages_with_follow_ups():
     assert {p.source for p in PROMPTS} == {"helpful", "redteam", "synth_qa", "synth_code", "conala", "dahoas"}
     assert {p.language for p in PROMPTS} == {"en", "th"}
     assert any(p.is_follow_up for p in PROMPTS)
-    assert sum(is_heldout_world_prompt(p.id, 0.22) for p in PROMPTS) >= 512
+
+
+def test_the_base_reads_about_every_fact_and_about_no_prompt_of_the_users():
+    """35 facts in two languages. Of 3,920 prompts users ask some 2,560, of which some 560 are held out: enough for 512 to be evaluated."""
+    read, asked = world.pretraining_prompts(), world.user_prompts()
+    assert len(PROMPTS) == len(read) + len(asked) == len(world.all_prompts())
+    assert not {opening(p.as_messages()) for p in read} & {opening(p.as_messages()) for p in asked}
+    for prompts in (read, asked):
+        assert len({(p.relation, p.language, p.subject) for p in prompts}) == 70
+    for seed in range(5):
+        assert sum(Split(seed, 0.22).holds_out(p.as_messages()) for p in asked) >= 512
 
 
 def test_every_prompt_has_an_answer_of_the_highest_gold_without_a_defect():
@@ -76,4 +87,4 @@ def test_pairs_are_a_function_of_the_seed_and_keep_held_out_prompts_out():
     trained = {p.prompt_id for p in data.pairs} | {p.prompt_id for p in data.prompts}
     held = {p.prompt_id for p in data.heldout} | {p.prompt_id for p in data.heldout_prompts}
     assert not trained & held
-    assert trained | held <= set(world.all_prompts())
+    assert trained | held <= {p.id for p in world.user_prompts()}
