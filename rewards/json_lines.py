@@ -1,6 +1,6 @@
-"""Reads JSON lines that somebody else wrote: label files and original pairs. One reader, so that both are read alike.
+"""Reads JSON that somebody else wrote: label files and original pairs. One reader, so that both are read alike.
 
-The file is UTF-8, with or without a byte order mark, and has one JSON object a line. Only a line feed ends a line: U+2028,
+The file is UTF-8, with or without a byte order mark. JSON lines are one object a line, and only a line feed ends a line: U+2028,
 U+2029 and U+0085 are legal inside a JSON string. What Python's `json` would let pass although it is not JSON (NaN), or would
 quietly change (a key given twice, 1e999), is refused. Must never skip a line that is not blank.
 """
@@ -10,8 +10,9 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from configs.errors import UserError
 
@@ -21,52 +22,87 @@ MAX_DIGITS = 308
 """Of an integer; a float can have as many. Python refuses more than 4,300 in words that help nobody."""
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line that is not blank; a name that ends in .gz is unpacked.
+Row = dict[str, Any]
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """("line N", object) of each line that is not blank; a file whose name ends in .gz is unpacked.
 
     Raises UserError with file and line for a line that is not one JSON object, and for a file that cannot be read.
     """
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            text = _decode(line, f"{path}, line {number}")
+            if text.strip(BLANK):
+                yield f"line {number}", _row(text, f"line {number}", path)
+
+
+def read_json(path: Path) -> Iterator[tuple[str, Row]]:
+    """("row N", object) of each element of an array, or the rows of JSON lines, which many name .json too.
+
+    Raises UserError as `read_json_lines` does.
+    """
+    with opened(path) as file:
+        text = _decode(file.read(), str(path))
+    if not text.lstrip(BLANK).startswith("["):
+        yield from read_json_lines(path)
+        return
+    try:
+        rows = _value(text)
+    except ValueError as error:
+        raise UserError(f"the file is not JSON: {error}", str(path), "correct the file") from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"row {number} is not a JSON object", f"{path}, row {number}", 'write {"name": value, ...} for each row')
+        yield f"row {number}", row
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, unpacked where its name ends in .gz. Raises UserError where it cannot be opened or read to its end."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                where = f"{path}, line {number}"
-                text = _decode(line, where)
-                if text.strip(BLANK):
-                    yield number, _parse(text.rstrip(BLANK), number, where)
+            yield file  # type: ignore[misc]
     except (OSError, EOFError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"the file cannot be read: {why}", str(path), "check that it is a whole file that you may read") from None
 
 
-def _decode(line: bytes, where: str) -> str:
+def _decode(data: bytes, where: str) -> str:
     try:
-        text = line.decode("utf-8-sig")  # files that were joined have the mark in the middle too
+        text = data.decode("utf-8-sig")  # files that were joined have the mark in the middle too
     except UnicodeDecodeError as error:
         byte, at = error.object[error.start], error.start + 1
-        raise UserError(f"the line is not UTF-8 text: byte 0x{byte:02x} at position {at}", where, "save the file as UTF-8") from None
+        raise UserError(f"this is not UTF-8 text: byte 0x{byte:02x} at position {at}", where, "save the file as UTF-8") from None
     if "\0" in text:
-        raise UserError("the line has NUL characters, as UTF-16 text does", where, "save the file as UTF-8")
+        raise UserError("the text has NUL characters, as UTF-16 text does", where, "save the file as UTF-8")
     return text
 
 
-def _parse(text: str, number: int, where: str) -> dict[str, Any]:
+def _row(text: str, place: str, path: Path) -> Row:
     try:
-        row = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
-        if "\\ud" in text.lower():
-            json.dumps(row, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        why = f"{error.msg.removesuffix(' at')} at position {error.pos + 1}"
-    except UnicodeEncodeError:
-        why = "half of a surrogate pair (\\ud800 to \\udfff) is not a character"
-    except RecursionError:
-        why = "it is nested too deeply"
+        row = _value(text.rstrip(BLANK))
     except ValueError as error:
-        why = str(error)
-    else:
-        if isinstance(row, dict):
-            return row
-        raise UserError(f"line {number} is not a JSON object", where, 'write {"name": value, ...}, or remove the line')
-    raise UserError(f"line {number} is not JSON: {why}", where, "correct or remove the line")
+        raise UserError(f"{place} is not JSON: {error}", f"{path}, {place}", "correct or remove the line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place} is not a JSON object", f"{path}, {place}", 'write {"name": value, ...}, or remove the line')
+    return row
+
+
+def _value(text: str) -> Any:
+    """One JSON value. Raises ValueError with the reason."""
+    try:
+        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        raise ValueError(f"{error.msg.removesuffix(' at')} at {line}position {error.colno}") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) is not a character") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -93,11 +93,11 @@ def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, split: Spl
     if not path.exists():
         raise WaitingForLabels(_ask(path, samples_path, "there is no such file yet"))
     reader = _Reader(samples, config, split, round_number)
-    for number, row in read_json_lines(path):
+    for place, row in read_json_lines(path):
         try:
-            reader.add(number, row)
+            reader.add(place, row)
         except BadRow as error:
-            raise UserError(f"line {number} cannot be used: {error}", f"{path}, line {number}", "correct or remove the line") from None
+            raise UserError(f"{place} cannot be used: {error}", f"{path}, {place}", "correct or remove the line") from None
     if not reader.found.comparisons:
         others = "".join(f" ({count} x {why})" for why, count in reader.found.left_out.items())
         raise WaitingForLabels(_ask(path, samples_path, f"it has no comparison for this round{others}"))
@@ -118,9 +118,9 @@ class _Reader:
         self._by_text: dict[tuple[str, str], list[Sample]] = {}
         for sample in sorted(samples, key=lambda s: not s.finished):  # of two that read alike, the finished one is meant
             self._by_text.setdefault((content_id(sample.prompt), sample.completion), []).append(sample)
-        self._said: dict[tuple[str, frozenset[str]], tuple[str, int]] = {}  # (rater, sides) -> (the better one, line)
+        self._said: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}  # (rater, sides) -> (the better one, place)
 
-    def add(self, number: int, row: dict[str, Any]) -> None:
+    def add(self, place: str, row: dict[str, Any]) -> None:
         form = _check(row)
         read = self._from_ids(form) if isinstance(form, ByIds) else self._from_texts(row, form)
         if isinstance(read, str):
@@ -128,7 +128,7 @@ class _Reader:
             return
         pair, sides = read
         pair = replace(pair, rater=form.rater or "", labeled_at=form.labeled_at or "")
-        if self._is_said_before(number, pair, sides):
+        if self._is_said_before(place, pair, sides):
             self.found.left_out[SAID_BEFORE] += 1
         else:
             self.found.comparisons.append(pair)
@@ -176,15 +176,15 @@ class _Reader:
     def _compare(self, chosen: Sample, rejected: Sample, tie: bool) -> Comparison:
         return compare(chosen, rejected, self.split, "preferences-file", tie)
 
-    def _is_said_before(self, number: int, pair: Comparison, sides: Sides) -> bool:
+    def _is_said_before(self, place: str, pair: Comparison, sides: Sides) -> bool:
         """Whether this rater said the same in an earlier line. Lines without a rater are taken for one person's."""
         before = False
         for better, other in sides:
-            now = ("" if pair.tie else better, number)
+            now = ("" if pair.tie else better, place)
             earlier = self._said.setdefault((pair.rater, frozenset((better, other))), now)
             if earlier[0] != now[0]:
-                raise BadRow(f"line {earlier[1]} says something else about the same two; if two people judged, name them in rater")
-            before = before or earlier[1] != number
+                raise BadRow(f"{earlier[1]} says something else about the same two; if two people judged, name them in rater")
+            before = before or earlier[1] != place
         return before
 
 

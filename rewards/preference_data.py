@@ -18,14 +18,17 @@ from configs.schema import DataConfig
 from configs.seeds import derive_seed, draw
 from rewards import world
 from rewards.comparisons import Comparison, Prompt, PromptRecord
+from rewards.csv_rows import read_csv
 from rewards.gold import gold_reward
-from rewards.json_lines import read_json_lines
+from rewards.json_lines import read_json, read_json_lines
 from rewards.labelers import bernoulli
 from rewards.sources import FILE_KINDS, check_sources, file_kind, is_file_source
 from rewards.splits import Side, Split, content_id
 
 ROLES = ("system", "user", "assistant", "tool")
 """What chat templates know. Another role would be a guess at who speaks."""
+READERS = {"jsonl": read_json_lines, "json": read_json, "csv": read_csv}
+"""Kinds of file that are read here: `datasets` would guess types, and turn the answers NA and 007 into nothing and 7."""
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -171,8 +174,8 @@ def _load_rows(config: DataConfig) -> tuple[Rows, str]:
 def _load_file(path: Path) -> Rows:
     kind = str(file_kind(path.name))
     try:
-        if kind == "jsonl":
-            rows = [(f"{path}, line {number}", row) for number, row in read_json_lines(path)]
+        if kind in READERS:
+            rows = [(f"{path}, {place}", row) for place, row in READERS[kind](path)]
         else:
             from datasets import load_dataset
 

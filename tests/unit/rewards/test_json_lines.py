@@ -6,7 +6,7 @@ import gzip
 import pytest
 
 from configs import UserError
-from rewards.json_lines import read_json_lines
+from rewards.json_lines import read_json, read_json_lines
 
 
 def read(path, content):
@@ -26,10 +26,10 @@ def test_what_is_legal(tmp_path, name):
     content = b"".join(lines)
     found = read(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
     assert found == [
-        (1, {"a": "มะม่วง"}),
-        (3, {"a": "one\u2028two\u2029three\u0085four\x0bfive"}),
-        (4, {"a": "😀", "b": [1, -2500.0, None, True]}),
-        (5, {"a": "no end of line"}),
+        ("line 1", {"a": "มะม่วง"}),
+        ("line 3", {"a": "one\u2028two\u2029three\u0085four\x0bfive"}),
+        ("line 4", {"a": "😀", "b": [1, -2500.0, None, True]}),
+        ("line 5", {"a": "no end of line"}),
     ]
 
 
@@ -88,3 +88,28 @@ def test_a_folder_is_not_a_file(tmp_path):
 def test_real_broken_lines(shared_data):
     with pytest.raises(UserError, match="line 1 is not JSON"):
         list(read_json_lines(shared_data / "thai_prompts_broken" / "vincuna_th.BROKEN.jsonl"))
+
+
+def test_an_array_or_lines_under_the_name_json(tmp_path):
+    path = tmp_path / "f.json"
+    path.write_bytes(codecs.BOM_UTF8 + b' [{"tie": "false"}, {"tie": true},\n {"tie": "2024-01-01"}]\n')
+    assert list(read_json(path)) == [("row 1", {"tie": "false"}), ("row 2", {"tie": True}), ("row 3", {"tie": "2024-01-01"})]
+    path.write_text('{"a": 1}\n{"a": 2}')
+    assert list(read_json(path)) == [("line 1", {"a": 1}), ("line 2", {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "place"),
+    [
+        ('[{"a": 1},\n{"a": 1, "a": 2}]', "'a' is given twice", ""),
+        ('[{"a": 1},\n{"a" 2}]', "Expecting ':' delimiter at line 2, position 6", ""),
+        ('[{"a": 1},\n3]', "row 2 is not a JSON object", ", row 2"),
+        ('{"a": 1}\n{"a": NaN}', "line 2 is not JSON: NaN", ", line 2"),
+    ],
+)
+def test_arrays_that_are_refused(tmp_path, content, why, place):
+    path = tmp_path / "f.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=why) as caught:
+        list(read_json(path))
+    assert caught.value.where == f"{path}{place}"
