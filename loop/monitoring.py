@@ -18,14 +18,14 @@ HEADLINES = {
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),
     "labeler": ("accuracy_heldout", "shorter_wins"),
-    "baseline": ("gold", "length"),
+    "baseline": ("gold", "gold_unseen_facts", "length"),
     "reward": ("accuracy_heldout",),
     "policy": ("objective/scores_first", "objective/scores", "objective/kl"),
     "sample": ("samples", "different", "length"),
     "label": ("comparisons", "heldout", "ties", "left_out"),
     "retrain": ("pairs", "accuracy_fresh_before", "accuracy_fresh"),
     "select": ("selector", "reward_model", "longest", "random"),
-    "evaluate": ("gold", "proxy_score", "kl", "length"),
+    "evaluate": ("gold", "gold_unseen_facts", "proxy_score", "kl", "length"),
 }
 """The metrics that a finished stage's line shows; `status --json` has all of them."""
 

@@ -41,7 +41,7 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=2)
+DATA = Stage("data", ("data",), version=3)
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)

@@ -448,6 +448,7 @@ def _sample_from(
             generation=generation,
             k=k,
             source=record.source,
+            unseen_fact=record.unseen_fact,
             policy=digest,
             num_tokens=len(response.token_ids),
             decoding={"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p},
@@ -492,6 +493,7 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
             generation=context.round,
             k=0,
             source=record.source,
+            unseen_fact=record.unseen_fact,
             num_tokens=len(response.token_ids),
         )
         for record, response in zip(records, responses, strict=True)
@@ -505,6 +507,9 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
     if config.data.source == "embedded":
         gold = labelers.gold_scores(samples)
         metrics["gold"] = evaluation.summarize([gold[s.id] for s in samples])
+        for name, unseen in (("gold_seen_facts", False), ("gold_unseen_facts", True)):
+            if values := [gold[s.id] for s in samples if s.unseen_fact == unseen]:
+                metrics[name] = evaluation.summarize(values)
     if scorer:
         scores = scorer.score(_judged(tokenizer, prompts, responses))
         metrics["proxy_score"] = evaluation.summarize(scores.tolist())

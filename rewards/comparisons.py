@@ -16,11 +16,15 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Something to ask. `prompt_id`: the hash of its content (`splits.py`). `source`: the data set or part of it that it came from."""
+    """Something to ask. `prompt_id`: the hash of its content (`splits.py`). `source`: the data set or part of it that it came from.
+
+    `unseen_fact`: a held-out prompt of the embedded world about a fact that nothing of the run's training asks.
+    """
 
     prompt_id: str
     prompt: Prompt
     source: str = ""
+    unseen_fact: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Sample:
     source: str = ""
     policy: str = ""  # digest of the policy stage
     num_tokens: int = 0
+    unseen_fact: bool = False  # as in the prompt's record
     decoding: dict[str, float] = field(default_factory=dict)
 
 

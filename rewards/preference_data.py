@@ -29,6 +29,8 @@ ROLES = ("system", "user", "assistant", "tool")
 """What chat templates know. Another role would be a guess at who speaks."""
 READERS = {"jsonl": read_json_lines, "json": read_json, "csv": read_csv}
 """Kinds of file that are read here: `datasets` would guess types, and turn the answers NA and 007 into nothing and 7."""
+UNSEEN_FACT_FRACTION = 0.1
+"""Share of the embedded world's facts that no run trains on."""
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -258,11 +260,20 @@ def _prompts_of(pairs: list[Comparison]) -> list[PromptRecord]:
 
 
 def _embedded(config: DataConfig, seed: int) -> PreferenceData:
-    """Pairs of the world's writer on the prompts that its users ask, labelled by the gold reward."""
+    """Pairs of the world's writer on the prompts that its users ask, labelled by the gold reward.
+
+    Most held-out prompts ask, in other words, what training prompts ask too, so they test phrasing. Some facts, drawn by the run's
+    seed, are therefore left out of the training and labeler parts altogether, also where a follow-up's earlier turns tell them; held-out
+    prompts about them are marked. The base may have read about these facts: that is what pretraining is for.
+    """
+    facts = sorted({prompt.fact for prompt in world.user_prompts()})
+    unseen = draw(facts, round(len(facts) * UNSEEN_FACT_FRACTION), derive_seed(seed, "unseen facts"))
     split = Split(seed, config.heldout_fraction, config.labeler_fraction)
     prompts: dict[Side, list[world.Prompt]] = {"training": [], "heldout": [], "labeler": []}
     for prompt in world.user_prompts():
-        prompts[split.side(prompt.as_messages())].append(prompt)
+        side = split.side(prompt.as_messages())
+        if side == "heldout" or not {prompt.fact, prompt.told_fact} & set(unseen):
+            prompts[side].append(prompt)
     _check_parts(prompts, config, "the embedded world")
     counts: dict[Side, int] = {
         "training": config.num_pairs,
@@ -272,7 +283,7 @@ def _embedded(config: DataConfig, seed: int) -> PreferenceData:
     pairs = {
         side: _write_pairs(prompts[side], count, derive_seed(seed, "pairs", side), side == "heldout") for side, count in counts.items()
     }
-    records = {side: [PromptRecord(p.id, p.as_messages(), p.source) for p in found] for side, found in prompts.items()}
+    records = {side: [PromptRecord(p.id, p.as_messages(), p.source, p.fact in unseen) for p in found] for side, found in prompts.items()}
     return PreferenceData(pairs["training"], pairs["heldout"], records["training"], records["heldout"], pairs["labeler"])
 
 

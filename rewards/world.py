@@ -49,9 +49,14 @@ DEFECT_RATES = {
 Message = dict[str, str]
 
 
+Fact = tuple[int, int]
+"""A row of a table of facts: the relation's number, and the fact's within it. It is one fact in both languages."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the world and what is true of it. `id`: the hash of its content. `value` must be named, `wrong_values` must not."""
+    """A prompt of the world and what is true of it. `id`: the hash of its content. `value` must be named, `wrong_values` must not.
+    `told_fact`: what the turns before a follow-up ask and answer."""
 
     id: str
     source: str
@@ -60,7 +65,12 @@ class Prompt:
     subject: str
     value: str
     wrong_values: tuple[str, ...]
-    relation: int
+    fact: Fact
+    told_fact: Fact | None
+
+    @property
+    def relation(self) -> int:
+        return self.fact[0]
 
     @property
     def question(self) -> str:
@@ -167,20 +177,21 @@ def _prompts_of(index: int, relation: Relation) -> Iterator[Prompt]:
     for at, language in enumerate(LANGUAGES):
         values = {value[at] for _, value in relation.facts}
         for number, (subject, value) in enumerate(relation.facts):
-            asked = [
-                [("user", opener + question.format(s=subject[at]))]
+            asked: list[tuple[list[tuple[str, str]], Fact | None]] = [
+                ([("user", opener + question.format(s=subject[at]))], None)
                 for question in relation.questions[language]
                 for opener in OPENERS[language]
             ]
             for step in (1, 2, 3):
-                before = relation.facts[(number + step) % len(relation.facts)]
+                told = (number + step) % len(relation.facts)
+                before = relation.facts[told]
                 question = relation.questions[language][step - 1].format(s=before[0][at])
                 answer = relation.answer[language].format(s=before[0][at], v=before[1][at])
                 asked += [
-                    [("user", question), ("assistant", answer), ("user", follow_up.format(s=subject[at]))]
+                    ([("user", question), ("assistant", answer), ("user", follow_up.format(s=subject[at]))], (index, told))
                     for follow_up in FOLLOW_UPS[language]
                 ]
-            for messages in asked:
+            for messages, told_fact in asked:
                 yield Prompt(
                     id=content_id([{"role": role, "content": content} for role, content in messages]),
                     source=relation.source,
@@ -189,5 +200,6 @@ def _prompts_of(index: int, relation: Relation) -> Iterator[Prompt]:
                     subject=subject[at],
                     value=value[at],
                     wrong_values=tuple(sorted(values - {value[at]})),
-                    relation=index,
+                    fact=(index, number),
+                    told_fact=told_fact,
                 )

@@ -13,18 +13,18 @@ from loop.failures import SignOfLife, disk_error, disk_errors_explained
 from loop.plan import plan, shared_stages
 
 PINNED = {
-    "setup/data": "eb402e28",
+    "setup/data": "95e86ab8",
     "setup/base": "a8426e16",
-    "setup/filter": "32ae72f1",
-    "setup/sft": "84065da7",
-    "setup/baseline": "c6d7a1b3",
-    "round-000/reward": "662d6b30",
-    "round-000/policy": "61891414",
-    "round-000/sample": "06f99556",
-    "round-000/label": "b2771298",
-    "round-000/retrain": "16dc5278",
-    "round-000/select": "14eeb785",
-    "round-000/evaluate": "09671e5b",
+    "setup/filter": "91e5027d",
+    "setup/sft": "998443d5",
+    "setup/baseline": "a3e8bd84",
+    "round-000/reward": "fd5c26d5",
+    "round-000/policy": "3b247547",
+    "round-000/sample": "168740b9",
+    "round-000/label": "c527075b",
+    "round-000/retrain": "a47d92cc",
+    "round-000/select": "ae9e5bb5",
+    "round-000/evaluate": "6c53c03e",
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs import UserError
-from configs.schema import GenerationConfig, LoraSection, RunConfig
+from configs.schema import DataConfig, GenerationConfig, LoraSection, RunConfig
 from configs.views import visible
 from loop import stages
 from loop.round import STAGES, run_rounds
@@ -15,6 +15,7 @@ from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
+from rewards.preference_data import load_preference_data
 from rewards.scoring import Scorer, encode_pair
 from tests.conftest import make_causal_lm
 
@@ -285,3 +286,13 @@ def test_ppo_is_scored_for_what_labelers_will_read():
     assert "<|user|>" in text
     read = [encode_pair(tokenizer, "The mango", text, responses[0].finished), sampled[1]]
     torch.testing.assert_close(score(prompts, responses), scorer.score(read))
+
+
+def test_gold_on_unseen_facts_is_reported_by_itself(backbone, folders, tmp_path):
+    heldout = load_preference_data(DataConfig(), 0).heldout_prompts
+    write_jsonl(folders["data"] / "heldout_prompts.jsonl", heldout)
+    drawing = context("baseline", folders, backbone, tmp_path / "out", data="embedded", evaluate={"num_prompts": len(heldout)})
+    metrics = stages.baseline(drawing)
+    parts = metrics["gold_seen_facts"], metrics["gold_unseen_facts"]
+    assert [part["count"] for part in parts] == [sum(record.unseen_fact == unseen for record in heldout) for unseen in (False, True)]
+    assert metrics["gold"]["mean"] * len(heldout) == pytest.approx(sum(part["mean"] * part["count"] for part in parts))

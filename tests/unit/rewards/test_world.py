@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from configs.schema import DataConfig
 from rewards import rules, world
 from rewards.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
 from rewards.preference_data import load_preference_data
@@ -79,8 +80,6 @@ def test_defects_stand_in_original_answers_at_their_stated_rates():
 
 
 def test_pairs_are_a_function_of_the_seed_and_keep_held_out_prompts_out():
-    from configs.schema import DataConfig
-
     config = DataConfig(num_pairs=200)
     data, again, other = (load_preference_data(config, seed) for seed in (1, 1, 2))
     assert data == again != other
@@ -88,3 +87,23 @@ def test_pairs_are_a_function_of_the_seed_and_keep_held_out_prompts_out():
     held = {p.prompt_id for p in data.heldout} | {p.prompt_id for p in data.heldout_prompts}
     assert not trained & held
     assert trained | held <= {p.id for p in world.user_prompts()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_some_facts_are_asked_by_held_out_prompts_only(seed):
+    """4 of the 35 facts. They are looked for by their subjects, in both languages, in all that users say in training prompts and pairs."""
+    data = load_preference_data(DataConfig(num_pairs=2000, labeler_fraction=0.3), seed)
+    known, subjects = world.all_prompts(), {}
+    for record in data.heldout_prompts:
+        if record.unseen_fact:
+            fact = known[record.prompt_id].fact
+            subjects[fact] = RELATIONS[fact[0]].facts[fact[1]][0]
+    assert len(subjects) == 4
+    # 4 facts x 2 languages x 56 prompts x 65 % of the users x 22 % held out = 64
+    assert sum(record.unseen_fact for record in data.heldout_prompts) > 40
+    training = [*data.pairs, *data.prompts, *data.labeler_pairs]
+    for (relation, _), names in subjects.items():
+        said = [m["content"] for row in training if known[row.prompt_id].relation == relation for m in row.prompt if m["role"] == "user"]
+        assert said and not any(name in text for name in names for text in said), names
+    assert not any(record.unseen_fact for record in data.prompts)
+    assert any(known[row.prompt_id].fact in subjects for row in data.heldout)
