@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
 Prompt = str | list[dict[str, str]]
 """Plain text, or messages of `role` and `content` (TRL's conversational form)."""
@@ -126,6 +127,10 @@ class Packing:
         )
 
 
+class DialogueRefused(Exception):
+    """The chat template cannot write a dialogue; the text is its reason."""
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, ready for the model to answer.
 
@@ -139,13 +144,18 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
     """Token ids of a dialogue by the tokenizer's chat template; a base model without one gets the form of HH
-    ("\\n\\nHuman: ...\\n\\nAssistant:"). Only the template writes special tokens: those in a message are plain text."""
+    ("\\n\\nHuman: ...\\n\\nAssistant:"). Only the template writes special tokens: those in a message are plain text.
+
+    Raises DialogueRefused: many templates want turns that alternate, some no system turn."""
     if tokenizer.chat_template:
         # Only where it is needed: it also takes ordinary added tokens of the template, such as <think>, for plain text.
         written = any(_special(tokenizer).pattern.search(m["content"]) for m in messages)
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, return_dict=True, sanitize_control_tokens=written
-        )["input_ids"]
+        try:
+            return tokenizer.apply_chat_template(
+                messages, add_generation_prompt=add_generation_prompt, return_dict=True, sanitize_control_tokens=written
+            )["input_ids"]
+        except (TemplateError, ValueError) as error:  # transformers raises ValueError where it cannot make plain text of a token
+            raise DialogueRefused(str(error)) from None
     names = {"user": "Human", "assistant": "Assistant", "system": "System"}
     turns = [f"\n\n{names.get(m['role'], m['role'])}: {m['content']}" for m in messages]
     end = "\n\nAssistant:" if add_generation_prompt else ""

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from configs.errors import UserError
-from policies.tokenization import encode_completion, encode_prompt
+from policies.tokenization import DialogueRefused, encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord
 
 Row = TypeVar("Row", Comparison, PromptRecord)
 LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
+REFUSED_PROMPT = "prompt refused by the chat template"
 SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
-"""Why a row is left out, and the setting that would let it in; none helps a prompt of which the tokenizer keeps nothing."""
+"""Why a row is left out, and the setting that would let it in; none helps a prompt of which the tokenizer keeps nothing, or
+that the chat template refuses."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class TokenLimits:
 
     def excess(self, row: Comparison | PromptRecord) -> str | None:
         """What about a row is too long or too short, None where nothing is. An unfinished completion has no end token to count."""
-        prompt = encode_prompt(self.tokenizer, row.prompt)
+        try:
+            prompt = encode_prompt(self.tokenizer, row.prompt)
+        except DialogueRefused as error:
+            return f"{REFUSED_PROMPT} ({error})"
         if not prompt:
             return EMPTY_PROMPT
         if len(prompt) > self.max_prompt_tokens:
@@ -51,5 +56,5 @@ class TokenLimits:
         counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items()))
         values = f"data.max_prompt_tokens={self.max_prompt_tokens}, data.max_completion_tokens={self.max_completion_tokens}"
         raise_these = " and ".join(SETTINGS[reason] for reason in sorted(left_out) if reason in SETTINGS)
-        to_do = f"raise {raise_these}" if raise_these else "give prompts that the base's tokenizer can read"
+        to_do = f"raise {raise_these}" if raise_these else "give prompts that the base's tokenizer and chat template can read"
         return UserError(f"none of the {left_out.total()} {what} is short enough: {counts}", f"{where} ({values})", to_do)

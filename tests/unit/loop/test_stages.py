@@ -226,6 +226,21 @@ def test_a_prompt_of_which_the_tokenizer_keeps_nothing_is_left_out(backbone, ori
     assert metrics["left_out"]["prompt without tokens"] == len(stages.PAIR_FILES) and metrics["pairs"] == 2
 
 
+def test_a_prompt_that_the_chat_template_refuses_is_left_out(backbone, original, tmp_path):
+    """As Gemma's and Mistral's templates refuse a system turn."""
+    backbone.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + backbone.tokenizer.chat_template
+    )
+    system = [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]
+    for name in stages.PAIR_FILES:
+        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", system, "a", "b")])
+    inputs = {"data": original, "base": tmp_path}
+    metrics = stages.filter(context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
+    reason = "prompt refused by the chat template (System role not supported)"
+    assert metrics["left_out"][reason] == len(stages.PAIR_FILES) and metrics["pairs"] == 2
+
+
 def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_path):
     """The tiny backbone has 256 positions; 250 + 7 is one too many."""
     settings = {
