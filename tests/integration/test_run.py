@@ -14,6 +14,7 @@ import pytest
 from configs import UserError
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.upkeep import verify
+from rewards.splits import Split, content_id, opening
 from tests.integration.conftest import SMALL, Workspace
 
 pytestmark = pytest.mark.slow
@@ -42,6 +43,26 @@ def test_the_contract_of_status(two_rounds):
 def test_status_for_people_and_pipes(two_rounds):
     out, err = two_rounds.loop("status", "whole")
     assert "round-001/evaluate" in out and "gold" in out and "\x1b" not in out and not err
+
+
+def test_a_held_out_prompt_is_in_no_file_that_is_trained_on(two_rounds):
+    """By the one law, in what is trained on, what judges, and all comparisons of all rounds."""
+    run, law = two_rounds.folder / "runs" / "whole", Split(seed=0, heldout_fraction=0.22)
+
+    def rows(path):
+        return [json.loads(line) for line in (run / path).open(encoding="utf-8")]
+
+    rounds = [r.name for r in run.glob("round-*")]
+    trained = [row for name in ("pairs", "prompts") for row in rows(f"setup/filter/{name}.jsonl")]
+    trained += [row for r in rounds for row in rows(f"{r}/retrain/mixture.jsonl")]
+    judging = [row for name in ("heldout_pairs", "heldout_prompts") for row in rows(f"setup/filter/{name}.jsonl")]
+    for row in (row for r in rounds for row in rows(f"{r}/label/comparisons.jsonl")):
+        (judging if row["heldout"] else trained).append(row)
+    judging += [row for r in rounds for row in rows(f"{r}/evaluate/samples.jsonl")]
+    assert all(law.holds_out(row["prompt"]) for row in judging) and not any(law.holds_out(row["prompt"]) for row in trained)
+    ids, openings = ([{of(row) for row in part} for part in (trained, judging)] for of in (lambda row: row["prompt_id"], _opening))
+    assert not ids[0] & ids[1] and not openings[0] & openings[1]
+    assert {row["prompt_id"] for row in trained + judging} == {content_id(row["prompt"]) for row in trained + judging}
 
 
 def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
@@ -252,6 +273,10 @@ def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):
     assert status["setup"]["data"]["metrics"]["skipped"] == {"chosen is empty": 3, "the dialogues differ before the last answer": 1}
     reward = status["rounds"][0]["stages"]["reward"]["metrics"]
     assert reward["accuracy_heldout"]["pairs"] == reward["shorter_wins"]["pairs"] > 50
+
+
+def _opening(row):
+    return opening(row["prompt"])
 
 
 def _ask(address, what, token):
