@@ -141,6 +141,11 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
     return Artifact(final, key, digest, metrics, round(seconds, 3))
 
 
+def digest_of(payload: Path) -> str:
+    """The digest that a filled payload directory is going to have."""
+    return hash_json({name: hash_file(payload / name) for name in _contents(payload)[0]})
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with path.open("rb") as file:

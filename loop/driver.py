@@ -21,6 +21,7 @@ from configs.schema import RunConfig
 from loop import artifacts
 from loop.artifacts import Artifact
 from loop.base_cache import BaseCache
+from loop.base_files import TO_DO, check_unchanged, read_record
 from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
 from loop.journal import Journal, StageState
 from loop.lock import one_writer
@@ -88,6 +89,8 @@ class Driver:
         artifact = self._find(final, key, self.journal.state().stage(stage.name, round_number))
         if artifact is None:
             artifact = self._make(stage, round_number, given, final, key)
+        if stage == BASE:
+            check_unchanged(artifact.path)
         row = self.journal.state().stage(stage.name, round_number)
         if row.state != "done" or row.committed is None or row.committed.manifest != artifact.manifest_hash:
             self._journal_commit(stage.name, round_number, artifact)
@@ -136,6 +139,8 @@ class Driver:
                 self.journal.append("worker_lost", round=round_number, stage=stage.name, message=str(lost))
                 self.terminal.say(f"{name}: {lost}; going on with a new one ({restarts} of {self.config.runtime.max_restarts})")
         seconds = time.monotonic() - started
+        if stage == BASE:
+            self._refuse_another_base(key, payload)
         artifact = artifacts.commit(payload, final, key, metrics, seconds)
         if cache and not cache.folder.exists():
             cache.keep(final)
@@ -149,6 +154,13 @@ class Driver:
         if damage:
             self.terminal.say(f"the base that was kept for all runs is damaged and is made again: {damage[0]}")
         return metrics
+
+    def _refuse_another_base(self, key: str, payload: Path) -> None:
+        """Raises UserError where a user's base is recorded again and is another one now, which would silently make all stages anew."""
+        before, record = self.journal.state().stage(BASE.name, None).committed, read_record(payload)
+        if record and before and before.key == key and before.digest != artifacts.digest_of(payload):
+            commit = f": commit {record['commit']}, not {(before.metrics or {}).get('commit')}" if "commit" in record else ""
+            raise UserError(f"the base model is not the one that the run began with{commit}", record["model"], TO_DO)
 
     def _can_go_on(self, error: LoopError, restarts: int) -> bool:
         """Whether this was a lost worker, and new ones may be started. Starts them."""

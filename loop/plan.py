@@ -14,8 +14,9 @@ from configs.schema import RunConfig
 from configs.views import identity, identity_at
 from loop import artifacts
 from loop.artifacts import Artifact
+from loop.base_files import fingerprint, fingerprint_now, read_record
 from loop.journal import RunState, fold, read_events
-from loop.round import Inputs, Stage, run_rounds
+from loop.round import BASE, Inputs, Stage, run_rounds
 
 
 def stage_directory(round_number: int | None) -> str:
@@ -38,21 +39,23 @@ def stage_key(config: RunConfig, stage: Stage, round_number: int | None, inputs:
 
 
 class Plan:
-    """A `Run` that makes nothing and remembers what it was asked for."""
+    """A `Run` that makes nothing and remembers what it was asked for. base: `base_files.fingerprint` of a model folder of the user's."""
 
-    def __init__(self, config: RunConfig):
-        self.config = config
+    def __init__(self, config: RunConfig, base: str = ""):
+        self.config, self.base = config, base
         self.keys: dict[str, str] = {}
 
     def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact:
         key = stage_key(self.config, stage, round_number, {name: value for name, value in inputs.items() if value})
+        if stage == BASE and self.base:
+            key = artifacts.hash_json([key, self.base])
         self.keys[f"{stage_directory(round_number)}/{stage.name}"] = key
         return Artifact(Path(), key, digest=key, metrics={}, seconds=0.0)
 
 
-def plan(config: RunConfig) -> dict[str, str]:
+def plan(config: RunConfig, base: str = "") -> dict[str, str]:
     """The stages of a run in order, "round-000/policy" -> key, as if every digest were the key."""
-    planned = Plan(config)
+    planned = Plan(config, base)
     run_rounds(planned)
     return planned.keys
 
@@ -88,7 +91,9 @@ def find_config_damage(folder: Path, state: RunState) -> str | None:
 
 def shared_stages(source: Path, config: RunConfig) -> tuple[list[str], list[str]]:
     """Of the stages that `config` asks for: those that the run in `source` makes alike, and the others."""
-    before, now = plan(config_of(source, fold(read_events(source / "journal.jsonl")))), plan(config)
+    recorded = fingerprint(read_record(source / "setup" / BASE.name).get("files"))
+    before = plan(config_of(source, fold(read_events(source / "journal.jsonl"))), recorded)
+    now = plan(config, fingerprint_now(config))
     alike = [name for name, key in now.items() if before.get(name) == key]
     return alike, [name for name in now if name not in alike]
 

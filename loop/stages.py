@@ -17,8 +17,9 @@ import torch
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.seeds import derive_seed, draw
+from loop.base_files import RECORD, hash_files
 from policies import parallel, ppo, supervised
-from policies.backbone import Backbone, check_causal_lm, load_tokenizer
+from policies.backbone import Backbone, check_causal_lm, load_tokenizer, resolved_commit
 from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
@@ -104,16 +105,18 @@ def data(context: Context) -> Metrics:
 
 
 def base(context: Context) -> Metrics:
-    """The frozen base. A model of the user's is only checked; the embedded one is trained from scratch on text."""
+    """The frozen base. A model of the user's is checked and recorded (`base_files.py`); the embedded one is trained on text."""
     config = context.config.base
     if config.model != "embedded":
         found = check_causal_lm(config.model, config)
         load_tokenizer(config.model, config, found)
+        commit = None if Path(config.model).is_dir() else resolved_commit(config)
         if parallel.is_main():
-            description = {"model": config.model, "revision": config.revision, "config": found.to_dict()}
-            (context.output / "base.json").write_text(json.dumps(description, indent=2, sort_keys=True, default=str) + "\n")
+            what = {"files": hash_files(Path(config.model))} if Path(config.model).is_dir() else {"commit": commit}
+            record = {"model": config.model, "revision": config.revision, **what}
+            (context.output / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         context.on_progress(1, 1)
-        return {}
+        return {"commit": commit} if commit else {}
     dialogues = []
     if "world" in config.pretraining_texts:
         dialogues += list(world.pretraining_dialogues(world.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES))

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 
 from loop import artifacts
+from loop.base_files import find_changes
 from loop.failures import disk_errors_explained
 from loop.journal import StageState, ends_whole, fold, read_events
 from loop.lock import one_writer
 from loop.plan import find_config_damage, stage_directory
+from loop.round import BASE
 
 
 def verify(folder: Path) -> tuple[list[str], int]:
@@ -29,6 +31,8 @@ def verify(folder: Path) -> tuple[list[str], int]:
             damage += artifacts.find_damage(folder / where / name, row.committed.manifest)
     for place in sorted([*folder.glob("setup"), *folder.glob("round-*")]):
         damage += _find_strangers(place, {name: row for (where, name), row in known.items() if where == place.name})
+    if known.get(("setup", BASE.name), StageState()).state == "done":
+        damage += [f"{line} since the run began" for line in find_changes(folder / "setup" / BASE.name, thorough=True)]
     return damage, sum(row.state == "done" for row in known.values())
 
 

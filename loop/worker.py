@@ -76,11 +76,17 @@ class Worker:
         return metrics
 
     def _backbone(self, config: Any, folder: Path) -> Any:
+        """The base that the base stage's directory holds or records. Raises UserError where the user's files are other ones now."""
+        from loop.base_files import check_unchanged, read_record
         from policies.backbone import Backbone
 
         source = str(folder) if config.base.model == "embedded" else config.base.model
         if source not in self._backbones:
-            self._backbones = {source: Backbone.load(source, config.base, config.lora)}
+            check_unchanged(folder)
+            commit = read_record(folder).get("commit")
+            base = config.base.model_copy(update={"revision": commit}) if commit else config.base
+            self._backbones = {source: Backbone.load(source, base, config.lora)}
+            check_unchanged(folder)  # and were not replaced while they were read
         return self._backbones[source]
 
 

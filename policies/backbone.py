@@ -24,6 +24,7 @@ from peft.tuners import lora
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
@@ -426,6 +427,12 @@ def check_causal_lm(folder: str, config: BaseConfig) -> Any:
     if not (known or remote):
         raise UserError(f"the base is not a causal language model ({type(found).__name__})", folder, "choose a decoder-only model")
     return found
+
+
+def resolved_commit(config: BaseConfig) -> str | None:
+    """The commit of a hub model that `config.revision` stands for now, as the hub's cache tells; None where nothing tells it."""
+    path = cached_file(config.model, "config.json", revision=config.revision)
+    return extract_commit_hash(path, None)
 
 
 def load_tokenizer(folder: str, config: BaseConfig, model_config: Any) -> Any:

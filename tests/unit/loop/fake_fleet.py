@@ -3,12 +3,15 @@
 What the driver does around a stage (keys, commits, journal, checks) is the same as in a real run, and a run of 200 rounds takes seconds.
 """
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from configs import load_config
+from loop.base_files import RECORD, hash_files
 from loop.driver import Driver
+from loop.round import BASE
 
 
 class SilentTerminal:
@@ -40,6 +43,9 @@ class FakeDriver(Driver):
 
     def _run_on_fleet(self, stage: Any, round_number: Any, inputs: Any, work: Path, payload: Path, name: str) -> dict[str, Any]:
         self.made.append(name)
+        if stage == BASE and self.config.base.model != "embedded":
+            record = {"model": self.config.base.model, "files": hash_files(Path(self.config.base.model))}  # as the base stage does
+            (payload / RECORD).write_text(json.dumps(record))
         (payload / "payload.txt").write_text(f"{name} from {sorted(inputs)}\n")
         return {"value": 1.0}
 

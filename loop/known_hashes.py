@@ -1,0 +1,69 @@
+"""SHA-256 of large files that others own, remembered between runs: weights are hashed once and not at every start.
+
+A file is taken for the same while path, size, inode and both of its times are. What was written in the last moments is not remembered,
+since a second write could leave the same times. The memory is a small file in the cache; without it everything is hashed again.
+Must never import torch, nor Ray.
+"""
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from loop.artifacts import hash_file
+from loop.base_cache import cache_folder
+
+SETTLED_SECONDS = 2.0
+"""How old a file's times must be before it is hashed: file systems count time in steps of up to this size."""
+
+
+class KnownHashes:
+    """Hashes by absolute path. One object is for one look at some files; what it hashed is kept when `save` is called."""
+
+    def __init__(self) -> None:
+        self.path = cache_folder() / "hashes.json"
+        self._known = _read(self.path)
+        self._new: dict[str, list[Any]] = {}
+
+    def hash(self, file: Path) -> str:
+        """SHA-256 of the file, from memory where it is the same file."""
+        name, before = str(file.resolve()), _marks(file)
+        known = self._known.get(name)
+        if known and known[:-1] == before:
+            return known[-1]
+        return self.hash_again(file)
+
+    def hash_again(self, file: Path) -> str:
+        """SHA-256 of the file as it is now, whatever is remembered."""
+        name, now, before = str(file.resolve()), time.time(), _marks(file)
+        digest = hash_file(file)
+        settled = max(before[1:3]) / 1e9 < now - SETTLED_SECONDS
+        if settled and _marks(file) == before:
+            self._new[name] = [*before, digest]
+        return digest
+
+    def save(self) -> None:
+        """Add what was hashed to the memory. Two processes may do so at once: then one of them hashes again next time."""
+        if self._new:
+            self._known = _read(self.path) | self._new
+            temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+            with suppress(OSError):  # it only costs time
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
+                temporary.replace(self.path)
+
+
+def _marks(file: Path) -> list[int]:
+    """What changes when a file is changed or replaced: size, time of its content, time of its entry, inode."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(path.read_bytes())
+        return {name: row for name, row in found.items() if isinstance(row, list) and len(row) == 5}
+    except (OSError, ValueError, AttributeError):
+        return {}

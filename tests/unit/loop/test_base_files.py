@@ -1,0 +1,221 @@
+"""A user's base is the one that the run began with, or nothing goes on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import UserError, load_config
+from loop import base_files, known_hashes
+from loop.base_files import check_unchanged, find_changes, hash_files
+from loop.fork import fork
+from loop.known_hashes import KnownHashes
+from loop.upkeep import verify
+from tests.conftest import make_causal_lm
+from tests.unit.loop.fake_fleet import FakeDriver
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder that looks like a model; nothing loads it."""
+    folder = tmp_path / "model"
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md", "additional_chat_templates/tools.jinja"):
+        (folder / name).write_text(f"what is in {name}")
+    return folder
+
+
+@pytest.fixture
+def settings(model):
+    """A run on that model."""
+    return f"base.model={model}", "data.source=pairs.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"
+
+
+def swap(model):
+    (model / "model.safetensors").write_text("other weights")
+
+
+def test_swapped_weights_are_named_and_nothing_is_made(tmp_path, model, settings):
+    """Between two rounds. With the old weights back, the run ends as if nothing had been, and `verify` is content."""
+    folder, before = tmp_path / "x", (model / "model.safetensors").read_bytes()
+    FakeDriver(folder, *settings).execute()
+    shutil.copytree(folder, tmp_path / "undisturbed")
+    FakeDriver(tmp_path / "undisturbed", *settings, num_rounds=2).execute()
+    swap(model)
+    driver = FakeDriver(folder, *settings, num_rounds=2)
+    with pytest.raises(UserError, match="model.safetensors: was changed") as error:
+        driver.execute()
+    assert "put back" in error.value.to_do and "--fork NEW" in error.value.to_do and not driver.made
+    assert verify(folder)[0] == [f"{model / 'model.safetensors'}: was changed since the run began"]
+    (model / "model.safetensors").write_bytes(before)
+    driver = FakeDriver(folder, *settings, num_rounds=2)
+    driver.execute()
+    assert verify(folder)[0] == [] and driver.digests() == FakeDriver(tmp_path / "undisturbed", *settings).digests()
+    assert all(name.startswith("round-001/") for name in driver.made)
+
+
+def test_a_finished_run_is_not_said_to_be_whole(tmp_path, model, settings):
+    FakeDriver(tmp_path / "x", *settings).execute()
+    swap(model)
+    with pytest.raises(UserError, match="not the one that the run began with"):
+        FakeDriver(tmp_path / "x", *settings).execute()
+
+
+def test_the_base_stage_made_again_does_not_take_other_weights(tmp_path, model, settings):
+    """Without its directory there is no record, but the journal has its digest. Else every stage would silently be made anew."""
+    folder = tmp_path / "x"
+    FakeDriver(folder, *settings).execute()
+    swap(model)
+    shutil.rmtree(folder / "setup" / "base")
+    driver = FakeDriver(folder, *settings, num_rounds=2)
+    with pytest.raises(UserError, match="not the one that the run began with"):
+        driver.execute()
+    assert driver.made == ["setup/base"] and not (folder / "setup" / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda model: swap(model), "model.safetensors: was changed"),
+        (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
+        (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin: is new"),
+        (lambda model: (model / "additional_chat_templates" / "tools.jinja").write_text(""), "tools.jinja: was changed"),
+        (lambda model: shutil.rmtree(model), "the base model is not there"),
+        (lambda model: (model / "README.md").write_text("other words"), None),
+    ],
+)
+def test_what_counts_as_a_change(tmp_path, model, settings, change, why):
+    FakeDriver(tmp_path / "x", *settings).execute()
+    base = tmp_path / "x" / "setup" / "base"
+    check_unchanged(base)
+    change(model)
+    changes = find_changes(base)
+    assert len(changes) == (why is not None) and (why or "") in " ".join(changes)
+
+
+def test_a_fork_with_other_weights_takes_over_the_data_only(tmp_path, model, settings):
+    FakeDriver(tmp_path / "x", *settings).execute()
+    config = load_config(overrides=settings, name="same", num_rounds=1)
+    assert len(fork(tmp_path / "x", tmp_path / "same", config)) == len(FakeDriver(tmp_path / "x").digests())
+    swap(model)
+    config = load_config(overrides=settings, name="new", num_rounds=1)
+    assert fork(tmp_path / "x", tmp_path / "new", config) == ["setup/data"]
+    driver = FakeDriver(tmp_path / "new", *settings)
+    driver.execute()
+    assert driver.made[0] == "setup/base" and verify(tmp_path / "new")[0] == []
+
+
+def test_weights_are_hashed_once(model, monkeypatch):
+    """Remembered by path, size, times and inode. `thorough`, as `verify` asks, hashes again."""
+    monkeypatch.setattr(known_hashes, "SETTLED_SECONDS", -1000.0)  # the files are a moment old
+    hashed = []
+    really = known_hashes.hash_file
+    monkeypatch.setattr(known_hashes, "hash_file", lambda path: hashed.append(path.name) or really(path))
+    first = hash_files(model)
+    assert sorted(hashed) == ["config.json", "model.safetensors", "tokenizer.json", "tools.jinja"]
+    hashed.clear()
+    assert hash_files(model) == first and not hashed
+    assert hash_files(model, thorough=True) == first and len(hashed) == 4
+    hashed.clear()
+    before = (model / "model.safetensors").stat()
+    (model / "model.safetensors").write_text("what is in model.SAFETENSORS")  # as many bytes
+    os.utime(model / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))  # and the old time, as `cp -p` gives
+    assert hash_files(model)["model.safetensors"] != first["model.safetensors"] and hashed == ["model.safetensors"]
+
+
+def test_what_was_just_written_is_not_remembered(model):
+    """A second write within one step of the file system's clock could leave size, times and inode as they were."""
+    hash_files(model)
+    assert KnownHashes()._known == {}
+    before = time.time()
+    while time.time() - before < known_hashes.SETTLED_SECONDS + 0.1:
+        time.sleep(0.1)
+    hash_files(model)
+    assert len(KnownHashes()._known) == 4
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"a": [1, 2]}'])
+def test_a_damaged_memory_costs_time_and_nothing_else(model, cache, content):
+    expected = hash_files(model)
+    cache.mkdir(exist_ok=True)
+    (cache / "hashes.json").write_text(content)
+    assert hash_files(model) == expected
+
+
+def test_an_embedded_base_has_no_record(tmp_path):
+    FakeDriver(tmp_path / "x").execute()
+    assert base_files.read_record(tmp_path / "x" / "setup" / "base") == {} and find_changes(tmp_path / "x" / "setup" / "base") == []
+
+
+LOADS = """
+import json, sys
+from pathlib import Path
+from configs import load_config
+from loop.worker import Worker
+from policies.backbone import resolved_commit
+words = ["base.model=somebody/tiny", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
+config = load_config(overrides=words)
+backbone = Worker(0, 1)._backbone(config, Path(sys.argv[1]))
+weight = next(iter(backbone.causal_lm.parameters())).double().sum().item()
+print(json.dumps([resolved_commit(config.base), weight]))
+"""
+
+
+def test_a_hub_base_stays_at_its_commit(tmp_path):
+    """A hub's cache as transformers reads it, offline. The main branch moves on; the run goes on with the commit that it began with."""
+    hub = tmp_path / "hub" / "models--somebody--tiny"
+    weights = {}
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        model, tokenizer = make_causal_lm(seed)
+        model.save_pretrained(hub / "snapshots" / commit)
+        tokenizer.save_pretrained(hub / "snapshots" / commit)
+        weights[commit] = next(iter(model.parameters())).double().sum().item()
+    base = tmp_path / "base"
+    base.mkdir()
+
+    def load(main, recorded):
+        (hub / "refs").mkdir(exist_ok=True)
+        (hub / "refs" / "main").write_text(main)
+        (base / "base.json").write_text(json.dumps({"model": "somebody/tiny", "commit": recorded}))
+        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+        done = subprocess.run([sys.executable, "-c", LOADS, str(base)], env=environment, capture_output=True, text=True)
+        assert not done.returncode, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    first, second = weights
+    assert load(main=first, recorded=first) == [first, pytest.approx(weights[first])]
+    assert load(main=second, recorded=first) == [second, pytest.approx(weights[first])]
+    assert weights[first] != pytest.approx(weights[second])
+
+
+def test_a_worker_does_not_load_other_weights(tmp_path):
+    """The driver looked before; whoever replaces the files later is still noticed, also while they are read."""
+    from loop.worker import Worker
+    from policies.backbone import Backbone
+
+    folder, base = tmp_path / "model", tmp_path / "base"
+    for part in make_causal_lm(0):
+        part.save_pretrained(folder)
+    base.mkdir()
+    (base / "base.json").write_text(json.dumps({"model": str(folder), "files": hash_files(folder)}))
+    words = (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    config = load_config(overrides=words)
+    assert Worker(0, 1)._backbone(config, base).hidden_size == 32
+
+    class Swapping(Backbone):
+        @classmethod
+        def load(cls, *arguments):
+            loaded = super().load(*arguments)
+            make_causal_lm(1)[0].save_pretrained(folder)
+            return loaded
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="model.safetensors: was changed"):
+        patch.setattr("policies.backbone.Backbone", Swapping)
+        Worker(0, 1)._backbone(config, base)
+    with pytest.raises(UserError, match="model.safetensors: was changed"):
+        Worker(0, 1)._backbone(config, base)
