@@ -283,6 +283,12 @@ def label(context: Context) -> Metrics:
     else:
         scores = labelers.gold_scores(samples) if config.kind == "gold" else _labeler_scores(context, samples)
         comparisons = labelers.compare_by_scores(samples, scores, config, context.seed(), split)
+    if comparisons and all(row.heldout for row in comparisons):
+        raise UserError(
+            f"all {len(comparisons)} comparisons are of held-out prompts, so there is nothing to train on",
+            str(config.path or path),
+            "compare samples of more prompts: most of those in the samples' file are for training",
+        )
     if parallel.is_main():
         write_jsonl(context.output / "comparisons.jsonl", comparisons)
     heldout = sum(row.heldout for row in comparisons)

@@ -17,6 +17,7 @@ from policies.tokenization import as_read, decode_completion, encode_completion,
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.preference_data import load_preference_data
 from rewards.scoring import Scorer, encode_pair
+from rewards.splits import Split
 from tests.conftest import make_causal_lm
 
 SETTINGS = {
@@ -210,6 +211,24 @@ def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(b
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
     with pytest.raises(UserError, match="none of the 2 comparisons is short enough: 1 x completion too long, 1 x prompt too long"):
         stages.label(context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
+
+
+def test_labels_of_held_out_prompts_alone_are_refused(backbone, tmp_path):
+    law = Split(seed=0, heldout_fraction=0.5)
+    heldout, training = (next(f"question {i}" for i in range(100) if law.holds_out(f"question {i}") == side) for side in (True, False))
+    samples = [Sample(f"0-0-{p}-{k}", p, p, f"{k}", True, 0, k) for p in (heldout, training) for k in range(2)]
+    write_jsonl(tmp_path / "samples.jsonl", samples)
+    rows = [{"chosen_id": f"0-0-{p}-0", "rejected_id": f"0-0-{p}-1"} for p in (heldout, training)]
+    settings = {
+        "data": {"source": "pairs.jsonl", "heldout_fraction": 0.5},
+        "labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")},
+    }
+    asking = context("label", {"samples": tmp_path, "base": tmp_path}, backbone, tmp_path / "label", round_number=0, **settings)
+    (tmp_path / "labels.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(UserError, match="all 1 comparisons are of held-out prompts"):
+        stages.label(asking)
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert stages.label(asking)["heldout"] == 1
 
 
 def test_completions_may_not_be_sampled_longer_than_the_limit():
