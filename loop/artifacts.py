@@ -10,7 +10,7 @@ it, a committed stage that the journal does not yet name.
     work/round-000-policy/checkpoints/     see policies/checkpoints.py
 
     key     hash of the recipe: stage, version, the config it reads, seed, round, digests of the inputs
-    digest  hash of the payload: names and bytes of every file but the manifest
+    digest  hash of the payload: names and bytes of every file but the manifest, without what only tells where on this machine it lies
     check   in the manifest: hash of all the rest of it, so that a changed one is found where no journal vouches for it
 """
 
@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from configs.errors import LoopError, UserError
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
+LOCATIONS = {"adapter_config.json": "base_model_name_or_path"}
+"""Files that name a place on this machine -> the field that does. It is not part of the digest, or equal runs in two folders would differ.
+Their hash without it is in the manifest under `placeless`; that of all their bytes is under `files` as for every other file."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def find_damage(path: Path, recorded: str | None = None) -> list[str]:
         manifest = json.loads(text)
         schema, files = manifest["schema"], manifest["files"]
         whole = schema < 2 or manifest.pop("check") == hash_json(manifest)
-        whole = whole and manifest["digest"] == hash_json(files)
+        whole = whole and manifest["digest"] == hash_json(files | manifest.get("placeless", {}))
     except OSError as error:
         return [f"{path / MANIFEST}: cannot be read ({error.strerror})"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -116,12 +120,14 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
         raise LoopError(f"a stage left what cannot be kept: {', '.join(f'{work / name} {why}' for name, why in sorted(odd.items()))}")
     files = {name: hash_file(work / name) for name in sorted(names)}
     sync_tree(work)
-    digest = hash_json(files)
+    placeless = _placeless(work, files)
+    digest = hash_json(files | placeless)
     manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "key": key,
         "digest": digest,
         "files": files,
+        "placeless": placeless,
         "metrics": metrics,
         "seconds": round(seconds, 3),
     }
@@ -143,7 +149,18 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
 
 def digest_of(payload: Path) -> str:
     """The digest that a filled payload directory is going to have."""
-    return hash_json({name: hash_file(payload / name) for name in _contents(payload)[0]})
+    files = {name: hash_file(payload / name) for name in _contents(payload)[0]}
+    return hash_json(files | _placeless(payload, files))
+
+
+def _placeless(payload: Path, names: Iterable[str]) -> dict[str, str]:
+    """The files of LOCATIONS, each with the hash that it would have if it named no place."""
+    hashes = {}
+    for name in names:
+        if field := LOCATIONS.get(Path(name).name):
+            content = json.loads((payload / name).read_text(encoding="utf-8"))
+            hashes[name] = hash_json({key: value for key, value in content.items() if key != field})
+    return hashes
 
 
 def hash_file(path: Path) -> str:

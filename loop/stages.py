@@ -23,6 +23,7 @@ from policies.backbone import Backbone, check_causal_lm, load_tokenizer, resolve
 from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
+from policies.model_card import write_card
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
@@ -160,6 +161,7 @@ def sft(context: Context) -> Metrics:
     log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
+        write_card(context.output, backbone, context.stage, context.round)
     _write_log(context, log)
     return {"loss": supervised.final_loss(log), "pairs": len(pairs)}
 
@@ -197,6 +199,7 @@ def reward(context: Context) -> Metrics:
         trained_on = len(pairs)
     if parallel.is_main():
         scorer.save(context.output)
+        write_card(context.output, backbone, context.stage, context.round)
     heldout = context.pairs("heldout_pairs")
     return {
         "pairs": trained_on,
@@ -230,6 +233,7 @@ def policy(context: Context) -> Metrics:
     log = trainer.train([[prompts[i] for i in rows] for rows in batches], context.checkpoints, context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("policy", context.output)
+        write_card(context.output, backbone, context.stage, context.round)
         head = {"weight": value.head.weight.detach().cpu(), "bias": value.head.bias.detach().cpu()}
         _save_tensors(context.output / "value_head.safetensors", head)
         if value.adapter:
@@ -311,6 +315,7 @@ def retrain(context: Context) -> Metrics:
     _normalize(context, scorer)
     if parallel.is_main():
         scorer.save(context.output)
+        write_card(context.output, backbone, context.stage, context.round)
         write_jsonl(context.output / "mixture.jsonl", pairs)
     _drop(backbone, "before")
     return {

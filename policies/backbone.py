@@ -10,6 +10,7 @@ Letters: N real tokens of a batch, H hidden, V vocabulary.
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ class Backbone:
         switch_noise_off(causal_lm)
         causal_lm.config.use_cache = False
         self.causal_lm, self.tokenizer, self.lora, self.name = causal_lm, tokenizer, lora, name
+        self.location: str = name
+        self.revision: str | None = None
+        """Where others find the base, for the adapters' configs: a folder of this machine, or a hub id and its revision."""
         self._peft_model: PeftModel | None = None
         self._layers: list[BaseTunerLayer] = []
         self._every_module = list(causal_lm.modules())
@@ -73,7 +77,12 @@ class Backbone:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         causal_lm = load_causal_lm(folder, config, device)
         tokenizer = load_tokenizer(folder, config, causal_lm.config)
-        return cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
+        backbone = cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
+        if os.path.isdir(folder):
+            backbone.location = os.path.abspath(folder)
+        else:
+            backbone.location, backbone.revision = folder, config.revision
+        return backbone
 
     @property
     def device(self) -> torch.device:
@@ -157,7 +166,7 @@ class Backbone:
         """
         state = self.adapter_state(name)
         config = self._peft_model.peft_config[name].to_dict()  # type: ignore[union-attr]
-        config |= {"inference_mode": True, "base_model_name_or_path": self.name}
+        config |= {"inference_mode": True, "base_model_name_or_path": self.location, "revision": self.revision}
         if head is not None:
             state[SCORE_KEY] = head.detach().float().cpu().contiguous()
             config |= {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}

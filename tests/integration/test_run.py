@@ -1,10 +1,14 @@
 """Whole rounds from one command, on a real Ray: the contract, resuming, determinism, two workers, what others can read."""
 
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -141,6 +145,19 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
             logits = theirs(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         expected = torch.log_softmax(logits, -1)[torch.arange(len(answer)), torch.tensor(answer)]
         assert torch.allclose(ours[i, : len(answer)], expected, atol=1e-5)
+
+
+def test_a_run_of_the_tiny_base_is_taken_away_without_a_network(two_rounds):
+    """The code of the cards beside an SFT adapter, a policy and a reward model, each in a process that knows no hub."""
+    run = two_rounds.folder / "runs" / "whole"
+    for stage in ("setup/sft", "round-001/policy", "round-001/retrain"):
+        code = re.search(r"```python\n(.*?)```", (run / stage / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-c", code], cwd=run / stage, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr  # a base of 30 steps may well answer nothing, so only that it answers is looked at
+        base = json.loads((run / stage / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert Path(base) == (run / "setup" / "base").resolve()
+    assert math.isfinite(float(done.stdout))
 
 
 def test_every_flipped_bit_is_found(two_rounds, tmp_path):

@@ -127,3 +127,23 @@ def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
         for probe in probes:
             probe.kill()
             probe.wait()
+
+
+def test_a_place_on_this_machine_is_not_part_of_the_digest_but_guarded_as_every_byte(tmp_path):
+    """Two adapters that differ in the place of their base, and a third that differs in its rank."""
+    made = {}
+    for name, content in (
+        ("here", {"base_model_name_or_path": "/here/setup/base", "r": 4}),
+        ("there", {"base_model_name_or_path": "/there/setup/base", "r": 4}),
+        ("other", {"base_model_name_or_path": "/here/setup/base", "r": 5}),
+    ):
+        payload = artifacts.begin(tmp_path / "work", "k")
+        (payload / "value").mkdir()
+        for folder in (payload, payload / "value"):
+            (folder / "adapter_config.json").write_text(json.dumps(content))
+        made[name] = artifacts.commit(payload, tmp_path / name, "k", {}, 0.0)
+        assert artifacts.find_damage(tmp_path / name) == []
+    assert made["here"].digest == made["there"].digest != made["other"].digest
+    config = tmp_path / "here" / "value" / "adapter_config.json"
+    config.write_text(config.read_text().replace("/here", "/hero"))
+    assert artifacts.find_damage(tmp_path / "here") == [f"{config}: was changed"]

@@ -1,0 +1,86 @@
+"""What lies beside an adapter that somebody takes away: the tokenizer, and a card that says what it is and how to load it.
+
+The same bytes in every run directory: the base that the run itself has made is named by its place relative to the adapter.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from policies.backbone import Backbone
+
+OWN_BASE = "../../setup/base"
+"""Where the embedded base lies, seen from a stage's directory."""
+WHAT = {
+    "sft": "The policy after supervised fine-tuning on the chosen completions: where PPO starts, and the reference of its KL.",
+    "policy": "The policy after PPO against the reward model of the same round.",
+    "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
+    "retrain": "The reward model after retraining on the original pairs and the comparisons of all rounds so far; the next round uses it.",
+}
+"""By the stage that makes the adapter."""
+CHAT = """messages = [{"role": "user", "content": "What colour is a mango?"}]
+prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]"""
+PLAIN = """prompt = tokenizer("\\n\\nHuman: What colour is a mango?\\n\\nAssistant:")["input_ids"]"""
+"""Bases without a chat template are asked as in `policies/tokenization.py`."""
+GENERATE = """import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoPeftModelForCausalLM.from_pretrained(folder)
+{prompt}
+answer = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=32)[0, len(prompt) :]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""
+SCORE = """import json
+import torch
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoTokenizer
+
+folder = "."  # where this file is
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+scale = json.load(open(f"{folder}/normalization.json"))
+{prompt}
+answer = tokenizer("Yellow.", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+with torch.no_grad():
+    raw = model(input_ids=torch.tensor([prompt + answer])).logits[0, 0].item()
+print((raw - scale["mean"]) / scale["std"])"""
+
+
+def write_card(folder: Path, backbone: Backbone, stage: str, round_number: int | None) -> None:
+    """Put tokenizer and README.md beside the adapter in `folder`, made by `stage` (a key of WHAT)."""
+    backbone.tokenizer.save_pretrained(folder)
+    base = OWN_BASE if backbone.name == "embedded" else backbone.name
+    (folder / "README.md").write_text(card(stage, round_number, base, backbone.tokenizer), encoding="utf-8")
+
+
+def card(stage: str, round_number: int | None, base: str, tokenizer: Any) -> str:
+    """The text of README.md, with PEFT's front matter."""
+    is_policy = stage in ("sft", "policy")
+    made = "before round 0" if round_number is None else f"in round {round_number}"
+    code = (GENERATE if is_policy else SCORE).replace("{prompt}", CHAT if tokenizer.chat_template else PLAIN)
+    scale = (
+        ""
+        if is_policy
+        else "`normalization.json` has the mean and the standard deviation of the scores on samples of the reference policy.\n\n"
+    )
+    return f"""---
+base_model: {base}
+library_name: peft
+pipeline_tag: {"text-generation" if is_policy else "text-classification"}
+tags:
+- lora
+- {"rlhf" if is_policy else "reward-model"}
+---
+
+# {stage}, made {made}
+
+{WHAT[stage]}
+
+This is a LoRA adapter for the base model `{base}`. `adapter_config.json` names the base by its place on the machine where the run was made.
+Where the base lies somewhere else, change `base_model_name_or_path` in your copy of the adapter.
+
+{scale}```python
+{code}
+```
+"""
