@@ -52,7 +52,7 @@ REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=3)
 POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=2)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"))
-RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=3)
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
 SELECT = Stage("select", (*_MODEL, "select"), version=3)
 EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"))
 

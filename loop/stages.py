@@ -307,7 +307,9 @@ def label(context: Context) -> Metrics:
 def retrain(context: Context) -> Metrics:
     """A new reward model on the recorded mixture of original pairs and all generations' comparisons."""
     backbone, labels = _with_sft(context), context.labels()
-    pairs = mixture.mix(context.pairs("pairs"), labels, context.config.retrain, context.seed("mixture"))
+    original = context.pairs("pairs")
+    recorded = mixture.mix(original, labels, context.config.retrain, context.seed("mixture"))
+    pairs = recorded.rows(original, labels)
     fresh = [row for row in labels[-1] if row.heldout]
     before = Scorer.load(backbone, "before", context.inputs["reward"])
     accuracy_before = accuracy(before, fresh)
@@ -316,7 +318,7 @@ def retrain(context: Context) -> Metrics:
     if parallel.is_main():
         scorer.save(context.output)
         write_card(context.output, backbone, context.stage, context.round)
-        write_jsonl(context.output / "mixture.jsonl", pairs)
+        recorded.write(context.output / "mixture.json")
     _drop(backbone, "before")
     return {
         "pairs": len(pairs),

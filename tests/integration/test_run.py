@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from configs import UserError
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.upkeep import verify
+from rewards.comparisons import Comparison, read_jsonl
+from rewards.mixture import Mixture, composition
 from rewards.splits import Split, content_id, opening
 from tests.integration.conftest import SMALL, Workspace
 
@@ -58,7 +61,7 @@ def test_a_held_out_prompt_is_in_no_file_that_is_trained_on(two_rounds):
 
     rounds = [r.name for r in run.glob("round-*")]
     trained = [row for name in ("pairs", "prompts") for row in rows(f"setup/filter/{name}.jsonl")]
-    trained += [row for r in rounds for row in rows(f"{r}/retrain/mixture.jsonl")]
+    trained += [asdict(row) for r in range(len(rounds)) for row in mixture_rows(run, r)]
     judging = [row for name in ("heldout_pairs", "heldout_prompts") for row in rows(f"setup/filter/{name}.jsonl")]
     for row in (row for r in rounds for row in rows(f"{r}/label/comparisons.jsonl")):
         (judging if row["heldout"] else trained).append(row)
@@ -67,6 +70,21 @@ def test_a_held_out_prompt_is_in_no_file_that_is_trained_on(two_rounds):
     ids, openings = ([{of(row) for row in part} for part in (trained, judging)] for of in (lambda row: row["prompt_id"], _opening))
     assert not ids[0] & ids[1] and not openings[0] & openings[1]
     assert {row["prompt_id"] for row in trained + judging} == {content_id(row["prompt"]) for row in trained + judging}
+
+
+def mixture_rows(run, round_number):
+    """What a round's reward model was retrained on, out of the run's files."""
+    original = read_jsonl(run / "setup" / "filter" / "pairs.jsonl", Comparison)
+    labels = [read_jsonl(folder / "label" / "comparisons.jsonl", Comparison) for folder in sorted(run.glob("round-*"))]
+    return Mixture.read(run / f"round-{round_number:03d}" / "retrain" / "mixture.json").rows(original, labels)
+
+
+def test_the_rows_of_a_mixture_can_be_had_again_from_a_run(two_rounds):
+    """From the files alone, for every round: as many of each origin as the stage counted while it had them."""
+    for r, stages in enumerate(two_rounds.status("whole")["rounds"]):
+        metrics = stages["stages"]["retrain"]["metrics"]
+        rows = mixture_rows(two_rounds.folder / "runs" / "whole", r)
+        assert composition(rows) == metrics["mixture"] and len(rows) == metrics["pairs"] > 0
 
 
 def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
@@ -269,7 +287,7 @@ def test_the_other_choices_run(workspace):
     run = workspace.folder / "runs" / "choices" / "round-001"
     generations = {json.loads(line)["generation"] for line in (run / "sample" / "samples.jsonl").read_text().splitlines()}
     assert generations == {0, 1}
-    assert sum(1 for _ in (run / "retrain" / "mixture.jsonl").open()) == 64
+    assert len(json.loads((run / "retrain" / "mixture.json").read_text())["drawn"]) == 64
     assert (run / "policy" / "value" / "adapter_model.safetensors").exists()
 
 

@@ -22,9 +22,9 @@ PINNED = {
     "round-000/policy": "3b247547",
     "round-000/sample": "168740b9",
     "round-000/label": "c527075b",
-    "round-000/retrain": "a47d92cc",
-    "round-000/select": "ae9e5bb5",
-    "round-000/evaluate": "6c53c03e",
+    "round-000/retrain": "59339eb1",
+    "round-000/select": "196c8ea8",
+    "round-000/evaluate": "05d3b98f",
 }
 
 
