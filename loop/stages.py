@@ -33,6 +33,7 @@ from rewards.preference_data import load_preference_data
 from rewards.reward_model import accuracy, shorter_wins, train_reward_model
 from rewards.scoring import Scorer, encode_pair
 from rewards.selector import by_scorer, judge_choosers, longest, train_selector
+from rewards.sources import hash_sources
 from rewards.splits import Split
 
 Metrics = dict[str, Any]
@@ -87,7 +88,11 @@ class Context:
 
 
 def data(context: Context) -> Metrics:
-    """The original pairs, checked and split: what is trained on, what is held out, what only the labeler sees."""
+    """The original pairs, checked and split: what is trained on, what is held out, what only the labeler sees.
+
+    `sources.json` tells which bytes of the user's files they were read from. The files are not needed any more after that.
+    """
+    files = hash_sources(context.config.data.source)
     loaded = load_preference_data(context.config.data, context.config.seed)
     context.on_progress(1, 1)
     parts = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
@@ -95,6 +100,8 @@ def data(context: Context) -> Metrics:
     if parallel.is_main():
         for name, records in (parts | prompts).items():
             write_jsonl(context.output / f"{name}.jsonl", records)
+        if files:
+            (context.output / "sources.json").write_text(json.dumps(files, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     sources: dict[str, int] = {}
     for pair in loaded.pairs:
         sources[pair.source] = sources.get(pair.source, 0) + 1

@@ -1,6 +1,7 @@
-"""Which of the data's sources are files, and whether they can be read: cheap, for before anything is started. Reads no content."""
+"""Which of the data's sources are files, whether they can be read, and what they hold: cheap, for before anything is started."""
 
 import difflib
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def check_sources(given: Any, where: str) -> None:
         return
     for source in sources:
         _check_file(source, where)
+
+
+def hash_sources(source: str | list[str]) -> dict[str, str]:
+    """SHA-256 of each source that is a file, by the name that was given. Data sets of the hub and the embedded world have none."""
+    hashes = {}
+    for name in source if isinstance(source, list) else [source]:
+        if name != "embedded" and os.path.isfile(name):
+            with open(name, "rb") as file:
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def check_labels(path: Any, where: str) -> None:

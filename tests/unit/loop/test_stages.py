@@ -1,5 +1,6 @@
 """Stages called in this process, on a tiny backbone whose answers are empty: which rows they take."""
 
+import hashlib
 import json
 
 import pytest
@@ -330,3 +331,19 @@ def test_gold_on_unseen_facts_is_reported_by_itself(backbone, folders, tmp_path)
     parts = metrics["gold_seen_facts"], metrics["gold_unseen_facts"]
     assert [part["count"] for part in parts] == [sum(record.unseen_fact == unseen for record in heldout) for unseen in (False, True)]
     assert metrics["gold"]["mean"] * len(heldout) == pytest.approx(sum(part["mean"] * part["count"] for part in parts))
+
+
+def test_the_data_stage_tells_which_files_it_read(backbone, folders, tmp_path):
+    """Two files of 20 pairs each, and the SHA-256 of each as `sha256sum` gives it."""
+    files = []
+    for part in range(2):
+        rows = [{"prompt": f"say {part} {i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
+        files.append(tmp_path / f"pairs-{part}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": [str(file) for file in files], "labeler_fraction": 0.5}
+    settings = {"data": data, "labeler": {"kind": "reward-model"}}
+    assert stages.data(context("data", folders, backbone, tmp_path / "out", **settings))["pairs"] > 0
+    expected = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert json.loads((tmp_path / "out" / "sources.json").read_text()) == expected
+    stages.data(context("data", folders, backbone, tmp_path / "embedded", data={"num_pairs": 20}))
+    assert not (tmp_path / "embedded" / "sources.json").exists()
