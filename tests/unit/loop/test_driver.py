@@ -1,9 +1,12 @@
 """What the driver costs and checks, on run directories whose stages compute nothing (`fake_fleet.py`)."""
 
 import hashlib
+import os
 import shutil
 import sys
 from collections import Counter
+from contextlib import suppress
+from itertools import count
 from unittest.mock import Mock
 
 import pytest
@@ -109,3 +112,41 @@ def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_writt
     assert verify(folder)[0] == []
     FakeDriver(folder, num_rounds=2).execute()
     assert verify(folder) == ([], len(plan(load_config(num_rounds=2))))
+
+
+class Crash(BaseException):
+    """Nothing catches it, as nothing catches the end of a process."""
+
+
+def crashing(step, steps, point):
+    """A step that counts itself in `steps`, and is not done once `point` of them were."""
+
+    def run(*arguments, **options):
+        steps.append(step)
+        if len(steps) > point:
+            raise Crash
+        return step(*arguments, **options)
+
+    return run
+
+
+def test_a_crash_before_any_step_to_disk_changes_nothing(tmp_path, monkeypatch):
+    """Each fsync, rename and replace of a run in turn is the first one that is not done. Then the same command ends as ever."""
+    FakeDriver(tmp_path / "undisturbed").execute()
+    digests = FakeDriver(tmp_path / "undisturbed").digests()
+    folder, points = tmp_path / "run", 0
+    for points in count():
+        shutil.rmtree(folder, ignore_errors=True)
+        monkeypatch.setenv("LOOP_CACHE", str(tmp_path / f"cache-{points}"))
+        steps = []
+        with monkeypatch.context() as patch, suppress(Crash):
+            for name in ("fsync", "rename", "replace"):
+                patch.setattr(os, name, crashing(getattr(os, name), steps, points))
+            FakeDriver(folder).execute()
+        FakeDriver(folder).execute()
+        assert verify(folder)[0] == [] and FakeDriver(folder).digests() == digests, points
+        if len(steps) <= points:
+            break
+    assert points > 8 * len(
+        digests
+    )  # a stage: its file, directory and manifest, two lines of the journal, two renames, the round's directory
