@@ -142,6 +142,9 @@ class Driver:
         if stage == BASE:
             self._refuse_another_base(key, payload)
         artifact = artifacts.commit(payload, final, key, metrics, seconds)
+        before = self.journal.state().stage(stage.name, round_number).committed
+        if before and before.key == key and before.digest != artifact.digest:
+            self.terminal.say(f"{name}: was made again with other bytes than before, so what was made from it is made again")
         if cache and not cache.folder.exists():
             cache.keep(final)
         shutil.rmtree(work, ignore_errors=True)

@@ -36,6 +36,7 @@ class FakeDriver(Driver):
     def __init__(self, folder: Path, *overrides: str, num_rounds: int = 1):
         super().__init__(load_config(overrides=overrides, name=folder.name, num_rounds=num_rounds), folder, SilentTerminal())  # type: ignore[arg-type]
         self.made: list[str] = []
+        self.content = "the same in every run"
 
     def digests(self) -> dict[str, str | None]:
         """The digest of every stage, as the journal tells it."""
@@ -46,7 +47,7 @@ class FakeDriver(Driver):
         if stage == BASE and self.config.base.model != "embedded":
             record = {"model": self.config.base.model, "files": hash_files(Path(self.config.base.model))}  # as the base stage does
             (payload / RECORD).write_text(json.dumps(record))
-        (payload / "payload.txt").write_text(f"{name} from {sorted(inputs)}\n")
+        (payload / "payload.txt").write_text(f"{name} from {sorted(inputs)}: {self.content}\n")
         return {"value": 1.0}
 
     def _started_fleet(self) -> Any:

@@ -70,6 +70,20 @@ def test_a_stage_that_was_deleted_and_made_again_is_whole(tmp_path, monkeypatch)
         assert verify(folder) == whole and driver.digests() == digests, final
 
 
+def test_a_stage_made_again_with_other_bytes_is_named(tmp_path):
+    """As on another kind of machine: whoever deletes a stage there learns why all the others are made again."""
+    folder = tmp_path / "x"
+    FakeDriver(folder).execute()
+    shutil.rmtree(folder / "setup" / "sft")
+    driver = FakeDriver(folder)
+    driver.content = "other"
+    driver.execute()
+    assert [line.split(",")[0] for line in driver.terminal.lines if "other bytes" in line] == [
+        "setup/sft: was made again with other bytes than before"
+    ]
+    assert "round-000/policy" in driver.made and verify(folder)[0] == []
+
+
 def test_a_config_of_another_version_is_refused_in_one_message(tmp_path, capsys):
     """A run whose `config.yaml` has a setting that this version does not know, as the version that made it wrote it."""
     runs = tmp_path / "runs"
