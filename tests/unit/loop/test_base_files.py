@@ -12,10 +12,13 @@ import pytest
 
 from configs import UserError, load_config
 from loop import base_files, known_hashes
+from loop.artifacts import hash_file
 from loop.base_files import check_unchanged, find_changes, hash_files
 from loop.fork import fork
 from loop.known_hashes import KnownHashes
+from loop.round import BASE
 from loop.upkeep import verify
+from loop.worker import Worker
 from tests.conftest import make_causal_lm
 from tests.unit.loop.fake_fleet import FakeDriver
 
@@ -156,10 +159,12 @@ LOADS = """
 import json, sys
 from pathlib import Path
 from configs import load_config
+from configs.views import visible
+from loop.round import FILTER
 from loop.worker import Worker
 from policies.backbone import resolved_commit
 words = ["base.model=somebody/tiny", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
-config = load_config(overrides=words)
+config = visible(load_config(overrides=words), FILTER.visible)
 backbone = Worker(0, 1)._backbone(config, Path(sys.argv[1]))
 weight = next(iter(backbone.causal_lm.parameters())).double().sum().item()
 print(json.dumps([resolved_commit(config.base), weight]))
@@ -193,9 +198,27 @@ def test_a_hub_base_stays_at_its_commit(tmp_path):
     assert weights[first] != pytest.approx(weights[second])
 
 
+def test_the_base_stage_records_what_is_loaded(tmp_path):
+    """The stage itself, on a worker without Ray: a folder by its files, and each in the record that the driver then compares."""
+    folder = tmp_path / "model"
+    for part in make_causal_lm(0):
+        part.save_pretrained(folder)
+    (folder / "README.md").write_text("not read by from_pretrained")
+    words = (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    config = load_config(overrides=words)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "out").mkdir()
+    request = {"stage": "base", "round": None, "config": config.model_dump(mode="json"), "reads": BASE.visible, "inputs": {}}
+    Worker(0, 1).run_stage(request | {"work": str(tmp_path / "work"), "output": str(tmp_path / "out")})
+    record = base_files.read_record(tmp_path / "out")
+    assert record["files"] == {path.name: hash_file(path) for path in folder.iterdir() if path.name != "README.md"}
+    assert "model.safetensors" in record["files"] and find_changes(tmp_path / "out", thorough=True) == []
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert find_changes(tmp_path / "out") == [f"{folder / 'config.json'}: was changed"]
+
+
 def test_a_worker_does_not_load_other_weights(tmp_path):
     """The driver looked before; whoever replaces the files later is still noticed, also while they are read."""
-    from loop.worker import Worker
     from policies.backbone import Backbone
 
     folder, base = tmp_path / "model", tmp_path / "base"
