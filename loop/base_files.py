@@ -32,9 +32,13 @@ def hash_files(folder: Path, thorough: bool = False) -> dict[str, str]:
 
 
 def read_record(base: Path) -> dict[str, Any]:
-    """What the base stage's directory says of a model of the user's; empty for the embedded one."""
+    """What the base stage's directory says of a model of the user's; empty for the embedded one. Raises UserError if it is damaged."""
     path = base / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        to_do = "delete the directory that it is in: the same command makes it again"
+        raise UserError("the record of the base model cannot be read", str(path), to_do) from None
 
 
 def find_changes(base: Path, thorough: bool = False) -> list[str]:
@@ -46,7 +50,10 @@ def find_changes(base: Path, thorough: bool = False) -> list[str]:
     folder = Path(record["model"])
     if not folder.is_dir():
         return [f"{folder.absolute()}: the base model is not there"]
-    now = hash_files(folder, thorough)
+    try:
+        now = hash_files(folder, thorough)
+    except OSError as error:
+        return [f"{error.filename}: cannot be read ({error.strerror})"]
     changes = [f"{folder / name}: is missing" for name in sorted(before.keys() - now.keys())]
     changes += [f"{folder / name}: is new" for name in sorted(now.keys() - before.keys())]
     return changes + [f"{folder / name}: was changed" for name in sorted(now.keys() & before.keys()) if now[name] != before[name]]

@@ -15,10 +15,11 @@ from loop.plan import find_config_damage, stage_directory
 from loop.round import BASE
 
 
-def verify(folder: Path) -> tuple[list[str], int]:
+def verify(folder: Path, thorough: bool = True) -> tuple[list[str], int]:
     """Re-hash a run: (what is damaged, a line each; how many stages were looked at). Raises UserError for a damaged journal.
 
     Journal and directories are compared both ways: what is done has to be there, and what is there has to be in the journal.
+    thorough: hash a user's base model again too, although it looks untouched.
     """
     path = folder / "journal.jsonl"
     state = fold(read_events(path))
@@ -28,11 +29,12 @@ def verify(folder: Path) -> tuple[list[str], int]:
     known = {(stage_directory(r), name): row for r, name, row in state.stages()}
     for (where, name), row in known.items():
         if row.state == "done" and row.committed:
-            damage += artifacts.find_damage(folder / where / name, row.committed.manifest)
+            found = artifacts.find_damage(folder / where / name, row.committed.manifest)
+            if name == BASE.name and not found:
+                found = [f"{line} (a file of the base model)" for line in find_changes(folder / where / name, thorough)]
+            damage += found
     for place in sorted([*folder.glob("setup"), *folder.glob("round-*")]):
         damage += _find_strangers(place, {name: row for (where, name), row in known.items() if where == place.name})
-    if known.get(("setup", BASE.name), StageState()).state == "done":
-        damage += [f"{line} since the run began" for line in find_changes(folder / "setup" / BASE.name, thorough=True)]
     return damage, sum(row.state == "done" for row in known.values())
 
 

@@ -54,7 +54,12 @@ def test_swapped_weights_are_named_and_nothing_is_made(tmp_path, model, settings
     with pytest.raises(UserError, match="model.safetensors: was changed") as error:
         driver.execute()
     assert "put back" in error.value.to_do and "--fork NEW" in error.value.to_do and not driver.made
-    assert verify(folder)[0] == [f"{model / 'model.safetensors'}: was changed since the run began"]
+    swapped = f"{model / 'model.safetensors'}: was changed (a file of the base model)"
+    assert verify(folder)[0] == [swapped]
+    other = folder / "setup" / "baseline" / "notes.txt"
+    other.touch()
+    assert verify(folder)[0] == [swapped, f"{other}: does not belong here"]
+    other.unlink()
     (model / "model.safetensors").write_bytes(before)
     driver = FakeDriver(folder, *settings, num_rounds=2)
     driver.execute()
@@ -79,6 +84,27 @@ def test_the_base_stage_made_again_does_not_take_other_weights(tmp_path, model, 
     with pytest.raises(UserError, match="not the one that the run began with"):
         driver.execute()
     assert driver.made == ["setup/base"] and not (folder / "setup" / "base").exists()
+
+
+def test_a_damaged_record_is_named_without_a_traceback(tmp_path, model, settings):
+    folder = tmp_path / "x"
+    FakeDriver(folder, *settings).execute()
+    record = folder / "setup" / "base" / "base.json"
+    record.write_text(record.read_text()[:20])
+    assert verify(folder)[0] == [f"{record}: was changed"]
+    with pytest.raises(UserError, match="base.json: was changed"):
+        FakeDriver(folder, *settings).execute()
+    with pytest.raises(UserError, match="the record of the base model cannot be read"):
+        fork(folder, tmp_path / "new", load_config(overrides=settings, name="new", num_rounds=1))
+
+
+def test_a_finished_run_does_not_hash_the_weights_again(tmp_path, model, settings, monkeypatch):
+    monkeypatch.setattr(known_hashes, "SETTLED_SECONDS", -1000.0)  # the files are a moment old
+    FakeDriver(tmp_path / "x", *settings).execute()
+    monkeypatch.setattr(known_hashes, "hash_file", lambda path: pytest.fail(f"{path} is hashed again"))
+    driver = FakeDriver(tmp_path / "x", *settings)
+    driver.execute()
+    assert "Nothing to do" in driver.terminal.lines[-1]
 
 
 @pytest.mark.parametrize(
