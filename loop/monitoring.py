@@ -20,12 +20,12 @@ HEADLINES = {
     "labeler": ("accuracy_heldout", "shorter_wins"),
     "baseline": ("gold", "gold_unseen_facts", "length"),
     "reward": ("accuracy_heldout",),
-    "policy": ("objective/scores_first", "objective/scores", "objective/kl"),
+    "policy": ("objective/scores_first_updates", "objective/scores_last_updates", "objective/kl_last_updates"),
     "sample": ("samples", "different", "length"),
     "label": ("comparisons", "heldout", "ties", "left_out"),
-    "retrain": ("pairs", "accuracy_fresh_before", "accuracy_fresh"),
-    "select": ("selector", "reward_model", "longest", "random"),
-    "evaluate": ("gold", "gold_unseen_facts", "proxy_score", "kl", "length"),
+    "retrain": ("pairs", "accuracy_fresh_before", "accuracy_fresh", "accuracy_fresh_gain"),
+    "select": ("selector", "reward_model", "selector_over_reward_model", "longest"),
+    "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length"),
 }
 """The metrics that a finished stage's line shows; `status --json` has all of them."""
 
@@ -67,17 +67,24 @@ def headline(stage: str, metrics: dict[str, Any]) -> str:
     for name in HEADLINES.get(stage, ()):
         value = metrics.get(name)
         if value not in (None, {}):
-            words.append(f"{name.removeprefix('objective/')} {_short(value)}")
+            difference = "_over_" in name or name.endswith("_gain")
+            words.append(f"{name.removeprefix('objective/')} {_short(value, '+.3f' if difference else '.2f')}")
     return ", ".join(words)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, form: str = ".2f") -> str:
     if isinstance(value, dict):
-        if "mean" in value:
-            return "-" if value["mean"] is None else f"{value['mean']:.2f} ± {value['standard_error']:.2f}"
         if "pairwise" in value:
-            return _short(value["pairwise"])
+            return _short(value["pairwise"], form)
         if "accuracy" in value:
-            return "-" if value["accuracy"] is None else f"{value['accuracy']:.3f} ± {value['standard_error']:.3f}"
+            return _with_error(value["accuracy"], value["standard_error"], ".3f")
+        if "mean" in value:
+            return _with_error(value["mean"], value["standard_error"], form)
         return "; ".join(f"{count} x {what}" for what, count in value.items())
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _with_error(mean: float | None, error: float | None, form: str) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:{form}}" if error is None else f"{mean:{form}} ± {error:{form.removeprefix('+')}}"

@@ -45,11 +45,11 @@ DATA = Stage("data", ("data",), version=3)
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
-LABELER = Stage("labeler", (*_MODEL, "reward"), version=3)
-BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"))
+LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
+BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2)
 
-REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=3)
-POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=2)
+REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
+POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=3)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
@@ -77,6 +77,7 @@ class Setup:
     base: Artifact
     sft: Artifact
     labeler: Artifact | None
+    baseline: Artifact
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class Round:
     policy: Artifact
     labels: Artifact
     retrain: Artifact
+    evaluate: Artifact
 
 
 def set_up(run: Run) -> Setup:
@@ -97,8 +99,8 @@ def set_up(run: Run) -> Setup:
     data = run.stage(FILTER, data=original, base=base)
     sft = run.stage(SFT, data=data, base=base)
     labeler = run.stage(LABELER, data=data, base=base, sft=sft) if run.config.labeler.kind == "reward-model" else None
-    run.stage(BASELINE, data=data, base=base, sft=sft)
-    return Setup(data, base, sft, labeler)
+    baseline = run.stage(BASELINE, data=data, base=base, sft=sft)
+    return Setup(data, base, sft, labeler, baseline)
 
 
 def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
@@ -115,8 +117,20 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
     run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
-    run.stage(EVALUATE, r, data=data, base=base, sft=sft, policy=policy, reward=reward, retrained=retrain, labels=[*before, labels])
-    return Round(reward, policy, labels, retrain)
+    evaluate = run.stage(
+        EVALUATE,
+        r,
+        data=data,
+        base=base,
+        sft=sft,
+        policy=policy,
+        reward=reward,
+        retrained=retrain,
+        labels=[*before, labels],
+        baseline=setup.baseline,
+        last=last.evaluate if last else None,
+    )
+    return Round(reward, policy, labels, retrain, evaluate)
 
 
 def run_rounds(run: Run) -> None:

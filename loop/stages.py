@@ -27,12 +27,13 @@ from policies.model_card import write_card
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, labelers, mixture, world
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
+from rewards.evaluation import Measurement
 from rewards.label_file import compare_by_file
 from rewards.lengths import TokenLimits
 from rewards.preference_data import load_preference_data
-from rewards.reward_model import accuracy, shorter_wins, train_reward_model
+from rewards.reward_model import Chooser, beside_shortest, outcomes, train_reward_model
 from rewards.scoring import Scorer, encode_pair
-from rewards.selector import by_scorer, judge_choosers, longest, train_selector
+from rewards.selector import judge_choosers, longest, train_selector
 from rewards.sources import hash_sources
 from rewards.splits import Split
 
@@ -175,19 +176,19 @@ def sft(context: Context) -> Metrics:
 
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that answers for people, trained on pairs that the run never sees."""
-    backbone = _with_sft(context)
+    _with_sft(context)
     scorer = _fit_reward_model(context, "labeler", [pair for pair in context.pairs("labeler_pairs") if not pair.tie])
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     if parallel.is_main():
         scorer.save(context.output)
-    heldout = context.pairs("heldout_pairs")
-    return {"accuracy_heldout": accuracy(scorer, heldout), "shorter_wins": shorter_wins(backbone, heldout)}
+    return dict(beside_shortest(scorer, context.pairs("heldout_pairs")))
 
 
 def baseline(context: Context) -> Metrics:
     """The SFT policy on the held-out prompts: what every round is compared with."""
     _with_sft(context)
-    return _measure_policy(context, "sft", None)
+    samples, measured = _measure_policy(context, "sft")
+    return _report_policy(context, samples, measured)
 
 
 # -- a round ------------------------------------------------------------------------------------------------------------
@@ -207,11 +208,9 @@ def reward(context: Context) -> Metrics:
     if parallel.is_main():
         scorer.save(context.output)
         write_card(context.output, backbone, context.stage, context.round)
-    heldout = context.pairs("heldout_pairs")
     return {
         "pairs": trained_on,
-        "accuracy_heldout": accuracy(scorer, heldout),
-        "shorter_wins": shorter_wins(backbone, heldout),
+        **beside_shortest(scorer, context.pairs("heldout_pairs")),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
 
@@ -248,8 +247,13 @@ def policy(context: Context) -> Metrics:
     _write_log(context, log)
     memory = trainer.resident_bytes()
     _drop(backbone, "policy", "value", *(s.adapter for s in scorers))
-    return {key: log[-1][key] for key in ("objective/kl", "objective/scores", "val/response_length", "policy/entropy_avg")} | {
-        "objective/scores_first": log[0]["objective/scores"],
+    first, last = evaluation.ends(log)
+    return {
+        "objective/scores_first_updates": evaluation.over_updates(first, "objective/scores"),
+        "objective/scores_last_updates": evaluation.over_updates(last, "objective/scores"),
+        "objective/kl_last_updates": evaluation.over_updates(last, "objective/kl"),
+        "val/response_length_last_update": log[-1]["val/response_length"],
+        "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
         "updates": len(log),
         "memory": memory,
     }
@@ -319,7 +323,7 @@ def retrain(context: Context) -> Metrics:
     pairs = recorded.rows(original, labels)
     fresh = [row for row in labels[-1] if row.heldout]
     before = Scorer.load(backbone, "before", context.inputs["reward"])
-    accuracy_before = accuracy(before, fresh)
+    right_before = outcomes(before.score_answers, fresh)
     scorer = _fit_reward_model(context, "reward", pairs, start=before if context.config.retrain.init == "last" else None)
     _normalize(context, scorer)
     if parallel.is_main():
@@ -327,12 +331,14 @@ def retrain(context: Context) -> Metrics:
         write_card(context.output, backbone, context.stage, context.round)
         recorded.write(context.output / "mixture.json")
     _drop(backbone, "before")
+    right = outcomes(scorer.score_answers, fresh)
     return {
         "pairs": len(pairs),
         "mixture": mixture.composition(pairs),
-        "accuracy_fresh_before": accuracy_before,
-        "accuracy_fresh": accuracy(scorer, fresh),
-        "accuracy_heldout": accuracy(scorer, context.pairs("heldout_pairs")),
+        "accuracy_fresh_before": right_before.accuracy(),
+        "accuracy_fresh": right.accuracy(),
+        "accuracy_fresh_gain": (right - right_before).mean(),
+        **beside_shortest(scorer, context.pairs("heldout_pairs")),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
 
@@ -365,24 +371,36 @@ def select(context: Context) -> Metrics:
     if parallel.is_main():
         scorer.save(context.output)
     _write_log(context, log)
-    choosers = {"selector": by_scorer(scorer), "reward_model": by_scorer(reward_scorer), "longest": longest}
+    choosers: dict[str, Chooser] = {"selector": scorer.score_answers, "reward_model": reward_scorer.score_answers, "longest": longest}
     judged = judge_choosers(choosers, heldout) if heldout else {}
     _drop(backbone, "selector", "reward")
     return {"groups": len(groups), "heldout_comparisons": len(heldout)} | judged
 
 
 def evaluate(context: Context) -> Metrics:
-    """What happened: the policy on held-out prompts, and the reward models on every generation's held-out pairs."""
+    """What happened: the policy on held-out prompts, and the reward models on every generation's held-out pairs.
+
+    The SFT policy and the last round's had the same prompts and seeds, so what is compared with them is compared prompt by prompt.
+    """
     backbone = _with_sft(context)
     backbone.add_adapter("policy", folder=context.inputs["policy"])
     used = Scorer.load(backbone, "reward", context.inputs["reward"])
-    metrics = _measure_policy(context, "policy", used)
-    labels = context.labels()
+    samples, measured = _measure_policy(context, "policy")
+    of_sft = read_jsonl(context.inputs["baseline"] / "samples.jsonl", Sample)
+    scores, scores_of_sft = _scored(used, samples), _scored(used, of_sft)
+    metrics = _report_policy(context, samples, measured | {"proxy_score": scores})
+    metrics["proxy_gain"] = (scores - scores_of_sft).mean()
+    for other, folder in (("sft", context.inputs["baseline"]), ("last", context.inputs.get("last"))):
+        if folder:
+            gains = _by_fact(_gains(measured, folder), samples)
+            metrics |= {f"{name}_over_{other}": gain.mean() for name, gain in gains.items()}
     parts = {"original": context.pairs("heldout_pairs")}
-    parts |= {f"round-{r:03d}": [row for row in rows if row.heldout] for r, rows in enumerate(labels)}
-    metrics["reward_accuracy"] = {name: accuracy(used, rows) for name, rows in parts.items()}
+    parts |= {f"round-{r:03d}": [row for row in rows if row.heldout] for r, rows in enumerate(context.labels())}
     newest = Scorer.load(backbone, "retrained", context.inputs["retrained"])
-    metrics["retrained_accuracy"] = {name: accuracy(newest, rows) for name, rows in parts.items()}
+    right = {name: (outcomes(used.score_answers, rows), outcomes(newest.score_answers, rows)) for name, rows in parts.items()}
+    metrics["reward_accuracy"] = {name: before.accuracy() for name, (before, _) in right.items()}
+    metrics["retrained_accuracy"] = {name: after.accuracy() for name, (_, after) in right.items()}
+    metrics["retrained_gain"] = {name: (after - before).mean() for name, (before, after) in right.items()}
     _drop(backbone, "policy", "reward", "retrained")
     return metrics
 
@@ -489,7 +507,7 @@ def _respond(context: Context, adapter: str, asked: Sequence[tuple[PromptRecord,
     )
 
 
-def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Metrics:
+def _measure_policy(context: Context, adapter: str) -> tuple[list[Sample], dict[str, Measurement]]:
     """One sample for each of the drawn held-out prompts, measured. Prompts and seeds are the same in every round, so rounds are paired."""
     config, tokenizer = context.config, context.backbone.tokenizer
     seed = derive_seed(config.seed, "evaluate")
@@ -521,24 +539,51 @@ def _measure_policy(context: Context, adapter: str, scorer: Scorer | None) -> Me
         )
         for record, response in zip(records, responses, strict=True)
     ]
-    kls = evaluation.kl_to_reference(context.backbone, adapter, "sft", prompts, responses, config.generation)
-    metrics: Metrics = {
-        "kl": evaluation.summarize(kls),
-        "length": evaluation.summarize([s.num_tokens for s in samples]),
-        "defects": evaluation.defect_rates(samples),
-    }
+    values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
+    if adapter != "sft":  # the reference has no distance from itself
+        values["kl"] = evaluation.kl_to_reference(context.backbone, adapter, "sft", prompts, responses, config.generation)
     if config.data.source == "embedded":
         gold = labelers.gold_scores(samples)
-        metrics["gold"] = evaluation.summarize([gold[s.id] for s in samples])
-        for name, unseen in (("gold_seen_facts", False), ("gold_unseen_facts", True)):
-            if values := [gold[s.id] for s in samples if s.unseen_fact == unseen]:
-                metrics[name] = evaluation.summarize(values)
-    if scorer:
-        scores = scorer.score(_judged(tokenizer, prompts, responses))
-        metrics["proxy_score"] = evaluation.summarize(scores.tolist())
+        values["gold"] = [gold[sample.id] for sample in samples]
+    units = [sample.prompt_id for sample in samples]
+    return samples, {name: Measurement(of_each, units) for name, of_each in values.items()}
+
+
+def _report_policy(context: Context, samples: Sequence[Sample], measured: dict[str, Measurement]) -> Metrics:
+    """Writes samples and measurements, a row a prompt each, and returns the means."""
     if parallel.is_main():
         write_jsonl(context.output / "samples.jsonl", samples)
-    return metrics
+        rows = zip(*(measurement.values for measurement in measured.values()), strict=True)
+        named = [{"prompt_id": s.prompt_id, **dict(zip(measured, row, strict=True))} for s, row in zip(samples, rows, strict=True)]
+        write_jsonl(context.output / "measurements.jsonl", named)
+    means = {name: measurement.mean() for name, measurement in _by_fact(measured, samples).items()}
+    return means | {"defects": evaluation.defect_rates(samples)}
+
+
+def _by_fact(measured: dict[str, Measurement], samples: Sequence[Sample]) -> dict[str, Measurement]:
+    """All measurements, and gold once more for each kind of prompt: those whose fact training asks too, and the others."""
+    parts = dict(measured)
+    for name, unseen in (("gold_seen_facts", False), ("gold_unseen_facts", True)):
+        chosen = [sample.unseen_fact == unseen for sample in samples]
+        if "gold" in measured and any(chosen):
+            parts[name] = measured["gold"].where(chosen)
+    return parts
+
+
+def _gains(measured: dict[str, Measurement], folder: Path) -> dict[str, Measurement]:
+    """What a policy has more than the policy of an earlier stage, of all that was measured there too, prompt by prompt."""
+    rows = [json.loads(line) for line in (folder / "measurements.jsonl").open(encoding="utf-8")]
+    units = [row["prompt_id"] for row in rows]
+    return {
+        name: measurement - Measurement([row[name] for row in rows], units)
+        for name, measurement in measured.items()
+        if all(name in row for row in rows)
+    }
+
+
+def _scored(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:
+    scores = scorer.score_answers([(s.prompt, s.completion, s.finished) for s in samples])
+    return Measurement(scores, [s.prompt_id for s in samples])
 
 
 def _short_enough(context: Context, comparisons: list[Comparison]) -> tuple[list[Comparison], Counter[str]]:

@@ -9,6 +9,7 @@ Letters: B batch, P prompt tokens, R response tokens, H hidden, V vocabulary.
 """
 
 import json
+import math
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -317,6 +318,8 @@ class PPOTrainer:
             "policy/entropy_avg": torch.full_like(kl, rollout.entropy),
         }
         metrics = {name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in per_row.items()}
+        for name in ("objective/kl", "objective/scores"):
+            metrics[f"{name}_standard_error"] = self._standard_error(per_row[name], metrics[name])
         names = {
             "policy_loss": "loss/policy_avg",
             "value_loss": "loss/value_avg",
@@ -328,6 +331,12 @@ class PPOTrainer:
         averages = parallel.all_sum(averages) / parallel.world_size()
         metrics |= dict(zip(names.values(), averages.tolist(), strict=True))
         return metrics | {"objective/kl_coefficient": self.kl.coefficient, "lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _standard_error(self, values: torch.Tensor, mean: float) -> float:
+        """Of the mean over all workers' responses, [B] here; a prompt's responses count as one. 0 where there is one prompt only."""
+        deviations = values.view(-1, self.config.samples_per_prompt).mean(1).double() - mean
+        squares, number = parallel.all_sum(torch.stack([deviations.square().sum(), deviations.new_tensor(len(deviations))])).tolist()
+        return math.sqrt(squares / max(1.0, number - 1) / number)
 
 
 def joined(parts: list[torch.Tensor] | None) -> torch.Tensor | None:

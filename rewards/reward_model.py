@@ -6,8 +6,7 @@ An artifact is a PEFT folder with head, and `normalization.json`: mean 0, std 1 
 the KL coefficient means the same in every round (arXiv 1909.08593, section 2.2).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -16,7 +15,11 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.supervised import OnProgress, Progress, Resumable, logged, trainer_arguments
 from rewards.comparisons import Comparison
-from rewards.scoring import Scorer, ScoringModel, encode_pair
+from rewards.evaluation import Measurement, Summary
+from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
+
+Chooser = Callable[[Sequence[Answer]], list[float]]
+"""A score for each answer: who gives the higher one to the better answer chooses well."""
 
 
 def encode_comparison(backbone: Backbone, pair: Comparison) -> tuple[list[int], list[int]]:
@@ -64,26 +67,28 @@ def train_reward_model(
     return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss", "accuracy", "margin")
 
 
-def accuracy(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, float | int | None]:
-    """Share of pairs whose chosen completion scores higher (a tie of scores is half), with its standard error."""
+def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
+    """For each pair that is no tie: 1 where the chosen completion scores higher, 0 where lower, 1/2 where they score the same.
+
+    Every accuracy on comparisons is the mean of these, whoever reports it.
+    """
     decided = [pair for pair in pairs if not pair.tie]
-    encoded = [encode_comparison(scorer.backbone, pair) for pair in decided]
-    chosen = scorer.score([c for c, _ in encoded])
-    rejected = scorer.score([r for _, r in encoded])
-    right = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
-    return share(right)
+    chosen = chooser([(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
+    rejected = chooser([(pair.prompt, pair.rejected, pair.rejected_finished) for pair in decided])
+    right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
+    return Measurement(right, [pair.prompt_id for pair in decided])
 
 
-def share(right: torch.Tensor) -> dict[str, float | int | None]:
-    """Mean of per-item outcomes in [0, 1], its binomial standard error, and how many there are; None where there are none."""
-    if not len(right):
-        return {"accuracy": None, "standard_error": None, "pairs": 0}
-    mean = right.mean().item()
-    return {"accuracy": mean, "standard_error": math.sqrt(mean * (1 - mean) / len(right)), "pairs": len(right)}
+def shortest(answers: Sequence[Answer]) -> list[float]:
+    """The shorter a completion, in characters, the higher its score."""
+    return [-float(len(completion)) for _, completion, _ in answers]
 
 
-def shorter_wins(backbone: Backbone, pairs: Sequence[Comparison]) -> dict[str, float | int | None]:
-    """The accuracy of "the shorter completion wins" (in characters), the baseline to stand beside."""
-    decided = [pair for pair in pairs if not pair.tie]
-    lengths = [(len(pair.chosen), len(pair.rejected)) for pair in decided]
-    return share(torch.tensor([float(c < r) + 0.5 * (c == r) for c, r in lengths]).double())
+def beside_shortest(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, Summary]:
+    """A reward model's accuracy on pairs, that of "the shorter completion wins", and the difference, which is paired."""
+    right, simple = outcomes(scorer.score_answers, pairs), outcomes(shortest, pairs)
+    return {
+        "accuracy_heldout": right.accuracy(),
+        "shorter_wins": simple.accuracy(),
+        "accuracy_over_shorter": (right - simple).mean(),
+    }

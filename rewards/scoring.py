@@ -20,6 +20,8 @@ from policies.backbone import SCORE_KEY, Backbone
 from policies.tokenization import Batch, Prompt, encode_completion, encode_prompt, pad_batch
 
 SCORING_BATCH = 128
+Answer = tuple[Prompt, str, bool]
+"""A prompt, a completion, and whether the completion is finished."""
 
 
 class ScoringModel(transformers.PreTrainedModel):
@@ -111,6 +113,10 @@ class Scorer:
                 pooled = self.backbone.hidden_states(batch, known, only=batch.packing.last).float()
                 scores[rows] = (pooled @ self.head.T)[:, 0].cpu()
         return (scores - self.mean) / self.std
+
+    def score_answers(self, answers: Sequence[Answer]) -> list[float]:
+        """Normalised scores of texts."""
+        return self.score([encode_pair(self.backbone.tokenizer, *answer) for answer in answers]).tolist()
 
 
 def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:

@@ -6,7 +6,8 @@
 choice, the longest candidate and the reward model's argmax.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,11 +18,9 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.supervised import OnProgress, Progress, ResumableTrainer, logged, trainer_arguments
 from rewards.comparisons import CandidateGroup, Comparison, group_candidates
-from rewards.reward_model import share
-from rewards.scoring import Scorer, ScoringModel, encode_pair
-
-Chooser = Callable[[CandidateGroup], list[float]]
-"""A score for each candidate of a group."""
+from rewards.evaluation import Measurement
+from rewards.reward_model import Chooser, outcomes
+from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
 
 
 class ListwiseTrainer(ResumableTrainer):
@@ -90,46 +89,30 @@ def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Ten
 
 
 def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """For each way to choose: `top1`, how often its favourite is a most preferred candidate, and `pairwise`, how often it puts
-    the chosen above the rejected completion. Each with its standard error; `random` is what chance gives on the same groups.
+    """For each way to choose: `pairwise`, how often it puts the chosen above the rejected completion, and `top1`, how often its
+    favourite among a prompt's candidates is a most preferred one, of the prompts whose candidates differ in wins.
+
+    `A_over_B`, for the first chooser A: its paired differences from each other one. `random`: the `top1` of chance.
     """
     groups = [group for group in group_candidates(comparisons) if len({c.wins for c in group.candidates}) > 1]
-    decided = [c for c in comparisons if not c.tie]
-    results: dict[str, dict[str, Any]] = {}
-    best = [[c.wins == max(x.wins for x in g.candidates) for c in g.candidates] for g in groups]
-    scored = {name: [chooser(group) for group in groups] for name, chooser in choosers.items()}
-    by_text = {
-        name: {
-            (g.prompt_id, c.completion, c.finished): s
-            for g, row in zip(groups, rows, strict=True)
-            for c, s in zip(g.candidates, row, strict=True)
-        }
-        for name, rows in scored.items()
+    names, units = list(choosers), [group.prompt_id for group in groups]
+    best = [[c.wins == max(x.wins for x in group.candidates) for c in group.candidates] for group in groups]
+    measured = {}
+    for name, chooser in choosers.items():
+        scores = iter(chooser([(group.prompt, c.completion, c.finished) for group in groups for c in group.candidates]))
+        rows = [list(islice(scores, len(is_best))) for is_best in best]
+        hits = [float(is_best[row.index(max(row))]) for is_best, row in zip(best, rows, strict=True)]
+        measured[name] = {"top1": Measurement(hits, units), "pairwise": outcomes(chooser, comparisons)}
+    results: dict[str, dict[str, Any]] = {
+        name: {what: measurement.accuracy() for what, measurement in parts.items()} for name, parts in measured.items()
     }
-    for name, rows in scored.items():
-        hits = [is_best[row.index(max(row))] for is_best, row in zip(best, rows, strict=True)]
-        pairs = []
-        for c in decided:
-            a = by_text[name].get((c.prompt_id, c.chosen, c.chosen_finished))
-            b = by_text[name].get((c.prompt_id, c.rejected, c.rejected_finished))
-            if a is not None and b is not None:
-                pairs.append(float(a > b) + 0.5 * (a == b))
-        results[name] = {"top1": share(torch.tensor(hits).double()), "pairwise": share(torch.tensor(pairs).double())}
-    chance = torch.tensor([sum(is_best) / len(is_best) for is_best in best]).double()
-    results["random"] = {"top1": share(chance), "pairwise": {"accuracy": 0.5, "standard_error": 0.0, "pairs": len(decided)}}
-    return results
+    for other in names[1:]:
+        first, second = measured[names[0]], measured[other]
+        results[f"{names[0]}_over_{other}"] = {what: (first[what] - second[what]).mean() for what in first}
+    chance = Measurement([sum(is_best) / len(is_best) for is_best in best], units)
+    return results | {"random": {"top1": chance.accuracy()}}
 
 
-def longest(group: CandidateGroup) -> list[float]:
+def longest(answers: Sequence[Answer]) -> list[float]:
     """Scores by length in characters."""
-    return [float(len(c.completion)) for c in group.candidates]
-
-
-def by_scorer(scorer: Scorer) -> Chooser:
-    """Choose by a model's scores."""
-
-    def choose(group: CandidateGroup) -> list[float]:
-        tokenizer = scorer.backbone.tokenizer
-        return scorer.score([encode_pair(tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates]).tolist()
-
-    return choose
+    return [float(len(completion)) for _, completion, _ in answers]

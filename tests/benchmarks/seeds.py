@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.seeds [--seeds 0 1 2 3 4] [--runs DIR] [KEY=VALUE ...]
 
-Runs that are there are gone on with, so a finished set only prints. Differences are paired by seed; their standard error
-is that of the mean over seeds, s / sqrt(n).
+Runs that are there are gone on with, so a finished set only prints. In a seed's row a difference from SFT is paired by prompt, as the
+run reports it. In the second table differences are paired by seed; their standard error is that of the mean over seeds, s / sqrt(n).
 """
 
 import argparse
@@ -12,6 +12,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     print_table(options.seeds, rows)
 
 
-def measure(run: Path) -> dict[str, float]:
+def measure(run: Path) -> dict[str, Any]:
     """The figures of one run, from its committed stages."""
 
     def metrics(stage: str) -> dict:
@@ -38,9 +39,10 @@ def measure(run: Path) -> dict[str, float]:
     found = {"sft": metrics("setup/baseline")["gold"]["mean"]}
     for r in (0, 1):
         where = f"round-{r:03d}"
-        retrain, select = metrics(f"{where}/retrain"), metrics(f"{where}/select")
+        retrain, select, evaluate = (metrics(f"{where}/{stage}") for stage in ("retrain", "select", "evaluate"))
         found |= {
-            f"round {r}": metrics(f"{where}/evaluate")["gold"]["mean"],
+            f"round {r}": evaluate["gold"]["mean"],
+            f"over sft {r}": evaluate["gold_over_sft"],
             f"fresh before {r}": retrain["accuracy_fresh_before"]["accuracy"],
             f"fresh after {r}": retrain["accuracy_fresh"]["accuracy"],
         }
@@ -48,15 +50,19 @@ def measure(run: Path) -> dict[str, float]:
     return found
 
 
-def print_table(seeds: list[int], rows: list[dict[str, float]]) -> None:
+def print_table(seeds: list[int], rows: list[dict[str, Any]]) -> None:
     """Gold by seed, then the paired differences, then reward model and selector."""
     print("\n| seed | SFT | round 0 | round 1 |\n| ---: | ---: | ---: | ---: |")
     for seed, row in zip(seeds, rows, strict=True):
-        print(f"| {seed} | {row['sft']:.2f} | {row['round 0']:.2f} | {row['round 1']:.2f} |")
+        cells = [
+            f"{row[f'round {r}']:.2f} ({row[f'over sft {r}']['mean']:+.2f} ± {row[f'over sft {r}']['standard_error']:.2f})" for r in (0, 1)
+        ]
+        print(f"| {seed} | {row['sft']:.2f} | {' | '.join(cells)} |")
     print(f"| mean | {mean(rows, 'sft'):.2f} | {mean(rows, 'round 0'):.2f} | {mean(rows, 'round 1'):.2f} |")
     print("\n| paired difference over seeds | mean | standard error | seeds where it is positive |\n| --- | ---: | ---: | ---: |")
     pairs = [("round 0", "sft"), ("round 1", "sft"), ("round 1", "round 0")]
     pairs += [(f"fresh after {r}", f"fresh before {r}") for r in (0, 1)]
+    pairs += [(f"selector {r}", f"reward_model {r}") for r in (0, 1)]
     for new, old in pairs:
         differences = [row[new] - row[old] for row in rows]
         average, error = sum(differences) / len(rows), standard_error(differences)
@@ -67,7 +73,7 @@ def print_table(seeds: list[int], rows: list[dict[str, float]]) -> None:
         print(f"| {name} | {' | '.join(cells)} |")
 
 
-def mean(rows: list[dict[str, float]], name: str) -> float:
+def mean(rows: list[dict[str, Any]], name: str) -> float:
     return sum(row[name] for row in rows) / len(rows)
 
 

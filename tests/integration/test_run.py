@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -41,10 +42,30 @@ def test_the_contract_of_status(two_rounds):
         assert all(stage["state"] == "done" and stage["seconds"] >= 0 and len(stage["digest"]) == 64 for stage in row["stages"].values())
     evaluate = status["rounds"][1]["stages"]["evaluate"]["metrics"]
     assert {"gold", "proxy_score", "kl", "length", "defects", "reward_accuracy", "retrained_accuracy"} <= set(evaluate)
+    assert {"gold_over_sft", "gold_over_last", "length_over_sft", "kl_over_last", "proxy_gain"} <= set(evaluate)
     assert set(evaluate["reward_accuracy"]) == {"original", "round-000", "round-001"}
     retrain = status["rounds"][1]["stages"]["retrain"]["metrics"]
     assert set(retrain["mixture"]) == {"original", "round-000", "round-001"}
     assert {"selector", "reward_model", "longest", "random"} <= set(status["rounds"][1]["stages"]["select"]["metrics"])
+
+
+def test_what_is_paired_is_reported_paired(two_rounds):
+    """Gold of round 1 over SFT and over round 0, from the samples themselves; select and retrain agree to the last digit."""
+    run = two_rounds.folder / "runs" / "whole"
+
+    def gold(stage):
+        return {row["prompt_id"]: row["gold"] for row in map(json.loads, (run / stage / "measurements.jsonl").read_text().splitlines())}
+
+    rounds = two_rounds.status("whole")["rounds"]
+    evaluate, now = rounds[1]["stages"]["evaluate"]["metrics"], gold("round-001/evaluate")
+    for name, stage in (("gold_over_sft", "setup/baseline"), ("gold_over_last", "round-000/evaluate")):
+        before = gold(stage)
+        assert now.keys() == before.keys()
+        differences = [now[prompt] - before[prompt] for prompt in now]
+        assert evaluate[name]["mean"] == pytest.approx(statistics.mean(differences), abs=1e-12)
+        assert evaluate[name]["standard_error"] == pytest.approx(statistics.stdev(differences) / len(now) ** 0.5)
+    for stages in (row["stages"] for row in rounds):
+        assert stages["select"]["metrics"]["reward_model"]["pairwise"] == stages["retrain"]["metrics"]["accuracy_fresh"]
 
 
 def test_status_for_people_and_pipes(two_rounds):

@@ -17,14 +17,14 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "91e5027d",
     "setup/sft": "998443d5",
-    "setup/baseline": "a3e8bd84",
-    "round-000/reward": "fd5c26d5",
-    "round-000/policy": "3b247547",
-    "round-000/sample": "168740b9",
-    "round-000/label": "c527075b",
-    "round-000/retrain": "59339eb1",
-    "round-000/select": "196c8ea8",
-    "round-000/evaluate": "05d3b98f",
+    "setup/baseline": "c9f25208",
+    "round-000/reward": "bc2215ef",
+    "round-000/policy": "46831b44",
+    "round-000/sample": "6716c1b8",
+    "round-000/label": "03061385",
+    "round-000/retrain": "c8c70013",
+    "round-000/select": "7633f17c",
+    "round-000/evaluate": "6e9848fc",
 }
 
 

@@ -83,8 +83,8 @@ def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(b
         seen |= before
     assert len(seen) == 100
     later = context("evaluate", folders, backbone, tmp_path / "later", seed, round_number=3)
-    stages._measure_policy(later, "sft", None)
-    assert asked(rows_of(tmp_path / "later" / "samples.jsonl")) == before
+    samples, _ = stages._measure_policy(later, "sft")
+    assert {(sample.prompt_id, sample.source) for sample in samples} == before
 
 
 def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, tmp_path):
@@ -347,3 +347,54 @@ def test_the_data_stage_tells_which_files_it_read(backbone, folders, tmp_path):
     assert json.loads((tmp_path / "out" / "sources.json").read_text()) == expected
     stages.data(context("data", folders, backbone, tmp_path / "embedded", data={"num_pairs": 20}))
     assert not (tmp_path / "embedded" / "sources.json").exists()
+
+
+def test_rounds_are_compared_prompt_by_prompt(backbone, folders, tmp_path, monkeypatch):
+    """The policy writes one token more than SFT for 50 of 100 prompts: +0.5 over SFT, with variance 0.25 x 100 / 99 and so an error of
+    sqrt(0.25 / 99) = 0.0503. The next round writes the same: +0 over the last one. A reward model's gain is of the same prompts too."""
+    end = backbone.tokenizer.eos_token_id
+
+    def respond(backbone, adapter, prompts, *rest):
+        longer = [adapter == "policy" and backbone.tokenizer.decode(prompt)[-1] in "02468" for prompt in prompts]
+        return [Response([7, end] if more else [end], True) for more in longer]
+
+    def evaluate(folder, round_number=None, **inputs):
+        of_stage = context(
+            "baseline" if round_number is None else "evaluate",
+            folders | {"last": None} | inputs,
+            backbone,
+            tmp_path / folder,
+            round_number=round_number,
+            evaluate={"num_prompts": 100},
+        )
+        records = [PromptRecord(f"heldout_prompts-{i}", f"question {i}") for i in range(100)]
+        write_jsonl(folders["data"] / "heldout_prompts.jsonl", records)
+        return (stages.baseline if round_number is None else stages.evaluate)(of_stage)
+
+    monkeypatch.setattr(stages, "generate_sharded", respond)
+    monkeypatch.setattr(stages, "_with_sft", lambda context: context.backbone)
+    backbone.add_adapter("reward")
+    Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size)).save(tmp_path / "reward")
+    pairs = [Comparison(f"p{i}", f"question {i}", "a", "bc", heldout=True) for i in range(4)]
+    for file in (folders["data"] / "heldout_pairs.jsonl", tmp_path / "labels" / "comparisons.jsonl"):
+        file.parent.mkdir(exist_ok=True)
+        write_jsonl(file, pairs)
+    models = {"reward": tmp_path / "reward", "retrained": tmp_path / "reward", "labels": [tmp_path / "labels"]}
+
+    before = evaluate("baseline")
+    assert before["length"] == {"mean": 1.0, "standard_error": 0.0, "count": 100} and "kl" not in before
+    first = evaluate("first", 0, baseline=tmp_path / "baseline", **models)
+    assert first["length_over_sft"] == {"mean": 0.5, "standard_error": pytest.approx((0.25 / 99) ** 0.5), "count": 100}
+    assert first["proxy_gain"]["mean"] == pytest.approx(first["proxy_score"]["mean"] - of_sft(backbone, tmp_path), abs=1e-6)
+    assert not any(name.endswith("_over_last") for name in first)
+    second = evaluate("second", 1, baseline=tmp_path / "baseline", last=tmp_path / "first", **models)
+    assert second["length_over_last"]["mean"] == second["kl_over_last"]["mean"] == 0.0
+    assert second["retrained_gain"]["round-000"]["mean"] == 0.0
+
+
+def of_sft(backbone, folder):
+    """The reward model's mean score of the SFT policy's samples."""
+    scorer = Scorer.load(backbone, "reward", folder / "reward")
+    samples = read_jsonl(folder / "baseline" / "samples.jsonl", Sample)
+    scores = scorer.score([encode_pair(backbone.tokenizer, s.prompt, s.completion, s.finished) for s in samples])
+    return scores.mean().item()

@@ -32,6 +32,17 @@ def make_trainer(backbone, value_model="head", **settings):
     return PPOTrainer(backbone, value, score, config, GENERATION, seed=0)
 
 
+@pytest.mark.parametrize("group", [1, 2])
+def test_a_batch_mean_has_the_error_of_its_prompts(backbone, group):
+    """Scores 0, 1, 2, 5. Each a prompt of its own: mean 2, variance (4 + 1 + 0 + 9) / 3, error sqrt(14 / 3 / 4).
+    Two prompts of two responses: their means 0.5 and 3.5, variance 4.5, error sqrt(4.5 / 2) = 1.5."""
+    trainer = make_trainer(backbone, samples_per_prompt=group)
+    error = trainer._standard_error(torch.tensor([0.0, 1.0, 2.0, 5.0]), 2.0)
+    assert error == pytest.approx((14 / 3 / 4) ** 0.5 if group == 1 else 1.5)
+    metrics = trainer.step(0, PROMPTS[: 16 // group])
+    assert metrics["objective/scores_standard_error"] > 0 and metrics["objective/kl_standard_error"] >= 0
+
+
 def test_policy_loss_by_hand():
     # clip 0.2. ratio 1.5, A 1: -min(1.5, 1.2) = -1.2. ratio 1.5, A -1: -min(-1.5, -1.2) = 1.5.
     # ratio 0.5, A 1: -min(0.5, 0.8) = -0.5. ratio 0.5, A -1: -min(-0.5, -0.8) = 0.8.

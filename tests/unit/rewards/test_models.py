@@ -12,7 +12,7 @@ from policies.checkpoints import Checkpoints
 from policies.supervised import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.evaluation import summarize
-from rewards.reward_model import accuracy, shorter_wins, train_reward_model
+from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selector import judge_choosers, listwise_loss, longest, train_selector
 from tests.conftest import make_causal_lm, perturb
@@ -41,7 +41,7 @@ def test_it_learns_and_leaves_the_rest_alone(backbone, tmp_path):
     before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
     config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16)
     scorer, log = train_reward_model(backbone, "reward", pairs(), config, Checkpoints(), 0, quiet)
-    assert accuracy(scorer, pairs(20))["accuracy"] == 1.0
+    assert outcomes(scorer.score_answers, pairs(20)).mean()["mean"] == 1.0
     assert log[0]["loss"] > log[-1]["loss"]
     changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".reward." in name for name in changed)
@@ -86,7 +86,7 @@ def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
     backbone.add_adapter("reward", copy_of="sft")
     settings = RewardConfig(learning_rate=1e-2, batch_size=16)
     scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, Checkpoints(), 0, quiet)
-    assert accuracy(scorer, pairs(20))["accuracy"] == 1.0
+    assert outcomes(scorer.score_answers, pairs(20)).mean()["mean"] == 1.0
 
 
 def test_the_listwise_loss_by_hand():
@@ -120,7 +120,24 @@ def test_judging_choosers_by_hand():
     judged = judge_choosers({"longest": longest}, rows)
     assert judged["longest"]["top1"]["accuracy"] == 0.0
     assert judged["longest"]["pairwise"]["accuracy"] == 0.25
-    assert judged["random"]["top1"]["accuracy"] == pytest.approx(1 / 3)
+    assert judged["random"] == {"top1": {"accuracy": pytest.approx(1 / 3), "standard_error": None, "pairs": 1}}
+
+
+def test_select_and_retrain_report_the_same_accuracy_of_a_reward_model(scorer):
+    """Both on the same comparisons, to the last digit; prompts whose candidates have equal wins count as well.
+
+    Of 20 prompts the even ones have a beats b and b beats a (a win each), the odd ones a beats b.
+    """
+    rows = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(20)]
+    rows += [Comparison(f"p{i}", f"mango {i}?", f"green {i % 5}", f"yellow {i % 7}") for i in range(0, 20, 2)]
+    retrain = outcomes(scorer.score_answers, rows).accuracy()
+    judged = judge_choosers({"selector": longest, "reward_model": scorer.score_answers}, rows)
+    assert judged["reward_model"]["pairwise"] == retrain
+    assert retrain["pairs"] == judged["selector"]["pairwise"]["pairs"] == 30 and retrain["accuracy"] == pytest.approx(20 / 30)
+    assert judged["reward_model"]["top1"]["pairs"] == 10  # there is no most preferred candidate in the even ones
+    assert judged["selector_over_reward_model"]["pairwise"]["mean"] == pytest.approx(
+        judged["selector"]["pairwise"]["accuracy"] - retrain["accuracy"]
+    )
 
 
 def test_held_out_comparisons_that_are_all_ties_have_no_accuracy(backbone):
@@ -128,8 +145,8 @@ def test_held_out_comparisons_that_are_all_ties_have_no_accuracy(backbone):
     ties = [Comparison("p", "q", "a", "b", tie=True), Comparison("p", "q", "a", "ccc", tie=True)]
     nothing = {"accuracy": None, "standard_error": None, "pairs": 0}
     backbone.add_adapter("reward")
-    assert accuracy(Scorer(backbone, "reward", torch.ones(1, 32)), ties) == nothing
-    assert shorter_wins(backbone, ties) == nothing
+    assert outcomes(Scorer(backbone, "reward", torch.ones(1, 32)).score_answers, ties).accuracy() == nothing
+    assert outcomes(shortest, ties).accuracy() == nothing
     judged = judge_choosers({"longest": longest}, ties[:1])
     assert judged["longest"]["pairwise"] == judged["longest"]["top1"] == nothing
     assert summarize([]) == {"mean": None, "standard_error": None, "count": 0}
