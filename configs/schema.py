@@ -210,7 +210,7 @@ class LabelerConfig(Section):
 
     kind: Literal["gold", "preferences-file", "reward-model"] = "gold"
     path: str | None = None
-    """For `preferences-file`: JSONL; `{round}` in the path is replaced by the round's number."""
+    """For `preferences-file`: JSONL; `{round}` in the path is replaced by the round's number. Without it, one file serves all rounds."""
     pairs_per_prompt: PositiveInt = 4
 
     @model_validator(mode="after")

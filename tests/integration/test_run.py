@@ -284,9 +284,17 @@ def test_waiting_for_labels_and_going_on(workspace):
     for sample in samples:
         by_prompt.setdefault(sample["prompt_id"], []).append(sample["id"])
     rows = [{"chosen_id": ids[0], "rejected_id": ids[1], "rater": "test"} for ids in by_prompt.values()]
-    (workspace.folder / "labels-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    workspace.small("people", "--rounds", "1", *words)
-    assert workspace.status("people")["rounds"][0]["stages"]["label"]["metrics"]["comparisons"] == len(rows)
+    file = workspace.folder / "labels-0.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], {**rows[1], "chosen_id": rows[1]["chosen_id"] + "x\x1b[2J"}]))
+    _, err = workspace.small("people", "--rounds", "1", *words, exit_code=2)
+    assert "line 2 cannot be used: there is no sample" in err and f"{file.name}, line 2" in err and "\x1b" not in err
+    another = {"chosen_id": "7-7-x-0", "rejected_id": "7-7-x-1"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, another, rows[0]]))
+    out, _ = workspace.small("people", "--rounds", "1", *words)
+    metrics = workspace.status("people")["rounds"][0]["stages"]["label"]["metrics"]
+    assert metrics["comparisons"] + metrics["left_out"].get("about two equal texts", 0) == len(rows)
+    assert metrics["left_out"]["about another round"] == 1 and metrics["left_out"]["said before"] == 1
+    assert "1 x about another round; 1 x said before" in out
 
 
 def test_the_other_choices_run(workspace):
