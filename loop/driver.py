@@ -22,7 +22,8 @@ from loop import artifacts
 from loop.artifacts import Artifact
 from loop.base_cache import BaseCache
 from loop.base_files import TO_DO, check_unchanged, read_record
-from loop.failures import SignOfLife, disk_error, disk_errors_explained, oom_kills, what_to_lower
+from loop.failures import OutOfMemory, SignOfLife, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
+from loop.fleet import Fleet
 from loop.journal import Journal, StageState
 from loop.lock import one_writer
 from loop.monitoring import Terminal
@@ -41,7 +42,7 @@ class Driver:
     def __init__(self, config: RunConfig, folder: Path, terminal: Terminal):
         self.config, self.folder, self.terminal = config, folder, terminal
         self.journal = Journal(folder / "journal.jsonl")
-        self._fleet: Any = None
+        self._fleet = Fleet(config.runtime, config.name, folder / "logs" / "ray.log")
         self._stage_work: Path | None = None
         self._stop_asked_at: float | None = None
         self._leaving = False
@@ -77,7 +78,7 @@ class Driver:
                         self.journal.append("failed", message=str(error))
                     raise self._with_log(error) from None
                 finally:
-                    self._stop_fleet()
+                    self._fleet.stop()
             self.journal.append("run_done")
             shutil.rmtree(self.folder / "work", ignore_errors=True)
 
@@ -128,7 +129,7 @@ class Driver:
             try:
                 metrics = self._kept_base(cache, payload) if cache else None
                 if metrics is None:
-                    self._started_fleet()
+                    self._start_fleet()
                     started = time.monotonic()
                     metrics = self._run_on_fleet(stage, round_number, inputs, work, payload, name)
                 break
@@ -166,26 +167,17 @@ class Driver:
             raise UserError(f"the base model is not the one that the run began with{commit}", record["model"], TO_DO)
 
     def _can_go_on(self, error: LoopError, restarts: int) -> bool:
-        """Whether this was a lost worker, and new ones may be started. Starts them."""
-        from loop.fleet import WorkerLost
-
-        if not isinstance(error, WorkerLost) or self._stop_asked_at is not None:
+        """Whether this was a lost worker, or a lost Ray, and new ones may be started. Raises Stopped where the run was asked to stop."""
+        if not isinstance(error, WorkerLost):
             return False
-        if restarts >= self.config.runtime.max_restarts:
-            return False
-        try:
-            self._fleet.start_workers()
-        except LoopError:  # more than an actor is gone: start over with Ray itself
-            self._stop_fleet()
-        return True
+        if self._stop_asked_at is not None:  # the signal has reached the workers as well
+            raise Stopped("interrupted: the workers were stopped before they had saved")
+        return restarts < self.config.runtime.max_restarts
 
     def _run_on_fleet(
         self, stage: Stage, round_number: int | None, inputs: dict[str, Any], work: Path, payload: Path, name: str
     ) -> dict[str, Any]:
         """Raises WorkerLost where an actor died or hangs, OutOfMemory, or what the stage raised."""
-        from loop.fleet import OutOfMemory, WorkerLost
-
-        fleet = self._started_fleet()
         progress = work / "progress.json"
         for old in (progress, work / "stop"):
             old.unlink(missing_ok=True)
@@ -212,7 +204,7 @@ class Driver:
         self._stage_work = work
         try:
             with self.terminal.stage(name) as show:
-                return fleet.call(name, request, on_wait)
+                return self._fleet.call(name, request, on_wait)
         except (OutOfMemory, WorkerLost) as error:
             if isinstance(error, OutOfMemory) or oom_kills() > kills:
                 why = str(error) if isinstance(error, OutOfMemory) else "the kernel killed a worker"
@@ -222,19 +214,18 @@ class Driver:
         finally:
             self._stage_work = None
 
-    def _started_fleet(self) -> Any:
-        """Started when the first stage needs it, so that a finished run starts nothing."""
-        if self._fleet is None:
-            before = time.monotonic()
-            with self.terminal.stage("starting Ray and the workers"):
-                from loop.fleet import Fleet
-
-                self._fleet = Fleet(self.config.runtime, self.config.name)
-                self._fleet.__enter__()
-            startup = {"python": before - STARTED, **self._fleet.startup}
-            self.terminal.say(f"Ray dashboard {self._fleet.dashboard} (its token: `ray get-auth-token`)")
-            self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=self._fleet.dashboard, startup=startup)
-        return self._fleet
+    def _start_fleet(self) -> None:
+        """When a stage first needs it, so that a finished run starts nothing; and again after a part of it was lost."""
+        if self._fleet.ready:
+            return
+        first, before = self._fleet.dashboard == "", time.monotonic()
+        with self.terminal.stage("starting Ray and the workers"):
+            startup = self._fleet.start()
+        if startup is None:  # only new workers
+            return
+        startup |= {"python": before - STARTED} if first else {}
+        self.terminal.say(f"Ray dashboard {self._fleet.dashboard} (its token: `ray get-auth-token`)")
+        self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=self._fleet.dashboard, startup=startup)
 
     @contextmanager
     def _signals_stop(self) -> Iterator[None]:
@@ -260,11 +251,6 @@ class Driver:
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-
-    def _stop_fleet(self) -> None:
-        if self._fleet is not None:
-            self._fleet.__exit__(None, None, None)
-            self._fleet = None
 
     def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact) -> None:
         self.journal.append(
@@ -295,15 +281,17 @@ class Driver:
             )
 
     def _with_log(self, error: LoopError) -> LoopError:
-        """A failed stage's traceback goes to a log; the message names it."""
-        detail = getattr(error, "detail", None)
-        if detail is None:
+        """A failed stage's traceback, or what is known of a lost worker, goes to a log; the message names it."""
+        if not isinstance(error, StageFailed | WorkerLost):
             return error
-        log = self.folder / "logs" / "failed-stage.log"
-        with suppress(OSError):
-            log.parent.mkdir(exist_ok=True)
-            log.write_text(detail, encoding="utf-8")
-        return LoopError(f"a stage failed: {error}\n  log: {log}\n  the same command goes on from the last checkpoint")
+        message = f"a stage failed: {error}"
+        if error.detail:
+            log = self.folder / "logs" / "failed-stage.log"
+            with suppress(OSError):
+                log.parent.mkdir(exist_ok=True)
+                log.write_text(error.detail, encoding="utf-8")
+            message += f"\n  log: {log}"
+        return LoopError(f"{message}\n  the same command goes on from the last checkpoint")
 
 
 def _read_progress(path: Path) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from configs.errors import LoopError
 from configs.schema import RunConfig
@@ -18,6 +19,32 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 FULL_BYTES = 1 << 20
 MICRO_BATCHES = {"sft": "sft", "labeler": "reward", "reward": "reward", "policy": "ppo", "retrain": "reward", "select": "select"}
 """The section whose micro batch decides how much memory a stage takes to train, by stage. The other stages only sample."""
+
+
+class StageFailed(LoopError):
+    """A stage raised on a worker; `detail` is the traceback for the log."""
+
+    def __init__(self, message: str, detail: str):
+        super().__init__(message, detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class WorkerLost(LoopError):
+    """A worker or Ray died or is not heard of; the stage can go on with new ones. `detail` is for the log."""
+
+    def __init__(self, message: str, detail: str = ""):
+        super().__init__(message, detail)
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class OutOfMemory(LoopError):
+    """A worker had not enough memory, by its own word, Ray's or the kernel's."""
 
 
 @contextmanager
@@ -68,6 +95,26 @@ class SignOfLife:
             if (now := self.path.read_text()) != self._last:
                 self._last, self._changed = now, time.monotonic()
         return time.monotonic() - self._changed > self.seconds
+
+
+def error_to_json(error: LoopError) -> dict[str, Any]:
+    """An error as plain data, so that it can cross a pipe."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, LoopError)]
+    return {"kinds": kinds, "arguments": [str(argument) for argument in error.args]}
+
+
+def error_from_json(data: dict[str, Any]) -> LoopError:
+    """The error again, as the nearest of its kinds that this process knows."""
+    known = _by_name(LoopError)
+    kind = next(known[name] for name in data["kinds"] if name in known)
+    return kind(*data["arguments"])
+
+
+def _by_name(kind: type[LoopError]) -> dict[str, type[LoopError]]:
+    found = {kind.__name__: kind}
+    for child in kind.__subclasses__():
+        found |= _by_name(child)
+    return found
 
 
 def oom_kills() -> int:

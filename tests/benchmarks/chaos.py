@@ -2,12 +2,13 @@
 
     whole kills    SIGKILL to the driver's process group and everything that Ray started, `--kills` times a run
     actor kills    SIGKILL to the fleet's actor only, in every stage; the command is not started again
+    Ray kills      SIGKILL to all of Ray but not to the driver, `--ray-kills` runs, each in another stage; likewise
     every 30 s     the embedded default under a kill every 30 s with 5 s checkpoints: useful time over elapsed time
     overhead       what journal, commits and checkpoints cost a run that nobody disturbs
 
 Moments come from a printed seed, uniformly over the work of the undisturbed run; the clock stands while Ray and Python start.
 
-    python -m tests.benchmarks.chaos [--runs 10] [--kills 5] [--actor-kills 20] [--default] [--seed S]
+    python -m tests.benchmarks.chaos [--runs 10] [--kills 5] [--actor-kills 20] [--ray-kills 10] [--default] [--seed S]
 """
 
 import argparse
@@ -46,8 +47,9 @@ SHORT = [
 class Run:
     """One run in a folder of its own, with a base cache of its own, so that the base is made (and killed) as well."""
 
-    def __init__(self, folder: Path, settings: list[str]):
+    def __init__(self, folder: Path, settings: list[str], environment: dict[str, str] | None = None):
         self.folder, self.settings, self.mark = folder, settings, secrets.token_hex(8)
+        self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
         self.clock, self.attempts = 0.0, 0
         self.startups: list[dict[str, float]] = []
@@ -59,6 +61,7 @@ class Run:
 
     def start(self, rounds: int = 2) -> None:
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.folder / "cache"), MARK: self.mark, "NO_COLOR": "1"}
+        environment |= self.environment
         command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings]
         self.attempts += 1
         log = (self.folder / f"log-{self.attempts}").open("wb")
@@ -184,6 +187,31 @@ def kill_actors(run: Run, targets: dict[str, float]) -> None:
         run.fail("the run did not end after its actors were killed")
 
 
+def kill_ray(run: Run, targets: dict[str, float]) -> None:
+    """Kill all of Ray, and every second time the fleet's own process too, once in each target stage. The driver is left alone."""
+    run.start()
+    assert run.process
+    left = dict(targets)
+    while run.process.poll() is None:
+        for name in list(left):
+            number, stage = name.split("/")
+            title = f"ray::setup/{stage}" if number == "setup" else f"ray::round-{int(number):03d}/{stage}"
+            if run.marked(title.encode()):
+                time.sleep(left.pop(name))
+                spared = [run.process.pid] + (fleet_processes(run) if len(left) % 2 else [])
+                for pid in run.marked():
+                    if pid not in spared:
+                        strike(pid)
+        time.sleep(POLL_SECONDS)
+    if run.process.returncode:
+        run.fail("the run did not end after Ray was killed")
+
+
+def fleet_processes(run: Run) -> list[int]:
+    """The process between the driver and Ray."""
+    return [pid for pid in run.marked() if b"loop.actors" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+
+
 def lost_in(run: Run) -> list[str]:
     """The stages that lost a worker, as the journal says."""
     return [event["stage"] for event in run.events() if event["event"] == "worker_lost"]
@@ -198,6 +226,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--kills", type=int, default=5, help="whole kills a run")
     parser.add_argument("--actor-kills", type=int, default=20)
+    parser.add_argument("--ray-kills", type=int, default=10)
     parser.add_argument("--default", action="store_true", help="also the embedded default: a kill every 30 s, and the overhead")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
@@ -237,6 +266,15 @@ def measure(folder: Path, options: argparse.Namespace, rng: random.Random) -> di
         actor_runs, actor_equal = actor_runs + 1, actor_equal + (same := run.digests() == expected)
         say(f"run {actor_runs}: actor killed in {', '.join(lost_in(run))}; {'equal' if same else 'DIFFERENT'}")
         shutil.rmtree(run.folder)
+    order = rng.sample(list(seconds), len(seconds))
+    ray_equal = 0
+    for number in range(options.ray_kills):
+        name = order[number % len(order)]
+        run = Run(folder / f"ray-{number}", SHORT)
+        kill_ray(run, {name: rng.uniform(0.0, seconds[name])})
+        ray_equal += (same := run.digests() == expected)
+        say(f"run {number}: Ray killed in {name}, noticed in {', '.join(lost_in(run)) or 'no stage'}; {'equal' if same else 'DIFFERENT'}")
+        shutil.rmtree(run.folder)
     summary = {
         "kills": len(lost),
         "runs": options.runs,
@@ -244,6 +282,8 @@ def measure(folder: Path, options: argparse.Namespace, rng: random.Random) -> di
         "actor_kills": sum(counts.values()),
         "actor_runs": actor_runs,
         "actor_equal_runs": actor_equal,
+        "ray_kills": options.ray_kills,
+        "ray_equal_runs": ray_equal,
         "useful_fraction": round(work * len(clocks) / sum(clocks), 3) if clocks else None,
         "overhead_fraction": round(overhead(reference), 3),
     }

@@ -28,11 +28,11 @@ def test_status_without_a_run(workspace, tmp_path):
     assert "no run 'nobody'" in err
 
 
-def test_the_driver_never_imports_torch(workspace):
+def test_the_driver_never_imports_torch_nor_ray(workspace):
     import subprocess
     import sys
 
-    code = "import sys, loop.cli, loop.driver, loop.fleet; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, loop.cli, loop.driver, loop.fleet; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code], env=workspace.environment, cwd=workspace.folder).returncode == 0
 
 

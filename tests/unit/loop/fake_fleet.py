@@ -50,8 +50,8 @@ class FakeDriver(Driver):
         (payload / "payload.txt").write_text(f"{name} from {sorted(inputs)}: {self.content}\n")
         return {"value": 1.0}
 
-    def _started_fleet(self) -> Any:
-        return None
+    def _start_fleet(self) -> None:
+        pass
 
     def _signals_stop(self) -> Any:
         return nullcontext()

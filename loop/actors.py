@@ -1,0 +1,243 @@
+"""The fleet's own process, `python -m loop.actors`: it starts or joins Ray and has one long-lived actor a GPU, or one on a CPU machine.
+
+It does what the driver asks for over a pipe (see `fleet.py`) and lives no longer than the driver. Every stage is called on all
+actors at once, under the name that the dashboard shows ("round-001/policy"). Ray owns scheduling, logs and metrics; the actors
+know nothing of it. The only file that imports Ray.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from configs.errors import LoopError, UserError
+from configs.schema import RuntimeConfig
+from loop.failures import OutOfMemory, StageFailed, WorkerLost, error_to_json
+from loop.processes import MARK, kill_marked
+from loop.worker import Worker
+
+POLL_SECONDS = 0.25
+PROBE_SECONDS = 1.0
+ROOM_SECONDS = 60
+"""How long a cluster that is busy may take to make room for the workers."""
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+LOOPBACK = "127.0.0.1"
+NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+"""How torch says so where it raises a plain RuntimeError."""
+
+
+class Actors:
+    """Ray, and one actor for each worker."""
+
+    def __init__(self, config: RuntimeConfig, run: str, driver: "DriverPipe"):
+        self.config, self.run, self.driver = config, run, driver
+        self._workers: list[Any] = []
+        self._group: Any = None
+
+    def start_ray(self) -> dict[str, Any]:
+        """Start or join Ray. Raises UserError for an address or a port that cannot be had, WorkerLost where another try may help."""
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        if self.config.address is None:
+            os.environ |= self._variables()
+            # One logical CPU a worker at least, so that two workers fit on any machine.
+            options |= {
+                "address": "local",  # whatever RAY_ADDRESS says
+                "num_cpus": max(os.cpu_count() or 1, self.config.workers),
+                "include_dashboard": True,
+                "dashboard_host": LOOPBACK,
+                "dashboard_port": self.config.dashboard_port,  # None: Ray looks for a free one
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        else:
+            options["address"] = self.config.address
+        try:
+            dashboard = ray.init(**options).dashboard_url
+        except (ConnectionError, ValueError) as error:
+            raise UserError(
+                f"cannot start or join Ray: {' '.join(str(error).split())}",
+                f"runtime.address={self.config.address}, runtime.dashboard_port={self.config.dashboard_port}",
+                "free the port, or start a cluster with `ray start --head`",
+            ) from None
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # instead of Ray's handler: this process goes when the driver goes
+        return {"dashboard": f"http://{dashboard}"}
+
+    def start_workers(self) -> dict[str, Any]:
+        """Put new actors in place, after killing those that there are. Raises UserError where the cluster has no room."""
+        for worker in self._workers:
+            ray.kill(worker)
+        if self._group is not None:
+            remove_placement_group(self._group)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        workers = self.config.workers
+        if gpus and gpus < workers:
+            raise UserError(f"{workers} workers asked for, {gpus} GPUs in the cluster", "runtime.workers", f"set it to {gpus} or less")
+        bundle = {"GPU": 1.0, "CPU": 1.0} if gpus else {"CPU": 1.0}
+        self._group = placement_group([bundle] * workers, strategy="PACK")
+        self._wait_for_room(bundle)
+        self._workers = [self._start_worker(rank, bundle) for rank in range(workers)]
+        if workers > 1:
+            host, port = self._get([self._workers[0].address.options(name="join").remote()])[0]
+            self._get([w.join.options(name="join").remote(workers, host, port) for w in self._workers])
+        self._get([w.ready.options(name="ready").remote() for w in self._workers])
+        return {}
+
+    def call(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Run a stage on all workers. Given up where the driver asks for something else.
+
+        Raises what the stage raised where it is a LoopError, OutOfMemory, WorkerLost where an actor died, else StageFailed.
+        """
+        pending = [worker.run_stage.options(name=name).remote(request) for worker in self._workers]
+        first, probed = pending[0], time.monotonic()
+        while pending and not self.driver.is_asking():
+            done, pending = ray.wait(pending, timeout=POLL_SECONDS)
+            for reference in done:
+                _check(reference)
+            if time.monotonic() - probed > PROBE_SECONDS:
+                _probe()
+                probed = time.monotonic()
+            self.driver.say_alive()
+        return {} if pending else ray.get(first)
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+        if ray.is_initialized():
+            if self.config.address and self._group is not None:
+                remove_placement_group(self._group)
+            ray.shutdown()
+
+    def _wait_for_room(self, bundle: dict[str, float]) -> None:
+        for _ in range(ROOM_SECONDS):
+            if self._group.wait(timeout_seconds=1):
+                return
+            if self.config.address:  # a Ray of our own has room, and silence tells the driver that it hangs
+                self.driver.say_alive()
+        if self.config.address is None:
+            raise WorkerLost("Ray does not answer")
+        raise UserError(f"no room for {self.config.workers} workers ({bundle} each) in the cluster", "runtime.workers", "set it lower")
+
+    def _get(self, references: list[Any]) -> list[Any]:
+        try:
+            return ray.get(references)
+        except ray.exceptions.RayError as error:
+            raise WorkerLost("a worker died while it started", str(error)) from None
+
+    def _threads(self) -> int:
+        return self.config.threads or max(1, (os.cpu_count() or 1) // self.config.workers)
+
+    def _variables(self) -> dict[str, str]:
+        """What a worker finds in its environment."""
+        return {
+            "OMP_NUM_THREADS": str(self._threads()),
+            "TOKENIZERS_PARALLELISM": "false",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[1])),
+        }
+
+    def _start_worker(self, rank: int, bundle: dict[str, float]) -> Any:
+        strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
+        # Where Ray was started here, the workers that it keeps ready have inherited the variables.
+        environment = {"env_vars": self._variables() | {"LOOP_MULTI_NODE": "1"}} if self.config.address else {}
+        actor = ray.remote(Worker).options(
+            name=f"{self.run}-worker-{rank}",
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
+            scheduling_strategy=strategy,
+            runtime_env=environment,
+        )
+        return actor.remote(rank, self._threads())
+
+
+def _check(reference: Any) -> None:
+    """Raises what a worker's finished call raised, as the driver knows it."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, LoopError):
+            raise error.cause from None
+        if "outofmemory" in type(error.cause).__name__.lower() or any(sign in str(error.cause) for sign in NO_MEMORY):
+            raise OutOfMemory(f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0]}") from None
+        raise StageFailed(f"{type(error.cause).__name__}: {error.cause}", str(error)) from None
+    except ray.exceptions.OutOfMemoryError:
+        raise OutOfMemory("Ray's memory monitor killed a worker") from None
+    except ray.exceptions.RayError as error:
+        raise WorkerLost("a worker died", str(error)) from None
+
+
+def _probe() -> None:
+    """Blocks, or raises, where Ray is frozen or dead: this machine's raylet answers `put`, the cluster's head answers `nodes`."""
+    ray.put(0)
+    ray.nodes()
+
+
+class DriverPipe:
+    """The two pipes to the driver: commands come in, messages go out. When the driver is gone, so is this process, with all of Ray."""
+
+    def __init__(self, commands: TextIO, messages: TextIO):
+        self._messages, self._id = messages, 0
+        self._commands: queue.Queue[dict[str, Any]] = queue.Queue()
+        threading.Thread(target=self._listen, args=(commands,), daemon=True).start()
+
+    def next_command(self) -> dict[str, Any]:
+        command = self._commands.get()
+        self._id = command.pop("id")
+        return command
+
+    def is_asking(self) -> bool:
+        """Whether another command waits."""
+        return not self._commands.empty()
+
+    def say_alive(self) -> None:
+        self.say({"alive": True})
+
+    def say(self, message: dict[str, Any]) -> None:
+        self._messages.write(json.dumps({"id": self._id} | message) + "\n")
+        self._messages.flush()
+
+    def _listen(self, commands: TextIO) -> None:
+        for line in commands:
+            self._commands.put(json.loads(line))
+        kill_marked(os.environ.get(MARK, ""))
+        os._exit(1)
+
+
+def main() -> None:
+    """Obey the driver until it says stop, or is gone."""
+    # Whatever else writes to standard output writes to the log; the driver reads only messages.
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    config = RuntimeConfig.model_validate_json(sys.argv[1])
+    driver = DriverPipe(sys.stdin, messages)
+    actors = Actors(config, sys.argv[2], driver)
+    while (command := driver.next_command())["do"] != "stop":
+        try:
+            if command["do"] == "start ray":
+                driver.say({"answer": actors.start_ray()})
+            elif command["do"] == "start workers":
+                driver.say({"answer": actors.start_workers()})
+            else:
+                driver.say({"answer": actors.call(command["name"], command["request"])})
+        except LoopError as error:
+            driver.say({"error": error_to_json(error)})
+        except Exception as error:  # whatever Ray raises when parts of it are gone: the driver starts it anew
+            driver.say({"error": error_to_json(WorkerLost(f"Ray failed ({type(error).__name__})", traceback.format_exc()))})
+    actors.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Ray dead, frozen or not to be had; signals to the whole process group; workers that wait for ever; ports that are open to others."""
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.chaos import ACTOR_TITLES, Run, fleet_processes, kill_ray, lost_in, strike
+from tests.integration.test_kills import SEED, SETTINGS, stage_is_running, wait_for
+
+pytestmark = pytest.mark.slow
+RAY_KILLS = int(os.environ.get("LOOP_RAY_KILLS", 3))
+"""In how many stages all of Ray is killed. `python -m tests.benchmarks.chaos --ray-kills 10` has ten runs."""
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The undisturbed run that all others have to equal."""
+    return ended(Run(tmp_path_factory.mktemp("ray") / "reference", SETTINGS))
+
+
+def ended(run: Run) -> Run:
+    run.start()
+    assert run.process.wait(timeout=240) == 0, said_by(run)
+    return run
+
+
+def said_by(run: Run) -> str:
+    return (run.folder / f"log-{run.attempts}").read_text()
+
+
+def named(run: Run, word: bytes) -> list[int]:
+    """The run's processes that are called so."""
+    return [pid for pid in run.marked() if word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]]
+
+
+def freeze(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def test_all_of_ray_killed_but_the_driver(reference, tmp_path):
+    """One command; Ray dies in several stages, with and without the process between it and the driver."""
+    rng, seconds = random.Random(SEED), reference.stage_seconds()
+    targets = {name: rng.uniform(0.0, seconds[name] / 2) for name in rng.sample(list(seconds)[:13], RAY_KILLS)}
+    targets["0/policy"] = seconds["0/policy"] / 2  # one is long enough to be hit for certain
+    run = Run(tmp_path / "run", SETTINGS)
+    kill_ray(run, targets)
+    assert "policy" in lost_in(run), f"LOOP_CHAOS_SEED={SEED}, {targets}"
+    assert run.digests() == reference.digests(), f"LOOP_CHAOS_SEED={SEED}, {targets}"
+    wait_for(lambda: not run.marked(), 20)
+
+
+def test_ray_killed_too_often_ends_with_one_message_and_nothing_is_lost(reference, tmp_path):
+    run = Run(tmp_path / "run", [*SETTINGS, "runtime.max_restarts=0"])
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    for pid in set(run.marked()) - {run.process.pid, *fleet_processes(run)}:
+        strike(pid)
+    assert run.process.wait(timeout=120) == 4
+    assert "a stage failed" in said_by(run) and "goes on from the last checkpoint" in said_by(run) and "Traceback" not in said_by(run)
+    assert run.events()[-1]["event"] == "failed"
+    wait_for(lambda: not run.marked(), 20)
+    run.settings = SETTINGS
+    assert ended(run).digests() == reference.digests()
+
+
+def test_a_frozen_raylet_is_noticed(reference, tmp_path):
+    run = Run(tmp_path / "run", [*SETTINGS, "runtime.hang_seconds=5", "ppo.num_updates=200"])
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    freeze(named(run, b"raylet"))
+    wait_for(lambda: lost_in(run) == ["policy"], 5 + 15)
+    assert "Ray gave no sign of life for 5 s" in [event["message"] for event in run.events() if event["event"] == "worker_lost"]
+    wait_for(lambda: sum("startup" in event for event in run.events()) == 2)
+    run.kill()
+
+
+def test_a_worker_that_freezes_while_it_starts_is_noticed(reference, tmp_path):
+    run = Run(tmp_path / "run", SETTINGS)
+    run.settings = [*SETTINGS, "runtime.hang_seconds=5"]
+    run.start()
+    freeze(wait_for(lambda: run.marked(b"ray::chaos-worker", *ACTOR_TITLES)))
+    assert run.process.wait(timeout=360) == 0
+    assert "Ray gave no sign of life for 60 s" in said_by(run)
+    assert run.digests() == reference.digests()
+
+
+def test_the_driver_killed_takes_all_of_ray_with_it(tmp_path):
+    run = Run(tmp_path / "run", SETTINGS)
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    freeze(run.marked(*ACTOR_TITLES))
+    strike(run.process.pid)
+    run.process.wait()
+    wait_for(lambda: not run.marked(), 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_saves(reference, tmp_path, number):
+    """As schedulers and terminals send it. Nothing but the signal makes a checkpoint here."""
+    run = Run(tmp_path / "run", [*SETTINGS, "runtime.checkpoint_seconds=1000"])
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    os.killpg(run.process.pid, number)
+    assert run.process.wait(timeout=30) == 130, said_by(run)
+    assert len(list(run.folder.glob("runs/chaos/work/round-000-policy/checkpoints/train/step-*"))) == 1
+    assert run.events()[-1]["event"] == "interrupted"
+    assert ended(run).digests() == reference.digests()
