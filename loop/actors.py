@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import LoopError, UserError
@@ -87,8 +87,9 @@ class Actors:
         self._wait_for_room(bundle)
         self._workers = [self._start_worker(rank, bundle) for rank in range(workers)]
         if workers > 1:
-            host, port = self._get([self._workers[0].address.options(name="join").remote()])[0]
-            self._get([w.join.options(name="join").remote(workers, host, port) for w in self._workers])
+            hosts = self._hosts()
+            port = self._get([self._workers[0].listen.options(name="join").remote(hosts[0])])[0]
+            self._get([w.join.options(name="join").remote(workers, hosts[rank], hosts[0], port) for rank, w in enumerate(self._workers)])
         self._get([w.ready.options(name="ready").remote() for w in self._workers])
         return {}
 
@@ -127,6 +128,14 @@ class Actors:
             raise WorkerLost("Ray does not answer")
         raise UserError(f"no room for {self.config.workers} workers ({bundle} each) in the cluster", "runtime.workers", "set it lower")
 
+    def _hosts(self) -> list[str]:
+        """The address of each worker's node, by which the others reach it; loopback where all are on one machine."""
+        nodes = placement_group_table(self._group)["bundles_to_node_id"]
+        if len(set(nodes.values())) == 1:
+            return [LOOPBACK] * len(nodes)
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        return [addresses[node] for _, node in sorted(nodes.items())]
+
     def _get(self, references: list[Any]) -> list[Any]:
         try:
             return ray.get(references)
@@ -151,7 +160,7 @@ class Actors:
     def _start_worker(self, rank: int, bundle: dict[str, float]) -> Any:
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
         # Where Ray was started here, the workers that it keeps ready have inherited the variables.
-        environment = {"env_vars": self._variables() | {"LOOP_MULTI_NODE": "1"}} if self.config.address else {}
+        environment = {"env_vars": self._variables()} if self.config.address else {}
         actor = ray.remote(Worker).options(
             name=f"{self.run}-worker-{rank}",
             num_cpus=bundle["CPU"],

@@ -29,6 +29,8 @@ POLL_SECONDS = 0.25
 START_SECONDS = 60.0
 """How long each step of the start (Ray; the workers) may take, where `hang_seconds` is not longer."""
 STOP_SECONDS = 10.0
+LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Has Ray listen on 127.0.0.1 only, as it does on macOS by default. Without it all of its ports but the dashboard's are open to others."""
 LOG_TAIL = 4000
 
 
@@ -88,6 +90,8 @@ class Fleet:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         project = str(Path(__file__).parents[1])
         environment = os.environ | {MARK: self._mark, "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))}
+        if self.config.address is None:
+            environment.setdefault(*LOOPBACK_ONLY)
         self._lines = queue.Queue()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(

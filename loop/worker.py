@@ -3,7 +3,7 @@
 import itertools
 import json
 import logging
-import os
+import socket
 import threading
 import time
 import warnings
@@ -29,26 +29,24 @@ class Worker:
         quiet()
         torch.set_num_threads(threads)
         self.rank = rank
+        self._listener: socket.socket | None = None
         self._backbones: dict[str, Any] = {}
-
-    def address(self) -> tuple[str, int]:
-        """Where other workers can reach this one, for `join`."""
-        import socket
-
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1" if not os.environ.get("LOOP_MULTI_NODE") else "", 0))
-            port = listener.getsockname()[1]
-        host = "127.0.0.1" if not os.environ.get("LOOP_MULTI_NODE") else socket.gethostbyname(socket.gethostname())
-        return host, port
 
     def ready(self) -> None:
         """Answers once everything heavy is imported, so that a stage starts at once."""
         from loop import stages  # noqa: F401
 
-    def join(self, world_size: int, address: str, port: int) -> None:
+    def listen(self, host: str) -> int:
+        """Open a port at `host` for `join`, where the workers will meet; called on the first one only."""
+        self._listener = socket.create_server((host, 0))
+        return self._listener.getsockname()[1]
+
+    def join(self, workers: int, host: str, meeting_host: str, meeting_port: int) -> None:
+        """Make the workers one group. `host`: the address of this one, by which the others reach it."""
         from policies import parallel
 
-        parallel.join(self.rank, world_size, address, port)
+        meeting = parallel.Meeting(meeting_host, meeting_port, self._listener)
+        parallel.join(self.rank, workers, host, meeting)
 
     def run_stage(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run one stage; `request` is plain data (see `driver.py`). Returns the stage's metrics."""

@@ -4,9 +4,12 @@ The queue is a counter in torch.distributed's store, so a slow worker takes fewe
 """
 
 import os
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -14,16 +17,43 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 _queue_number = count()
 
 
-def join(rank: int, world_size: int, address: str, port: int) -> None:
-    """Make this process number `rank` of `world_size`; transformers and accelerate read the same variables."""
+@dataclass(frozen=True)
+class Meeting:
+    """Where the workers find each other. `listener` is the open port itself, on the first worker only."""
+
+    host: str
+    port: int
+    listener: socket.socket | None = None
+
+
+def join(rank: int, world_size: int, host: str, meeting: Meeting) -> None:
+    """Make this process number `rank` of `world_size`; transformers and accelerate read the same variables.
+
+    host: this worker's address. Nothing listens on any other, and loopback is reached by no other machine.
+    """
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
         "LOCAL_RANK": "0" if torch.cuda.is_available() else str(rank),
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
+        "MASTER_ADDR": meeting.host,
+        "MASTER_PORT": str(meeting.port),
     }
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", rank=rank, world_size=world_size)
+    if name := interface_of(host):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    # Without a listener that is given, the store opens its port on all interfaces.
+    listener = meeting.listener.detach() if meeting.listener else None
+    store = dist.TCPStore(meeting.host, meeting.port, world_size, listener is not None, master_listen_fd=listener, use_libuv=True)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+
+
+def interface_of(host: str) -> str | None:
+    """The name of this machine's network interface that has the address; None where none has it."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == host for address in addresses):
+            return name
+    return None
 
 
 def rank() -> int:

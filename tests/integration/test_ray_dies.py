@@ -5,14 +5,17 @@ import random
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.benchmarks.chaos import ACTOR_TITLES, Run, fleet_processes, kill_ray, lost_in, strike
+from tests.integration.conftest import SMALL
 from tests.integration.test_kills import SEED, SETTINGS, stage_is_running, wait_for
 
 pytestmark = pytest.mark.slow
 RAY_KILLS = int(os.environ.get("LOOP_RAY_KILLS", 3))
 """In how many stages all of Ray is killed. `python -m tests.benchmarks.chaos --ray-kills 10` has ten runs."""
+PAIR = [*SMALL, "runtime.workers=2", "runtime.threads=1", "runtime.hang_seconds=8", "runtime.checkpoint_seconds=0"]
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +112,32 @@ def test_a_signal_to_the_whole_group_saves(reference, tmp_path, number):
     assert len(list(run.folder.glob("runs/chaos/work/round-000-policy/checkpoints/train/step-*"))) == 1
     assert run.events()[-1]["event"] == "interrupted"
     assert ended(run).digests() == reference.digests()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """The undisturbed run of two workers, and who listened where while it trained."""
+    run = Run(tmp_path_factory.mktemp("pair") / "reference", PAIR)
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    run.listeners = listeners(run)
+    assert run.process.wait(timeout=240) == 0, said_by(run)
+    return run
+
+
+def listeners(run: Run) -> dict[str, set[str]]:
+    """Process name -> the addresses that it accepts connections at."""
+    found: dict[str, set[str]] = {}
+    for pid in run.marked():
+        process = psutil.Process(pid)
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.setdefault(process.name(), set()).add(connection.laddr.ip)
+    return found
+
+
+def test_nothing_listens_beyond_loopback(pair):
+    """Neither torch's store and gloo's pairs nor Ray, its metrics ports included."""
+    assert any("raylet" in name for name in pair.listeners) and any(name.startswith("ray::") for name in pair.listeners)
+    beyond = {name: ips - {"127.0.0.1", "::1", "::ffff:127.0.0.1"} for name, ips in pair.listeners.items()}
+    assert not any(beyond.values()), beyond
