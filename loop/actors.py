@@ -89,7 +89,10 @@ class Actors:
         if workers > 1:
             hosts = self._hosts()
             port = self._get([self._workers[0].listen.options(name="join").remote(hosts[0])])[0]
-            self._get([w.join.options(name="join").remote(workers, hosts[rank], hosts[0], port) for rank, w in enumerate(self._workers)])
+            seconds = self.config.hang_seconds
+            self._get(
+                [w.join.options(name="join").remote(workers, hosts[rank], hosts[0], port, seconds) for rank, w in enumerate(self._workers)]
+            )
         self._get([w.ready.options(name="ready").remote() for w in self._workers])
         return {}
 

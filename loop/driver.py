@@ -22,7 +22,7 @@ from loop import artifacts
 from loop.artifacts import Artifact
 from loop.base_cache import BaseCache
 from loop.base_files import TO_DO, check_unchanged, read_record
-from loop.failures import OutOfMemory, SignOfLife, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
+from loop.failures import OutOfMemory, SignsOfLife, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
 from loop.fleet import Fleet
 from loop.journal import Journal, StageState
 from loop.lock import one_writer
@@ -190,16 +190,15 @@ class Driver:
             "work": str(work),
             "output": str(payload),
         }
-        lives = [SignOfLife(work / f"beat-{rank}", self.config.runtime.hang_seconds) for rank in range(self.config.runtime.workers)]
+        lives = SignsOfLife([work / f"beat-{rank}" for rank in range(self.config.runtime.workers)], self.config.runtime.hang_seconds)
         kills = oom_kills()
 
         def on_wait() -> None:
             show(*_read_progress(progress))
             if self._stop_asked_at is not None and time.monotonic() - self._stop_asked_at > GRACE_SECONDS:
                 raise KeyboardInterrupt
-            for rank, life in enumerate(lives):
-                if life.is_over():
-                    raise WorkerLost(f"worker {rank} gave no sign of life for {self.config.runtime.hang_seconds:g} s")
+            if lives.are_over():
+                raise WorkerLost(f"the workers gave no sign of life for {self.config.runtime.hang_seconds:g} s")
 
         self._stage_work = work
         try:

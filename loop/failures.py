@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,23 @@ def what_to_lower(stage: str, config: RunConfig) -> str:
     return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
 
 
-class SignOfLife:
-    """Watches the file in which a worker says that it lives. Compares contents by this machine's clock, not file times."""
+class SignsOfLife:
+    """Watches the files in which the workers say how far they have come. Compares contents by this machine's clock, not file times.
 
-    def __init__(self, path: Path, seconds: float):
-        self.path, self.seconds, self._last, self._changed = path, seconds, "", time.monotonic()
-        path.unlink(missing_ok=True)
+    They are over when no worker has moved: one that stands still may wait for another.
+    """
 
-    def is_over(self) -> bool:
-        with suppress(OSError):
-            if (now := self.path.read_text()) != self._last:
-                self._last, self._changed = now, time.monotonic()
+    def __init__(self, paths: Sequence[Path], seconds: float):
+        self.seconds = seconds
+        self._last, self._changed = dict.fromkeys(paths, ""), time.monotonic()
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def are_over(self) -> bool:
+        for path in self._last:
+            with suppress(OSError):
+                if (now := path.read_text()) != self._last[path]:
+                    self._last[path], self._changed = now, time.monotonic()
         return time.monotonic() - self._changed > self.seconds
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 
 import psutil
@@ -26,10 +27,11 @@ class Meeting:
     listener: socket.socket | None = None
 
 
-def join(rank: int, world_size: int, host: str, meeting: Meeting) -> None:
+def join(rank: int, world_size: int, host: str, meeting: Meeting, seconds: float) -> None:
     """Make this process number `rank` of `world_size`; transformers and accelerate read the same variables.
 
     host: this worker's address. Nothing listens on any other, and loopback is reached by no other machine.
+    seconds: how long a sum over the workers, or another wait for them, may take before it raises (see `lost_another`).
     """
     os.environ |= {
         "RANK": str(rank),
@@ -41,11 +43,12 @@ def join(rank: int, world_size: int, host: str, meeting: Meeting) -> None:
     if name := interface_of(host):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    timeout = timedelta(seconds=seconds)
     # Without a listener that is given, the store opens its port on all interfaces.
     listener = meeting.listener.detach() if meeting.listener else None
-    store = dist.TCPStore(meeting.host, meeting.port, world_size, listener is not None, master_listen_fd=listener, use_libuv=True)
+    store = dist.TCPStore(meeting.host, meeting.port, world_size, listener is not None, timeout, master_listen_fd=listener, use_libuv=True)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
 
 
 def interface_of(host: str) -> str | None:
@@ -54,6 +57,11 @@ def interface_of(host: str) -> str | None:
         if any(address.address == host for address in addresses):
             return name
     return None
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether this says that another worker is gone or does not come. Gloo says so in a plain RuntimeError that names its source file."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def rank() -> int:

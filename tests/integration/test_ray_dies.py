@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.benchmarks.chaos import ACTOR_TITLES, Run, fleet_processes, kill_ray, lost_in, strike
+from tests.benchmarks.chaos import ACTOR_TITLES, PROJECT, Run, fleet_processes, kill_ray, lost_in, strike
 from tests.integration.conftest import SMALL
 from tests.integration.test_kills import SEED, SETTINGS, stage_is_running, wait_for
 
@@ -114,6 +114,46 @@ def test_a_signal_to_the_whole_group_saves(reference, tmp_path, number):
     assert ended(run).digests() == reference.digests()
 
 
+STUCK = '''
+"""One worker stops for ever before its fifth all-reduce, once; its other threads go on."""
+
+import importlib.util
+import os
+import sys
+import threading
+
+
+class AfterImport:
+    def find_spec(self, name, path=None, target=None):
+        if name != "policies.parallel":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        run = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (run(module), patch(module.dist))
+        return spec
+
+
+def patch(dist):
+    original, calls = dist.all_reduce, []
+
+    def all_reduce(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 5 and dist.get_rank() == 1:
+            try:
+                os.close(os.open(os.environ["STUCK_FILE"], os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return original(*arguments, **options)
+            threading.Event().wait()
+        return original(*arguments, **options)
+
+    dist.all_reduce = all_reduce
+
+
+sys.meta_path.insert(0, AfterImport())
+'''
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """The undisturbed run of two workers, and who listened where while it trained."""
@@ -134,6 +174,30 @@ def listeners(run: Run) -> dict[str, set[str]]:
             if connection.status == psutil.CONN_LISTEN:
                 found.setdefault(process.name(), set()).add(connection.laddr.ip)
     return found
+
+
+def test_a_worker_that_stops_in_an_all_reduce_is_replaced(pair, tmp_path):
+    hook = tmp_path / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(STUCK)
+    run = Run(tmp_path / "run", PAIR, {"PYTHONPATH": f"{PROJECT}:{hook}", "STUCK_FILE": str(tmp_path / "stuck")})
+    ended(run)
+    assert (tmp_path / "stuck").exists()
+    assert lost_in(run) == ["policy"]
+    message = next(event["message"] for event in run.events() if event["event"] == "worker_lost")
+    assert "no sign of life for 8 s" in message
+    assert run.digests() == pair.digests()
+
+
+def test_one_of_two_workers_killed_is_a_lost_worker(pair, tmp_path):
+    """The other's sum then fails with a plain RuntimeError of gloo's: no failed stage."""
+    run = Run(tmp_path / "run", PAIR)
+    run.start()
+    wait_for(lambda: stage_is_running(run, "policy"))
+    strike(run.marked(*ACTOR_TITLES)[-1])
+    assert run.process.wait(timeout=240) == 0, said_by(run)
+    assert lost_in(run) == ["policy"]
+    assert run.digests() == pair.digests()
 
 
 def test_nothing_listens_beyond_loopback(pair):

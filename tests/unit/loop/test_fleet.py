@@ -1,11 +1,13 @@
-"""What the fleet stands on: errors that cross a pipe or Ray, processes found by their mark."""
+"""What the fleet stands on: errors that cross a pipe or Ray, processes found by their mark, a sign of life that comes from work."""
 
 import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -48,3 +50,79 @@ def test_all_that_carry_a_mark_are_killed_frozen_ones_too():
     kill_marked("test-mark")
     assert marked("test-mark") == [] and child.wait(10) == -signal.SIGKILL
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+
+
+WORKER = """
+import json, socket, sys, threading, time
+import psutil, torch
+import torch.distributed as dist
+from loop import worker
+from policies import parallel
+
+rank, port, fd, seconds = (int(word) for word in sys.argv[1:])
+listener = socket.socket(fileno=fd) if rank == 0 else None
+parallel.join(rank, 2, "127.0.0.1", parallel.Meeting("127.0.0.1", port, listener), seconds)
+said = []
+
+def watch():
+    for number in range(1000):
+        said.append(worker._how_far(number))
+        time.sleep(0.1)
+
+listens = [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+parallel.barrier()
+try:
+    if rank == 0:
+        threading.Thread(target=watch, daemon=True).start()
+        began = time.monotonic()
+        while time.monotonic() - began < 1.0:
+            sum(range(10_000))
+        busy = len(said)
+        parallel.all_sum(torch.ones(1))
+        print(json.dumps({"listens": listens, "busy": said[:busy], "waiting": said[busy + 3:-3]}))
+    else:
+        time.sleep(4.0)
+        parallel.all_sum(torch.ones(1))
+except RuntimeError as error:
+    print(json.dumps({"lost another": parallel.lost_another(error), "a bug": parallel.lost_another(RuntimeError("shapes differ"))}))
+"""
+
+
+def two_workers(tmp_path: Path, seconds: int) -> dict:
+    """Run `WORKER` twice, as one group whose sums may take so long; what the first says."""
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        words = [str(listener.getsockname()[1]), str(listener.fileno()), str(seconds)]
+        command = [sys.executable, str(tmp_path / "worker.py")]
+        first, second = (
+            subprocess.Popen(
+                [*command, rank, *words],
+                env=environment,
+                pass_fds=[listener.fileno()] if rank == "0" else [],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in "01"
+        )
+    try:
+        out, err = first.communicate(timeout=120)
+        assert out, err
+        return json.loads(out)
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
+def test_a_worker_that_waits_in_a_sum_gives_no_sign_of_life_and_listens_on_loopback_only(tmp_path):
+    """One second of work, then about three in an all-reduce that the other is late for (ten looks a second)."""
+    said = two_workers(tmp_path, seconds=60)
+    assert len(set(said["busy"])) > 5
+    assert len(said["waiting"]) > 15 and len(set(said["waiting"])) == 1, said["waiting"]
+    assert said["listens"] and set(said["listens"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
+def test_a_sum_that_takes_too_long_tells_of_a_lost_worker(tmp_path):
+    assert two_workers(tmp_path, seconds=2) == {"lost another": True, "a bug": False}

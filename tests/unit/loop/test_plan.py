@@ -9,7 +9,7 @@ from configs import UserError, load_config
 from configs.errors import LoopError
 from configs.loading import dump_config
 from loop import artifacts
-from loop.failures import SignOfLife, disk_error, disk_errors_explained
+from loop.failures import SignsOfLife, disk_error, disk_errors_explained
 from loop.plan import plan, shared_stages
 
 PINNED = {
@@ -85,11 +85,15 @@ def test_disk_errors_are_told_apart(tmp_path, error, words):
 def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("loop.failures.time.monotonic", lambda: clock[0])
-    life = SignOfLife(tmp_path / "beat", 10.0)
+    lives = SignsOfLife([tmp_path / "beat-0", tmp_path / "beat-1"], 10.0)
     clock[0] = 9.0
-    (tmp_path / "beat").write_text("1")
-    assert not life.is_over()
+    (tmp_path / "beat-0").write_text("1")
+    assert not lives.are_over()
     clock[0] = 18.9
-    assert not life.is_over()
-    clock[0] = 19.1
-    assert life.is_over()
+    assert not lives.are_over()
+    (tmp_path / "beat-1").write_text("1")  # one worker stands still, the other moves
+    assert not lives.are_over()
+    clock[0] = 28.8
+    assert not lives.are_over()
+    clock[0] = 29.0  # 10.1 s after the last that moved
+    assert lives.are_over()
