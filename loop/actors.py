@@ -9,6 +9,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import ray
+from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -30,8 +33,10 @@ POLL_SECONDS = 0.25
 PROBE_SECONDS = 1.0
 ROOM_SECONDS = 60
 """How long a cluster that is busy may take to make room for the workers."""
+CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 LOOPBACK = "127.0.0.1"
+MODE = "RAY_AUTH_MODE"
 NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """How torch says so where it raises a plain RuntimeError."""
 
@@ -62,8 +67,11 @@ class Actors:
         else:
             options["address"] = self.config.address
         try:
+            if self.config.address is not None and "://" not in self.config.address:  # `auto`, or host:port
+                options["address"] = canonicalize_bootstrap_address(self.config.address)
+                _agree_on_token(options["address"])
             dashboard = ray.init(**options).dashboard_url
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
             raise UserError(
                 f"cannot start or join Ray: {' '.join(str(error).split())}",
                 f"runtime.address={self.config.address}, runtime.dashboard_port={self.config.dashboard_port}",
@@ -172,6 +180,32 @@ class Actors:
             runtime_env=environment,
         )
         return actor.remote(rank, self._threads())
+
+
+def _agree_on_token(address: str) -> None:
+    """Find out whether a cluster wants a token, and set Ray to that. Raises UserError where nothing answers or the token is wrong.
+
+    Ray itself looks for a token only where it starts a cluster or is told `auto`, and then does not ask whether the cluster wants one.
+    """
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"nothing answers at {address} ({error})") from None
+    if MODE in os.environ:
+        _ask_for_session(address)
+        return
+    os.environ[MODE] = "disabled"  # even where a token lies ready
+    try:
+        _ask_for_session(address)
+    except ray.exceptions.AuthenticationError:
+        os.environ[MODE] = "token"
+        Config.initialize("")  # has Ray read the variable again, as its own `ray.init` does
+        _ask_for_session(address)
+
+
+def _ask_for_session(address: str) -> None:
+    GcsClient(address=address).internal_kv_get(b"session_name", b"session", timeout=CONNECT_SECONDS)
 
 
 def _check(reference: Any) -> None:

@@ -3,12 +3,15 @@
 import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.benchmarks.chaos import ACTOR_TITLES, PROJECT, Run, fleet_processes, kill_ray, lost_in, strike
+from tests.benchmarks.chaos import ACTOR_TITLES, MARK, PROJECT, Run, fleet_processes, kill_ray, lost_in, strike
 from tests.integration.conftest import SMALL
 from tests.integration.test_kills import SEED, SETTINGS, stage_is_running, wait_for
 
@@ -205,3 +208,34 @@ def test_nothing_listens_beyond_loopback(pair):
     assert any("raylet" in name for name in pair.listeners) and any(name.startswith("ray::") for name in pair.listeners)
     beyond = {name: ips - {"127.0.0.1", "::1", "::ffff:127.0.0.1"} for name, ips in pair.listeners.items()}
     assert not any(beyond.values()), beyond
+
+
+# -- Ray that cannot be had ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_joining_a_cluster_with_and_without_a_token(workspace, tmp_path, mode):
+    """`ray start --head` as the README says, and no variable set here. (RAY_AUTH_MODE of the cluster itself is what differs.)"""
+    (tmp_path / "token").write_text("0123456789abcdef" * 4)
+    token = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    port = free_port()
+    cluster = Run(tmp_path / "cluster", [])
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run(command, env=os.environ | token | {"RAY_AUTH_MODE": mode, MARK: cluster.mark}, check=True, capture_output=True)
+    try:
+        run = Run(tmp_path / "run", [*SMALL, f"runtime.address=127.0.0.1:{port}"], token)
+        ended(run)
+        if mode == "token":
+            run = Run(tmp_path / "wrong", run.settings, {"RAY_AUTH_TOKEN": "f" * 64})
+            run.start()
+            assert run.process.wait(timeout=60) == 2
+            assert "cannot start or join Ray" in said_by(run)
+    finally:
+        for pid in cluster.marked():
+            strike(pid)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
