@@ -5,6 +5,7 @@ actors at once, under the name that the dashboard shows ("round-001/policy"). Ra
 know nothing of it. The only file that imports Ray.
 """
 
+import errno
 import json
 import os
 import queue
@@ -71,12 +72,8 @@ class Actors:
                 options["address"] = canonicalize_bootstrap_address(self.config.address)
                 _agree_on_token(options["address"])
             dashboard = ray.init(**options).dashboard_url
-        except (ConnectionError, ValueError, ray.exceptions.AuthenticationError) as error:
-            raise UserError(
-                f"cannot start or join Ray: {' '.join(str(error).split())}",
-                f"runtime.address={self.config.address}, runtime.dashboard_port={self.config.dashboard_port}",
-                "free the port, or start a cluster with `ray start --head`",
-            ) from None
+        except Exception as error:  # Ray raises nearly everything here, plain Exception too; the user gets one message
+            raise _start_error(error, self.config) from None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # instead of Ray's handler: this process goes when the driver goes
         return {"dashboard": f"http://{dashboard}"}
 
@@ -206,6 +203,35 @@ def _agree_on_token(address: str) -> None:
 
 def _ask_for_session(address: str) -> None:
     GcsClient(address=address).internal_kv_get(b"session_name", b"session", timeout=CONNECT_SECONDS)
+
+
+def _start_error(error: Exception, config: RuntimeConfig) -> LoopError:
+    """What to say where Ray did not start or could not be joined."""
+    said = " ".join(str(error).split())[:500]
+    if isinstance(error, ray.exceptions.AuthenticationError):
+        return UserError(
+            "the Ray cluster wants a token, and the one here is missing or wrong",
+            f"runtime.address={config.address}",
+            "run `ray get-auth-token` on the cluster, and put what it prints into ~/.ray/auth_token here, or into RAY_AUTH_TOKEN",
+        )
+    if config.address is not None:
+        return UserError(
+            f"cannot join the Ray cluster: {said}",
+            f"runtime.address={config.address}",
+            "start one with `ray start --head`; Ray and Python must have the same versions on all its machines",
+        )
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and (full or error.filename):
+        where = error.filename or os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
+        return LoopError(
+            f"Ray cannot keep its session: {'the disk is full' if full else 'it cannot be written'}\n  where: {where}\n"
+            "  to do: mend that, or set RAY_TMPDIR to another folder; the same command goes on from the last checkpoint"
+        )
+    if isinstance(error, ValueError) and config.dashboard_port is not None and str(config.dashboard_port) in said:
+        return UserError(f"Ray cannot start: {said}", f"runtime.dashboard_port={config.dashboard_port}", "free the port, or choose another")
+    if isinstance(error, ValueError):
+        return LoopError(f"Ray cannot start: {said}")
+    return WorkerLost(f"Ray did not start: {said}", traceback.format_exc())
 
 
 def _check(reference: Any) -> None:

@@ -213,6 +213,27 @@ def test_nothing_listens_beyond_loopback(pair):
 # -- Ray that cannot be had ---------------------------------------------------------------------------------------------
 
 
+def test_a_port_in_use(workspace):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        _, err = workspace.small("port", f"runtime.dashboard_port={port}", exit_code=2)
+    assert str(port) in err and "to do:" in err and err.count("error:") == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "nonsense"])
+def test_no_cluster_at_the_address(workspace, address):
+    _, err = workspace.small("nowhere", f"runtime.address={address}", exit_code=2)
+    assert "cannot join the Ray cluster" in err and "ray start --head" in err and err.count("error:") == 1
+    assert workspace.status("nowhere")["state"] == "failed"
+
+
+def test_ray_cannot_write_its_session(workspace, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "file"))
+    _, err = workspace.small("session", exit_code=4)
+    assert "Ray cannot keep its session" in err and str(tmp_path / "file") in err and "RAY_TMPDIR" in err and err.count("error:") == 1
+
+
 @pytest.mark.parametrize("mode", ["token", "disabled"])
 def test_joining_a_cluster_with_and_without_a_token(workspace, tmp_path, mode):
     """`ray start --head` as the README says, and no variable set here. (RAY_AUTH_MODE of the cluster itself is what differs.)"""
@@ -230,7 +251,7 @@ def test_joining_a_cluster_with_and_without_a_token(workspace, tmp_path, mode):
             run = Run(tmp_path / "wrong", run.settings, {"RAY_AUTH_TOKEN": "f" * 64})
             run.start()
             assert run.process.wait(timeout=60) == 2
-            assert "cannot start or join Ray" in said_by(run)
+            assert "the Ray cluster wants a token" in said_by(run) and "ray get-auth-token" in said_by(run)
     finally:
         for pid in cluster.marked():
             strike(pid)
