@@ -201,6 +201,11 @@ def _load_hub(sources: list[str], split: str) -> tuple[Rows, str]:
     for source in sources:
         try:
             loaded = _numbered(load_dataset(source, split=split), f"{source} ({split})")
+        except ConnectionError:
+            to_do = "connect to the network, set HF_ENDPOINT to a mirror, or download the pairs elsewhere and give them as a file"
+            raise UserError(
+                "the hub cannot be reached, and this data set was never downloaded here", f"data.source={source}", to_do
+            ) from None
         except Exception as error:  # the hub's client raises from four libraries
             raise UserError(
                 f"the data set cannot be loaded: {_cause(error)}", f"{source} ({split})", "check data.source and data.split"

@@ -1,0 +1,159 @@
+"""Wrong inputs, as a user would type them: exit 2, one message with what, where and what to do, no traceback, nothing on standard output.
+
+What can be known before Ray starts is refused before: no run directory is made. Unit tests have the finer cases (`test_loading.py`,
+`test_sources.py`, `test_base_folder.py`, `test_cli.py`).
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.conftest import SMALL, Workspace
+
+PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
+OWN_DATA = ("labeler.kind=preferences-file", "labeler.path=labels.jsonl")
+
+BEFORE_RAY = {
+    # words: (what, where)
+    "": ("arguments are required: COMMAND", "the command line"),
+    "rnu": ("invalid choice: 'rnu' (choose from 'run', 'resume', 'status'", "the command line"),
+    "run --zzz": ("no command takes this: --zzz", "the command line"),
+    "run --rounds x": ("must be a whole number of at least 1, not 'x'", "the command line"),
+    "run --rounds 0": ("must be a whole number of at least 1, not '0'", "the command line"),
+    "run ppo.num_updates": ("not a KEY=VALUE setting: 'ppo.num_updates'", "the command line"),
+    "run ppo.lr=1e-4": ("did you mean 'ppo.learning_rate'?", "the command line: ppo.lr=1e-4"),
+    "run ppo.num_update=3": ("did you mean 'ppo.num_updates'?", "the command line: ppo.num_update=3"),
+    "run ppo.num_updates=ten": ("must be a whole number, not 'ten'", "the command line: ppo.num_updates=ten"),
+    "run seed=-1": ("seed must be at least 0, not -1", "the command line: seed=-1"),
+    "run base.dtype=fp16": ("not 'fp16', did you mean 'float16'?", "the command line: base.dtype=fp16"),
+    "run --config value.yaml": ("ppo.gamma must be at most 1, not 2", "value.yaml, line 3"),
+    "run --config twice.yaml": ("the setting ppo.gamma is given twice", "twice.yaml, line 4; first in line 2"),
+    "run --config broken.yaml": ("not valid YAML", "broken.yaml, line 2"),
+    "run --config latin.yaml": ("not UTF-8 text", "latin.yaml"),
+    "run --config list.yaml": ("must be a mapping", "list.yaml"),
+    "run --config none.yaml": ("the config file does not exist", "--config none.yaml"),
+    "run --config folder": ("the config file is a folder", "--config folder"),
+    "run --config hh-harmles": ("did you mean the preset 'hh-harmless'?", "--config hh-harmles"),
+    "run --config thai": ("the data file does not exist: data/thai-pairs.jsonl", "configs/thai.yaml, line 10"),
+    "run --name a/b": ("not a run name: 'a/b'", "--name"),
+    f"run --name {101 * 'x'}": ("not a run name", "--name"),
+    "run --runs notes.txt": ("notes.txt is a file, not a folder", "--runs notes.txt"),
+    "run runtime.workers=3": ("not divisible by 6", "the command line: runtime.workers=3"),
+    "run generation.max_new_tokens=99": ("no completion may be longer", "the command line: generation.max_new_tokens=99"),
+    "run labeler.kind=preferences-file": ("needs labeler.path", "the command line: labeler.kind=preferences-file"),
+    "run labeler.kind=preferences-file labeler.path=folder": ("labeler.path is a folder", "the command line: labeler.path=folder"),
+    "run data=missing.jsonl": ("the data file does not exist: missing.jsonl", "the command line: data=missing.jsonl"),
+    "run data=folder": ("the data is a folder: folder", "the command line: data=folder"),
+    "run data=saved": ("the data is a folder: saved", "the command line: data=saved"),
+    "run data=pairs-*.jsonl": ("data.source is no pattern", "the command line: data=pairs-*.jsonl"),
+    "run data=notes.txt": ("unknown kind of data file", "the command line: data=notes.txt"),
+    "run data=empty.jsonl": ("the data set is empty", "the command line: data=empty.jsonl"),
+    "run data=pairs-1.jsonl": ("labeler.kind gold knows only the embedded world", "the command line: data=pairs-1.jsonl"),
+    "run base=./none": ("the base's folder does not exist", "the command line: base=./none"),
+    "run base=notes.txt": ("the base is a file", "the command line: base=notes.txt"),
+    "run base=folder": ("there is no config.json", "the command line: base=folder"),
+    "run base=bert": ("not a causal language model (BertForMaskedLM)", "the command line: base=bert"),
+    "run base=mute": ("there is no tokenizer in the base's folder", "the command line: base=mute"),
+    "run base=endless": ("the base's tokenizer has no end token", "the command line: base=endless"),
+    "run base=short": ("short reads at most 100 tokens, and a prompt with its completion may have 128", "data.max_prompt_tokens=64"),
+    "run data.max_prompt_tokens=1000": ("the embedded base reads at most 1024 tokens", "data.max_prompt_tokens=1000"),
+    "run --name nobody --fork somebody": ("there is no run 'nobody'", "runs"),
+    "resume": ("there is no run yet", "runs"),
+    "status nobody": ("there is no run 'nobody'", "runs"),
+}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, workspace):
+    """A folder with the files that the words above name. Bases are config, tokenizer settings and empty weights: nothing loads them."""
+    folder = tmp_path_factory.mktemp("wrong")
+    files = {
+        "value.yaml": "ppo:\n  num_updates: 3\n  gamma: 2\n",
+        "twice.yaml": "ppo:\n  gamma: 1\n  num_updates: 3\n  gamma: 0.9\n",
+        "broken.yaml": "ppo: {\n",
+        "list.yaml": "- 1\n",
+        "notes.txt": "some text",
+        "empty.jsonl": "",
+        "pairs-1.jsonl": json.dumps(PAIR),
+        "folder/pairs.jsonl": json.dumps(PAIR),
+        "saved/dataset_info.json": "{}",
+    }
+    for name, architecture, tokenizer in (
+        ("bert", "BertForMaskedLM", {"eos_token": "<end>"}),
+        ("mute", "LlamaForCausalLM", None),
+        ("endless", "LlamaForCausalLM", {"tokenizer_class": "TokenizersBackend"}),
+        ("short", "LlamaForCausalLM", {"eos_token": "<end>"}),
+    ):
+        files |= {f"{name}/config.json": json.dumps({"architectures": [architecture], "max_position_embeddings": 100})}
+        files |= {f"{name}/model.safetensors": ""}
+        if tokenizer is not None:
+            files |= {f"{name}/tokenizer.json": "{}", f"{name}/tokenizer_config.json": json.dumps(tokenizer)}
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "latin.yaml").write_bytes("name: café\n".encode("latin-1"))
+    return Workspace(folder, workspace.cache)
+
+
+def check(out, err, what, where):
+    """One message of three parts, and nothing else."""
+    first, *rest = err.strip().split("\n  where: ")
+    assert first.startswith("error: ") and what in first, err
+    assert len(rest) == 1 and where in rest[0] and rest[0].count("\n  to do: ") == 1, err
+    assert "Ray dashboard" not in out
+
+
+@pytest.mark.parametrize("words", BEFORE_RAY)
+def test_what_can_be_known_is_refused_before_ray_starts(here, words):
+    what, where = BEFORE_RAY[words]
+    out, err = here.loop(*words.split(), exit_code=2)
+    assert not out
+    check(out, err, what, where)
+    assert not (here.folder / "runs").exists()  # no run has begun
+
+
+def test_the_table_is_as_long_as_was_promised():
+    assert len(BEFORE_RAY) >= 25
+
+
+def test_the_driver_never_imports_torch_nor_ray(here):
+    code = (
+        "import sys, loop.cli, loop.driver, loop.fleet, policies.base_folder, rewards.sources;"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'ray')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=here.environment, cwd=here.folder).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "settings", "what"),
+    [
+        ([{"question": "a", "answer": "b"}], (), "lacks the columns chosen, rejected"),
+        ([PAIR | {"rejected": ""}], ("data.bad_rows=refuse",), "rejected is empty"),
+        ([PAIR] * 3, ("data.heldout_fraction=0.5",), "too few pairs"),  # all of one prompt, so all on one side
+    ],
+)
+def test_what_only_the_rows_tell(here, tmp_path, rows, settings, what):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = (f"data={path}", *OWN_DATA, *settings)
+    _, err = here.loop("run", "--name", "wrong", "--runs", str(tmp_path), *words, exit_code=2)
+    assert what in err and "where:" in err and "to do:" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["base=nobody/has-this-model", "data=nobody/has-these-pairs"])
+def test_a_hub_that_cannot_be_reached(here, tmp_path, monkeypatch, word):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings = OWN_DATA if word.startswith("data") else ()
+    _, err = here.loop("run", "--name", "far", "--runs", str(tmp_path), word, *settings, exit_code=2)
+    assert "the hub cannot be reached" in err and "nobody/has-th" in err and "to do:" in err
+
+
+@pytest.mark.slow
+def test_nothing_is_short_enough(here, tmp_path):
+    """Every prompt has more than one token, so none is left, on either side."""
+    _, err = here.loop("run", "--name", "long", "--runs", str(tmp_path), *SMALL, "data.max_prompt_tokens=1", exit_code=2)
+    assert "short enough" in err and "raise data.max_prompt_tokens" in err
