@@ -27,7 +27,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from configs.errors import LoopError, UserError
 from configs.schema import RuntimeConfig
 from loop.failures import OutOfMemory, StageFailed, WorkerLost, error_to_json
-from loop.processes import MARK, kill_marked
+from loop.processes import MARK, kill_marked_from_outside
 from loop.worker import Worker
 
 POLL_SECONDS = 0.25
@@ -277,14 +277,16 @@ class DriverPipe:
         self.say({"alive": True})
 
     def say(self, message: dict[str, Any]) -> None:
-        self._messages.write(json.dumps({"id": self._id} | message) + "\n")
-        self._messages.flush()
+        try:
+            self._messages.write(json.dumps({"id": self._id} | message) + "\n")
+            self._messages.flush()
+        except BrokenPipeError:  # the driver is gone, and `_listen` sees to the end
+            threading.Event().wait()
 
     def _listen(self, commands: TextIO) -> None:
         for line in commands:
             self._commands.put(json.loads(line))
-        kill_marked(os.environ.get(MARK, ""))
-        os._exit(1)
+        kill_marked_from_outside(os.environ[MARK])
 
 
 def main() -> None:

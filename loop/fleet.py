@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from configs.schema import RuntimeConfig
 from loop.failures import WorkerLost, error_from_json
-from loop.processes import MARK, kill_marked
+from loop.processes import in_environment, kill_marked
 
 POLL_SECONDS = 0.25
 START_SECONDS = 60.0
@@ -89,7 +89,8 @@ class Fleet:
     def _start_child(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         project = str(Path(__file__).parents[1])
-        environment = os.environ | {MARK: self._mark, "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))}
+        path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path} | in_environment(self._mark)
         if self.config.address is None:
             environment.setdefault(*LOOPBACK_ONLY)
         self._lines = queue.Queue()

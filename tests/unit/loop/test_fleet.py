@@ -52,6 +52,23 @@ def test_all_that_carry_a_mark_are_killed_frozen_ones_too():
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_process_can_have_itself_killed_with_all_the_others():
+    """As the fleet's own process does when the driver is gone."""
+    script = """
+import subprocess, time
+from loop.processes import kill_marked_from_outside
+print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+kill_marked_from_outside("test-mark")
+time.sleep(600)
+"""
+    environment = os.environ | {MARK: "test-mark", "PYTHONPATH": str(Path(__file__).parents[3])}
+    child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+    sleeper = psutil.Process(int(child.stdout.readline()))
+    assert child.wait(30) == -signal.SIGKILL
+    psutil.wait_procs([sleeper], timeout=10)
+    assert marked("test-mark") == []
+
+
 WORKER = """
 import json, socket, sys, threading, time
 import psutil, torch
