@@ -19,7 +19,7 @@ SETTINGS = [
     "sample.num_completions=32",
     "ppo.batch_size=512",
     "ppo.num_minibatches=1",
-    "ppo.num_updates=4",
+    "ppo.num_updates=8",
     "runtime.checkpoint_seconds=0",
 ]
 SPARE_BYTES = 40 * 2**20
@@ -43,9 +43,11 @@ def worker_of(run: Run, stage: str, after: str = "*") -> int:
     raise AssertionError(f"{stage} never began")
 
 
-def limit_memory(pid: int, limit: int | None = None) -> int:
-    """Let a process have `limit` bytes of data, or SPARE_BYTES more than the least that it has within a tenth of a second."""
-    limit = limit or min(data_bytes(pid) for _ in range(20) if time.sleep(0.005) is None) + SPARE_BYTES
+def limit_memory(pid: int, limit: int | None = None, seconds: float = 0.1) -> int:
+    """Let a process have `limit` bytes of data, or SPARE_BYTES more than the least that it has within some seconds."""
+    limit = (
+        limit if limit is not None else min(data_bytes(pid) for _ in range(int(seconds / 0.005)) if time.sleep(0.005) is None) + SPARE_BYTES
+    )
     resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
     return limit
 
@@ -90,11 +92,15 @@ def test_a_smaller_sampling_batch_goes_on_to_the_same_end(reference, run):
 def test_a_smaller_micro_batch_goes_on_from_the_checkpoint(reference, run):
     """PPO's sums over rows are added in another order, so weights differ by rounding. An update moves them by about 4e-4."""
     run.start(rounds=1)
-    limit = limit_memory(worker_of(run, "round-000/policy", "round-000-policy/checkpoints/train/step-00000001"))
+    pid = worker_of(run, "round-000/policy", "round-000-policy/checkpoints/train/step-*")
+    limit = limit_memory(pid, seconds=1.0)  # an update takes less, so the least is what is held between two of them
     assert "round-000/policy ran out of memory" in (said := message(run)) and "lower ppo.micro_batch_size (now 512)" in said
     run.settings = [*SETTINGS, "ppo.micro_batch_size=16", "generation.batch_size=64"]
     run.start(rounds=1)
-    limit_memory(worker_of(run, "round-000/policy"), limit)
+    limit_memory(pid := worker_of(run, "round-000/policy"), limit)
+    while run.process.poll() is None and not (run.folder / "runs/chaos/round-000/policy").exists():
+        time.sleep(0.01)
+    limit_memory(pid, resource.RLIM_INFINITY)  # other stages need more
     assert run.process.wait(timeout=240) == 0
     resumed = [event.get("resumed") for event in run.events() if event["event"] == "stage_started" and event["stage"] == "policy"]
     assert resumed[0] is None and resumed[1] >= "step-00000001"
