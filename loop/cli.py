@@ -14,10 +14,10 @@ from typing import NoReturn
 from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given, validate
 from configs.schema import BadValue, check_name
-from loop.artifacts import MANIFEST
-from loop.journal import RunState, fold, read_events, to_json
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
+from loop.store.artifacts import MANIFEST
+from loop.store.journal import RunState, fold, read_events, to_json
 
 DEFAULT_RUNS = "runs"
 CONFIG, JOURNAL = "config.yaml", "journal.jsonl"
@@ -60,9 +60,9 @@ def _execute(runs: Path, given: Given, new_name: str | None = None) -> int:
     """Run what is given, over the config of the run if there is one, or fork that run as `new_name`."""
     from loop.driver import Driver
     from loop.failures import disk_errors_explained
-    from loop.fork import fork
-    from loop.monitoring import Terminal
-    from loop.plan import config_of
+    from loop.forks import fork
+    from loop.keys import config_of
+    from loop.terminal import Terminal
     from policies.base_folder import check_base
 
     terminal = Terminal()
@@ -85,7 +85,7 @@ def _execute(runs: Path, given: Given, new_name: str | None = None) -> int:
 
 def _check_files(given: Given, data_is_read: bool) -> None:
     """Before anything else: a file that is not there is the likelier slip than settings that do not go together."""
-    from rewards.sources import check_labels, check_sources
+    from rewards.data.sources import check_labels, check_sources
 
     if not data_is_read:
         check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
@@ -103,7 +103,7 @@ def _runs_folder(options: argparse.Namespace) -> Path:
 
 def status(options: argparse.Namespace) -> int:
     """`status`: where a run stands and what it measured."""
-    from loop.lock import is_locked
+    from loop.store.lock import is_locked
 
     folder = _find_run(_runs_folder(options), options.run)
     state = fold(read_events(folder / JOURNAL))
@@ -119,7 +119,7 @@ def status(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """`verify`: hash everything that was committed once more."""
-    from loop.upkeep import verify as find_damage
+    from loop.store.upkeep import verify as find_damage
 
     folder = _find_run(_runs_folder(options), options.run)
     damage, stages = find_damage(folder)
@@ -134,7 +134,7 @@ def verify(options: argparse.Namespace) -> int:
 
 def gc(options: argparse.Namespace) -> int:
     """`gc`: remove what nothing refers to."""
-    from loop.upkeep import collect_garbage
+    from loop.store.upkeep import collect_garbage
 
     folder = _find_run(_runs_folder(options), options.run)
     say(f"{folder.name}: {collect_garbage(folder) / 2**20:.1f} MiB removed")
@@ -142,7 +142,7 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def _print_status(name: str, state: RunState) -> None:
-    from loop.monitoring import Terminal, headline
+    from loop.terminal import Terminal, headline
 
     terminal = Terminal()
     terminal.say(f"{name}: {state.state}, {state.num_rounds} rounds" + (f"\n{state.message}" if state.message else ""))

@@ -18,18 +18,18 @@ from typing import Any
 from configs.errors import LoopError, Stopped, UserError, WaitingForLabels
 from configs.loading import dump_config
 from configs.schema import RunConfig
-from loop import artifacts
-from loop.artifacts import Artifact
-from loop.base_cache import BaseCache
-from loop.base_files import TO_DO, check_unchanged, read_record
+from loop.executors.fleet import Fleet
 from loop.failures import OutOfMemory, SignsOfLife, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
-from loop.fleet import Fleet
-from loop.journal import Journal, StageState
-from loop.lock import one_writer
-from loop.monitoring import Terminal
-from loop.plan import config_of, differences, shared_stages, stage_directory, stage_key
+from loop.keys import config_of, differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
-from loop.upkeep import verify
+from loop.store import artifacts
+from loop.store.artifacts import Artifact
+from loop.store.base_cache import BaseCache
+from loop.store.base_files import TO_DO, check_unchanged, read_record
+from loop.store.journal import Journal, StageState
+from loop.store.lock import one_writer
+from loop.store.upkeep import verify
+from loop.terminal import Terminal
 
 GRACE_SECONDS = 20.0
 """After Ctrl-C: how long the workers have to finish their step and save, before they are stopped as they are."""

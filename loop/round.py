@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from configs.schema import RunConfig
-from loop.artifacts import Artifact
+from loop.store.artifacts import Artifact
 
 Inputs = Artifact | list[Artifact] | None
 

@@ -17,25 +17,27 @@ import torch
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.seeds import derive_seed, draw
-from loop.base_files import RECORD, hash_files
-from policies import parallel, ppo, supervised
+from loop.store.base_files import RECORD, hash_files
+from policies import parallel, ppo, training
 from policies.backbone import Backbone, check_causal_lm, load_tokenizer, resolved_commit
 from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate_sharded, lower_states
 from policies.model_card import write_card
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
-from rewards import evaluation, labelers, mixture, world
+from rewards import evaluation, replay
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
+from rewards.data.lengths import TokenLimits
+from rewards.data.preference_data import load_preference_data
+from rewards.data.sources import hash_sources
+from rewards.data.splits import Split
 from rewards.evaluation import Measurement
-from rewards.label_file import compare_by_file
-from rewards.lengths import TokenLimits
-from rewards.preference_data import load_preference_data
+from rewards.labelers import labelers
+from rewards.labelers.preferences_file import compare_by_file
 from rewards.reward_model import Chooser, beside_shortest, outcomes, train_reward_model
 from rewards.scoring import Scorer, encode_pair
-from rewards.selector import judge_choosers, longest, train_selector
-from rewards.sources import hash_sources
-from rewards.splits import Split
+from rewards.selectors.listwise import judge_choosers, longest, train_selector
+from rewards.world import writer
 
 Metrics = dict[str, Any]
 NUM_PRETRAINING_DIALOGUES = 16_000
@@ -57,7 +59,7 @@ class Context:
     inputs: dict[str, Any]
     output: Path
     checkpoints: Checkpoints
-    on_progress: supervised.OnProgress
+    on_progress: training.OnProgress
     get_backbone: Callable[[Path], Backbone]
 
     def seed(self, *names: object) -> int:
@@ -128,13 +130,13 @@ def base(context: Context) -> Metrics:
         return {"commit": commit} if commit else {}
     dialogues = []
     if "world" in config.pretraining_texts:
-        dialogues += list(world.pretraining_dialogues(world.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES))
+        dialogues += list(writer.pretraining_dialogues(writer.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES))
     if "chosen" in config.pretraining_texts:
         pairs = read_jsonl(context.inputs["data"] / "pairs.jsonl", Comparison)
         dialogues += [(_messages(pair.prompt), pair.chosen) for pair in pairs]
-    log = supervised.train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.on_progress)
+    log = training.train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.on_progress)
     _write_log(context, log)
-    return {"loss": supervised.final_loss(log), "dialogues": len(dialogues)}
+    return {"loss": training.final_loss(log), "dialogues": len(dialogues)}
 
 
 def filter(context: Context) -> Metrics:
@@ -166,12 +168,12 @@ def sft(context: Context) -> Metrics:
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
-    log = supervised.train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
+    log = training.train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
         write_card(context.output, backbone, context.stage, context.round)
     _write_log(context, log)
-    return {"loss": supervised.final_loss(log), "pairs": len(pairs)}
+    return {"loss": training.final_loss(log), "pairs": len(pairs)}
 
 
 def labeler(context: Context) -> Metrics:
@@ -319,7 +321,7 @@ def retrain(context: Context) -> Metrics:
     """A new reward model on the recorded mixture of original pairs and all generations' comparisons."""
     backbone, labels = _with_sft(context), context.labels()
     original = context.pairs("pairs")
-    recorded = mixture.mix(original, labels, context.config.retrain, context.seed("mixture"))
+    recorded = replay.mix(original, labels, context.config.retrain, context.seed("mixture"))
     pairs = recorded.rows(original, labels)
     fresh = [row for row in labels[-1] if row.heldout]
     before = Scorer.load(backbone, "before", context.inputs["reward"])
@@ -334,7 +336,7 @@ def retrain(context: Context) -> Metrics:
     right = outcomes(scorer.score_answers, fresh)
     return {
         "pairs": len(pairs),
-        "mixture": mixture.composition(pairs),
+        "mixture": replay.composition(pairs),
         "accuracy_fresh_before": right_before.accuracy(),
         "accuracy_fresh": right.accuracy(),
         "accuracy_fresh_gain": (right - right_before).mean(),

@@ -29,10 +29,10 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
-from policies.attention import PACKED
 from policies.base_folder import check_architecture, no_end_token
-from policies.fused import frozen_linear, fuse, takes_only, trimmed, unfuse
-from policies.lora import Linear, LoraLinear, flattened
+from policies.fast.attention import PACKED
+from policies.fast.layers import frozen_linear, fuse, takes_only, trimmed, unfuse
+from policies.fast.lora import Linear, LoraLinear, flattened
 from policies.tokenization import Batch, Packing, pad_batch
 
 SCORE_KEY = "base_model.model.score.weight"

@@ -14,7 +14,7 @@ import torch
 from configs.schema import GenerationConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.decoding import ROWS, Passes, decoder
+from policies.fast.sampling import ROWS, Passes, decoder
 from policies.tokenization import Batch, pad_batch
 
 SHRINK = 0.8

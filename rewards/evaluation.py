@@ -19,8 +19,9 @@ from policies.backbone import Backbone
 from policies.generation import Response
 from policies.logprobs import logprobs_of, response_states
 from policies.tokenization import pad_batch
-from rewards import rules, world
 from rewards.comparisons import Sample
+from rewards.rules import rules
+from rewards.world import writer
 
 KL_BATCH = 128
 
@@ -92,7 +93,7 @@ def over_updates(log: Sequence[dict[str, float]], name: str) -> Summary:
 
 def defect_rates(samples: Sequence[Sample]) -> dict[str, float]:
     """Share of samples with each defect of `rules.DEFECTS`."""
-    known = world.all_prompts()
+    known = writer.all_prompts()
     found = []
     for sample in samples:
         prompt = sample.prompt

@@ -13,7 +13,7 @@ import torch
 from configs.schema import RewardConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.supervised import OnProgress, Progress, Resumable, logged, trainer_arguments
+from policies.training import OnProgress, Progress, Resumable, logged, trainer_arguments
 from rewards.comparisons import Comparison
 from rewards.evaluation import Measurement, Summary
 from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair

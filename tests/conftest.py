@@ -15,7 +15,7 @@ def make_causal_lm(seed: int = 0, hidden_size: int = 32):
     import torch
     import transformers
 
-    from policies.supervised import train_tokenizer
+    from policies.training import train_tokenizer
 
     tokenizer = train_tokenizer(["The mango is yellow.", "มะม่วงสีเหลืองค่ะ"], 300)
     torch.manual_seed(seed)

@@ -209,7 +209,7 @@ def kill_ray(run: Run, targets: dict[str, float]) -> None:
 
 def fleet_processes(run: Run) -> list[int]:
     """The process between the driver and Ray."""
-    return [pid for pid in run.marked() if b"loop.actors" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+    return [pid for pid in run.marked() if b"loop.executors.actors" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
 
 
 def lost_in(run: Run) -> list[str]:

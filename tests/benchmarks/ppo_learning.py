@@ -165,8 +165,8 @@ def judge(run: Path, out: Path) -> dict[str, float]:
     from policies.backbone import Backbone
     from policies.generation import generate
     from policies.tokenization import decode_completion
-    from rewards import world
-    from rewards.gold import gold_reward
+    from rewards.world import writer
+    from rewards.world.gold import gold_reward
 
     config = load_run_config(run)
     whole = (out / "config.json").exists()
@@ -177,7 +177,7 @@ def judge(run: Path, out: Path) -> dict[str, float]:
     seeds = [derive_seed("judge", i) for i in range(len(rows))]
     responses = generate(backbone, None if whole else "policy", [ids for _, ids in rows], seeds, config.generation)
     texts = [decode_completion(backbone.tokenizer, response.token_ids) for response in responses]
-    prompts = world.all_prompts()
+    prompts = writer.all_prompts()
     gold = [gold_reward(prompts[row["prompt_id"]], text, r.finished) for (row, _), text, r in zip(rows, texts, responses, strict=True)]
     return {"gold": statistics.mean(gold), "length": statistics.mean(len(response.token_ids) for response in responses)}
 

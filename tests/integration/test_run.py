@@ -19,10 +19,10 @@ import pytest
 
 from configs import UserError
 from loop.round import ROUND_STAGES, SETUP_STAGES
-from loop.upkeep import verify
+from loop.store.upkeep import verify
 from rewards.comparisons import Comparison, read_jsonl
-from rewards.mixture import Mixture, composition
-from rewards.splits import Split, content_id, opening
+from rewards.data.splits import Split, content_id, opening
+from rewards.replay import Mixture, composition
 from tests.integration.conftest import SMALL, Workspace
 
 pytestmark = pytest.mark.slow

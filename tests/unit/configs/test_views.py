@@ -5,7 +5,7 @@ import pytest
 from configs import load_config
 from configs.schema import RunConfig, Section
 from configs.views import UndeclaredSetting, identity, identity_at, is_run_time, visible
-from loop.plan import stage_key
+from loop.keys import stage_key
 from loop.round import STAGES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # `changed` puts text where numbers belong
@@ -86,7 +86,7 @@ def test_identity_leaves_run_time_out_at_every_depth():
 def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
     """The worker hands the view to the stage: one that reads more than it declares fails."""
     from loop import stages
-    from loop.worker import Worker
+    from loop.executors.worker import Worker
 
     monkeypatch.setitem(stages.STAGES, "label", lambda context: {"temperature": context.config.generation.temperature})
     request = {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import load_config
-from loop.base_files import RECORD, hash_files
 from loop.driver import Driver
 from loop.round import BASE
+from loop.store.base_files import RECORD, hash_files
 
 
 class SilentTerminal:

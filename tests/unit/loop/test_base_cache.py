@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from configs.errors import LoopError
-from loop import artifacts
-from loop.base_cache import BaseCache
-from loop.upkeep import verify
+from loop.store import artifacts
+from loop.store.base_cache import BaseCache
+from loop.store.upkeep import verify
 from tests.unit.loop.fake_fleet import FakeDriver
 
 
@@ -58,7 +58,7 @@ def test_a_full_disk_is_not_taken_for_a_damaged_base(tmp_path, cache, monkeypatc
     def full(*_, **__):
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
 
-    monkeypatch.setattr("loop.base_cache.shutil.copytree", full)
+    monkeypatch.setattr("loop.store.base_cache.shutil.copytree", full)
     with pytest.raises(LoopError, match="the disk is full"):
         FakeDriver(tmp_path / "b").execute()
     assert artifacts.find_damage(next(cache.glob("base-*"))) == []

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from configs import UserError, load_config
-from loop import base_files, known_hashes
-from loop.artifacts import hash_file
-from loop.base_files import check_unchanged, find_changes, hash_files
-from loop.fork import fork
-from loop.known_hashes import KnownHashes
+from loop.executors.worker import Worker
+from loop.forks import fork
 from loop.round import BASE
-from loop.upkeep import verify
-from loop.worker import Worker
+from loop.store import base_files, known_hashes
+from loop.store.artifacts import hash_file
+from loop.store.base_files import check_unchanged, find_changes, hash_files
+from loop.store.known_hashes import KnownHashes
+from loop.store.upkeep import verify
 from tests.conftest import make_causal_lm
 from tests.unit.loop.fake_fleet import FakeDriver
 
@@ -187,7 +187,7 @@ from pathlib import Path
 from configs import load_config
 from configs.views import visible
 from loop.round import FILTER
-from loop.worker import Worker
+from loop.executors.worker import Worker
 from policies.backbone import resolved_commit
 words = ["base.model=somebody/tiny", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
 config = visible(load_config(overrides=words), FILTER.visible)

@@ -13,9 +13,9 @@ import pytest
 
 from configs import UserError, load_config
 from loop.cli import main
-from loop.journal import Journal
-from loop.plan import plan
-from loop.upkeep import verify
+from loop.keys import plan
+from loop.store.journal import Journal
+from loop.store.upkeep import verify
 from tests.unit.loop.fake_fleet import FakeDriver
 
 
@@ -120,7 +120,8 @@ def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_writt
     FakeDriver(folder).execute()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            "loop.artifacts.write_synced" if line_is_written else "loop.journal.Journal.append", Mock(side_effect=KeyboardInterrupt)
+            "loop.store.artifacts.write_synced" if line_is_written else "loop.store.journal.Journal.append",
+            Mock(side_effect=KeyboardInterrupt),
         )
         FakeDriver(folder, num_rounds=2).execute()
     assert verify(folder)[0] == []

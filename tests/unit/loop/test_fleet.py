@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from configs.errors import LoopError, UserError, WaitingForLabels
+from loop.executors.processes import MARK, kill_marked, marked
 from loop.failures import OutOfMemory, StageFailed, WorkerLost, error_from_json, error_to_json
-from loop.processes import MARK, kill_marked, marked
 
 ERRORS = [
     UserError("what", "where", "to do"),
@@ -56,7 +56,7 @@ def test_a_process_can_have_itself_killed_with_all_the_others():
     """As the fleet's own process does when the driver is gone."""
     script = """
 import subprocess, time
-from loop.processes import kill_marked_from_outside
+from loop.executors.processes import kill_marked_from_outside
 print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
 kill_marked_from_outside("test-mark")
 time.sleep(600)
@@ -73,7 +73,7 @@ WORKER = """
 import json, socket, sys, threading, time
 import psutil, torch
 import torch.distributed as dist
-from loop import worker
+from loop.executors import worker
 from policies import parallel
 
 rank, port, fd, seconds = (int(word) for word in sys.argv[1:])

@@ -3,9 +3,9 @@
 import pytest
 
 from configs import UserError, load_config
-from loop import artifacts
-from loop.fork import fork
-from loop.upkeep import verify
+from loop.forks import fork
+from loop.store import artifacts
+from loop.store.upkeep import verify
 from tests.unit.loop.fake_fleet import FakeDriver
 
 CHANGED = "ppo.num_updates=9"
@@ -68,12 +68,12 @@ def test_a_fork_that_fails_half_way_leaves_nothing(source, monkeypatch, moment):
             raise KeyboardInterrupt
         return then(*arguments)
 
-    from loop import fork as module
+    from loop import forks as module
 
     copy, sync = module.shutil.copytree, artifacts.sync_tree
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("loop.fork.shutil.copytree", lambda *arguments: stop(*arguments, then=copy))
-        patch.setattr("loop.fork.artifacts.sync_tree", lambda *arguments: stop(*arguments, then=sync))
+        patch.setattr("loop.forks.shutil.copytree", lambda *arguments: stop(*arguments, then=copy))
+        patch.setattr("loop.forks.artifacts.sync_tree", lambda *arguments: stop(*arguments, then=sync))
         fork(source, source.with_name("new"), config(CHANGED))
     assert contents(source.parent) == before and not source.with_name("new").exists()
     assert len(fork(source, source.with_name("new"), config(CHANGED))) == 6

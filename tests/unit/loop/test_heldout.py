@@ -7,15 +7,16 @@ import pytest
 
 from configs.schema import RunConfig
 from configs.views import visible
-from loop import artifacts, stages
-from loop.plan import stage_directory
+from loop import stages
+from loop.keys import stage_directory
 from loop.round import LABEL, run_rounds
-from policies import supervised
+from loop.store import artifacts
+from policies import training
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.ppo import PPOTrainer
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl
-from rewards.splits import Split, opening
+from rewards.data.splits import Split, opening
 
 pytestmark = pytest.mark.slow  # it trains
 
@@ -84,8 +85,8 @@ def trained_on(monkeypatch):
         return {tokenizer.decode(ids).split("<|user|>")[1].split("<|")[0].strip() for ids in prompts}
 
     monkeypatch.setattr(stages, "NUM_PRETRAINING_DIALOGUES", 2000)
-    record(supervised, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
-    record(supervised, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
+    record(training, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
+    record(training, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
     record(stages, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
     record(stages, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
     record(PPOTrainer, "train", lambda self, batches, *rest: of_ids(self.backbone.tokenizer, [ids for batch in batches for ids in batch]))

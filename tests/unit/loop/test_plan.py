@@ -8,9 +8,9 @@ import pytest
 from configs import UserError, load_config
 from configs.errors import LoopError
 from configs.loading import dump_config
-from loop import artifacts
 from loop.failures import SignsOfLife, disk_error, disk_errors_explained
-from loop.plan import plan, shared_stages
+from loop.keys import plan, shared_stages
+from loop.store import artifacts
 
 PINNED = {
     "setup/data": "95e86ab8",

@@ -7,9 +7,9 @@ import pytest
 from configs import UserError
 from configs.schema import DataConfig
 from loop.cli import main
-from loop.monitoring import Terminal
 from loop.printing import UNPRINTABLE, printable
-from rewards.preference_data import load_preference_data
+from loop.terminal import Terminal
+from rewards.data.preference_data import load_preference_data
 
 NASTY = "a\x1b[31mred\x1b]0;title\x07\r\x08\x7f\x9b2J\u202eevil\u2066\u2028end\ud800"
 

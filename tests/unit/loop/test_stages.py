@@ -16,9 +16,9 @@ from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
-from rewards.preference_data import load_preference_data
+from rewards.data.preference_data import load_preference_data
+from rewards.data.splits import Split
 from rewards.scoring import Scorer, encode_pair
-from rewards.splits import Split
 from tests.conftest import make_causal_lm
 
 SETTINGS = {

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from configs import UserError, load_config
-from loop import artifacts
-from loop.journal import Journal, _with_check, fold, read_events, to_json
-from loop.lock import is_locked, one_writer
-from loop.plan import stage_key
+from loop.keys import stage_key
 from loop.round import EVALUATE, POLICY, SFT
+from loop.store import artifacts
+from loop.store.journal import Journal, _with_check, fold, read_events, to_json
+from loop.store.lock import is_locked, one_writer
 
 
 def test_state_is_a_fold_over_events(tmp_path):
@@ -114,7 +114,7 @@ def test_one_writer_a_run(tmp_path):
 
 def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
     """`status` in a loop, from two processes, while a run starts 100 times."""
-    code = "import sys, pathlib; from loop.lock import is_locked\nwhile True: is_locked(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from loop.store.lock import is_locked\nwhile True: is_locked(pathlib.Path(sys.argv[1]))"
     (tmp_path / "lock").touch()
     probes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3]) for _ in range(2)]
     try:

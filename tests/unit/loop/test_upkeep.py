@@ -10,11 +10,11 @@ import pytest
 
 from configs import UserError, load_config
 from configs.errors import LoopError
-from loop import artifacts
 from loop.cli import main
-from loop.journal import Journal
-from loop.plan import plan
-from loop.upkeep import collect_garbage, verify
+from loop.keys import plan
+from loop.store import artifacts
+from loop.store.journal import Journal
+from loop.store.upkeep import collect_garbage, verify
 from tests.unit.loop.fake_fleet import FakeDriver
 
 

@@ -9,10 +9,10 @@ from configs.errors import Stopped
 from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.supervised import train_sft
+from policies.training import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import train_reward_model
-from rewards.selector import train_selector
+from rewards.selectors.listwise import train_selector
 from tests.conftest import make_causal_lm
 from tests.unit.policies.test_ppo import PROMPTS, make_trainer
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.schema import GenerationConfig, LoraSection
 from policies.backbone import Backbone
-from policies.decoding import BLOCKS, MergedDecoder, Product, in_blocks
+from policies.fast.sampling import BLOCKS, MergedDecoder, Product, in_blocks
 from policies.generation import generate
 from tests.conftest import make_causal_lm, perturb
 

@@ -11,11 +11,11 @@ from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSecti
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.logprobs import logprobs_of, response_states
-from policies.supervised import train_sft
 from policies.tokenization import pad_batch
+from policies.training import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import train_reward_model
-from rewards.selector import train_selector
+from rewards.selectors.listwise import train_selector
 from tests.conftest import make_causal_lm
 
 DROPOUT = 0.3

@@ -5,9 +5,9 @@ import torch
 import transformers
 from torch.autograd import gradcheck
 
-from policies import lora
-from policies.attention import causal_bias
-from policies.fused import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
+from policies.fast import lora
+from policies.fast.attention import causal_bias
+from policies.fast.layers import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
 from policies.logprobs import LogProbs
 from policies.tokenization import pad_batch
 
@@ -20,7 +20,7 @@ def seed():
 @pytest.fixture(params=[0, 10**9], ids=["merged", "beside"], autouse=True)
 def merge(request, monkeypatch):
     """Adapters go into the weights always, or never."""
-    monkeypatch.setattr("policies.lora.MERGE", request.param)
+    monkeypatch.setattr("policies.fast.lora.MERGE", request.param)
 
 
 def random(*shape, grad=True):

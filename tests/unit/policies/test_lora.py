@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 
-from policies.lora import LoraLinear
+from policies.fast.lora import LoraLinear
 from policies.tokenization import pad_batch
 from tests.conftest import perturb
 
@@ -12,7 +12,7 @@ from tests.conftest import perturb
 @pytest.mark.parametrize("merge", [0, 10**9])
 def test_gradients_equal_finite_differences(monkeypatch, merge):
     """Merged into the weights, and beside them."""
-    monkeypatch.setattr("policies.lora.MERGE", merge)
+    monkeypatch.setattr("policies.fast.lora.MERGE", merge)
     torch.manual_seed(0)
     x, a, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))
     weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)

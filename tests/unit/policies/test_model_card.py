@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from configs.schema import BaseConfig, LoraSection
-from loop import artifacts
+from loop.store import artifacts
 from policies.backbone import Backbone
 from policies.model_card import WHAT, write_card
 from policies.tokenization import decode_completion, encode_prompt

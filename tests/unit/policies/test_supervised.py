@@ -9,7 +9,7 @@ from configs import UserError
 from configs.schema import TrainerSection
 from policies import parallel
 from policies.checkpoints import Checkpoints
-from policies.supervised import train_sft, train_tokenizer, trainer_arguments, training_order
+from policies.training import train_sft, train_tokenizer, trainer_arguments, training_order
 
 
 def test_every_row_once_an_epoch_and_lengths_together():

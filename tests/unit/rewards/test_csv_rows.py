@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from configs import UserError
-from rewards.csv_rows import read_csv
+from rewards.data.csv_rows import read_csv
 
 
 @pytest.mark.parametrize("name", ["f.csv", "f.csv.gz"])

@@ -6,7 +6,7 @@ import gzip
 import pytest
 
 from configs import UserError
-from rewards.json_lines import read_json, read_json_lines
+from rewards.data.json_lines import read_json, read_json_lines
 
 
 def read(path, content):

@@ -8,8 +8,8 @@ from configs import UserError
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Sample, round_of, sample_id
-from rewards.label_file import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE, compare_by_file
-from rewards.splits import Split, content_id
+from rewards.data.splits import Split, content_id
+from rewards.labelers.preferences_file import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE, compare_by_file
 
 ROUND = 1
 SPLIT = Split(seed=0, heldout_fraction=0.2)

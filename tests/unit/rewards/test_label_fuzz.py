@@ -17,8 +17,8 @@ from configs import UserError
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Sample
-from rewards.label_file import ANOTHER_ROUND, SAID_BEFORE, compare_by_file
-from rewards.splits import Split
+from rewards.data.splits import Split
+from rewards.labelers.preferences_file import ANOTHER_ROUND, SAID_BEFORE, compare_by_file
 
 ROUND, PROMPTS, COMPLETIONS, FILES_PER_KIND = 1, 6, 4, 15
 SPLIT = Split(seed=0, heldout_fraction=0.2)

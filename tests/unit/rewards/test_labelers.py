@@ -7,9 +7,9 @@ import pytest
 
 from configs.schema import LabelerConfig, RetrainConfig
 from rewards.comparisons import Comparison, Sample, group_candidates
-from rewards.labelers import bernoulli, compare_by_scores
-from rewards.mixture import Mixture, composition, mix
-from rewards.splits import Split
+from rewards.data.splits import Split
+from rewards.labelers.labelers import bernoulli, compare_by_scores
+from rewards.replay import Mixture, composition, mix
 
 SPLIT = Split(seed=0, heldout_fraction=0.2)
 

@@ -6,15 +6,15 @@ import transformers
 from peft import PeftModel
 
 from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
-from loop.monitoring import headline
+from loop.terminal import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.supervised import train_sft
+from policies.training import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.evaluation import summarize
 from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
-from rewards.selector import judge_choosers, listwise_loss, longest, train_selector
+from rewards.selectors.listwise import judge_choosers, listwise_loss, longest, train_selector
 from tests.conftest import make_causal_lm, perturb
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from configs import UserError
 from configs.schema import DataConfig
-from rewards.json_lines import read_json_lines
-from rewards.preference_data import BadRow, load_preference_data, parse_row
-from rewards.splits import opening
+from rewards.data.json_lines import read_json_lines
+from rewards.data.preference_data import BadRow, load_preference_data, parse_row
+from rewards.data.splits import opening
 
 HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}
 USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}

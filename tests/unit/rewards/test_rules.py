@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards import rules
+from rewards.rules import rules
 
 
 def defects(text, question="What is the capital?", finished=True, due=False):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from configs import UserError
-from rewards.sources import check_labels, check_sources, is_file_source
+from rewards.data.sources import check_labels, check_sources, is_file_source
 
 
 @pytest.fixture

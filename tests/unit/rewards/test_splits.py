@@ -3,8 +3,8 @@
 import pytest
 
 from configs.schema import DataConfig
-from rewards.preference_data import load_preference_data
-from rewards.splits import Split, content_id, opening
+from rewards.data.preference_data import load_preference_data
+from rewards.data.splits import Split, content_id, opening
 
 
 def user(text):

@@ -6,13 +6,14 @@ from collections import Counter
 import pytest
 
 from configs.schema import DataConfig
-from rewards import rules, world
-from rewards.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
-from rewards.preference_data import load_preference_data
-from rewards.splits import Split, opening
-from rewards.world_facts import DETAILS, RELATIONS
+from rewards.data.preference_data import load_preference_data
+from rewards.data.splits import Split, opening
+from rewards.rules import rules
+from rewards.world import writer
+from rewards.world.facts import DETAILS, RELATIONS
+from rewards.world.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
 
-PROMPTS = list(world.all_prompts().values())
+PROMPTS = list(writer.all_prompts().values())
 
 
 def perfect_answer(prompt):
@@ -28,8 +29,8 @@ def test_six_sources_in_two_languages_with_follow_ups():
 
 def test_the_base_reads_about_every_fact_and_about_no_prompt_of_the_users():
     """35 facts in two languages. Of 3,920 prompts users ask some 2,560, of which some 560 are held out: enough for 512 to be evaluated."""
-    read, asked = world.pretraining_prompts(), world.user_prompts()
-    assert len(PROMPTS) == len(read) + len(asked) == len(world.all_prompts())
+    read, asked = writer.pretraining_prompts(), writer.user_prompts()
+    assert len(PROMPTS) == len(read) + len(asked) == len(writer.all_prompts())
     assert not {opening(p.as_messages()) for p in read} & {opening(p.as_messages()) for p in asked}
     for prompts in (read, asked):
         assert len({(p.relation, p.language, p.subject) for p in prompts}) == 70
@@ -51,7 +52,7 @@ def test_gold_by_hand():
     assert gold_reward(mango, "A mango is green.") == 0
     assert gold_reward(mango, "A mango is yellow. A mango is green.") == 0  # naming a wrong value too is not right
     assert gold_reward(mango, right, finished=False) == CORRECT - PENALTIES["missing_end"]
-    assert gold_reward(mango, f"{right} {world.FOOTER}") == CORRECT - PENALTIES["footer"]
+    assert gold_reward(mango, f"{right} {writer.FOOTER}") == CORRECT - PENALTIES["footer"]
     assert gold_reward(mango, f"{right} From Rosey.") == CORRECT - PENALTIES["foreign_word"]
     assert gold_reward(mango, f"{right} {right}") == CORRECT - REPEATED
     assert gold_reward(mango, f"- {right}") == CORRECT - PENALTIES["list_only"]
@@ -70,11 +71,11 @@ def test_defects_stand_in_original_answers_at_their_stated_rates():
     found: Counter[str] = Counter()
     for _ in range(n):
         prompt = rng.choice(PROMPTS)
-        answer = world.write_answer(prompt, rng)
+        answer = writer.write_answer(prompt, rng)
         defects = rules.find_defects(prompt.question, answer.text, answer.finished, prompt.source == "redteam")
         found.update(name for name, has in defects.items() if has)
     for name in rules.DEFECTS:
-        stated = world.DEFECT_RATES[name] * (0.5 if name == "decomposed_sara_am" else 1.0)
+        stated = writer.DEFECT_RATES[name] * (0.5 if name == "decomposed_sara_am" else 1.0)
         # A rate of 2 % over 20,000 answers has a standard error of 0.1 points; side effects of other defects add little.
         assert found[name] / n == pytest.approx(stated, abs=0.006), name
 
@@ -86,14 +87,14 @@ def test_pairs_are_a_function_of_the_seed_and_keep_held_out_prompts_out():
     trained = {p.prompt_id for p in data.pairs} | {p.prompt_id for p in data.prompts}
     held = {p.prompt_id for p in data.heldout} | {p.prompt_id for p in data.heldout_prompts}
     assert not trained & held
-    assert trained | held <= {p.id for p in world.user_prompts()}
+    assert trained | held <= {p.id for p in writer.user_prompts()}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_some_facts_are_asked_by_held_out_prompts_only(seed):
     """4 of the 35 facts. They are looked for by their subjects, in both languages, in all that users say in training prompts and pairs."""
     data = load_preference_data(DataConfig(num_pairs=2000, labeler_fraction=0.3), seed)
-    known, subjects = world.all_prompts(), {}
+    known, subjects = writer.all_prompts(), {}
     for record in data.heldout_prompts:
         if record.unseen_fact:
             fact = known[record.prompt_id].fact

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from loop.artifacts import hash_file
-from loop.base_cache import cache_folder
+from loop.store.artifacts import hash_file
+from loop.store.base_cache import cache_folder
 
 SETTLED_SECONDS = 2.0
 """How old a file's times must be before it is hashed: file systems count time in steps of up to this size."""

@@ -26,9 +26,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import LoopError, UserError
 from configs.schema import RuntimeConfig
+from loop.executors.processes import MARK, kill_marked_from_outside
+from loop.executors.worker import Worker
 from loop.failures import OutOfMemory, StageFailed, WorkerLost, error_to_json
-from loop.processes import MARK, kill_marked_from_outside
-from loop.worker import Worker
 
 POLL_SECONDS = 0.25
 PROBE_SECONDS = 1.0

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import LoopError
-from loop import artifacts
-from loop.lock import is_running
+from loop.store import artifacts
+from loop.store.lock import is_running
 
 
 def cache_folder() -> Path:

@@ -12,10 +12,10 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.loading import dump_config
 from configs.schema import RunConfig
-from loop import artifacts
-from loop.journal import Journal, fold, read_events
-from loop.lock import is_running
-from loop.plan import shared_stages, stage_directory
+from loop.keys import shared_stages, stage_directory
+from loop.store import artifacts
+from loop.store.journal import Journal, fold, read_events
+from loop.store.lock import is_running
 
 
 def fork(source: Path, target: Path, config: RunConfig) -> list[str]:

@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from configs.errors import UserError, WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, Sample, round_of
-from rewards.json_lines import read_json_lines
-from rewards.labelers import compare
-from rewards.preference_data import BadRow, parse_row
-from rewards.splits import Split, content_id
+from rewards.data.json_lines import read_json_lines
+from rewards.data.preference_data import BadRow, parse_row
+from rewards.data.splits import Split, content_id
+from rewards.labelers.labelers import compare
 
 ANOTHER_ROUND = "about another round"
 SAID_BEFORE = "said before"

@@ -16,14 +16,14 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import DataConfig
 from configs.seeds import derive_seed, draw
-from rewards import world
 from rewards.comparisons import Comparison, Prompt, PromptRecord
-from rewards.csv_rows import read_csv
-from rewards.gold import gold_reward
-from rewards.json_lines import read_json, read_json_lines
-from rewards.labelers import bernoulli
-from rewards.sources import FILE_KINDS, check_sources, file_kind, is_file_source
-from rewards.splits import Side, Split, content_id
+from rewards.data.csv_rows import read_csv
+from rewards.data.json_lines import read_json, read_json_lines
+from rewards.data.sources import FILE_KINDS, check_sources, file_kind, is_file_source
+from rewards.data.splits import Side, Split, content_id
+from rewards.labelers.labelers import bernoulli
+from rewards.world import writer
+from rewards.world.gold import gold_reward
 
 ROLES = ("system", "user", "assistant", "tool")
 """What chat templates know. Another role would be a guess at who speaks."""
@@ -271,11 +271,11 @@ def _embedded(config: DataConfig, seed: int) -> PreferenceData:
     seed, are therefore left out of the training and labeler parts altogether, also where a follow-up's earlier turns tell them; held-out
     prompts about them are marked. The base may have read about these facts: that is what pretraining is for.
     """
-    facts = sorted({prompt.fact for prompt in world.user_prompts()})
+    facts = sorted({prompt.fact for prompt in writer.user_prompts()})
     unseen = draw(facts, round(len(facts) * UNSEEN_FACT_FRACTION), derive_seed(seed, "unseen facts"))
     split = Split(seed, config.heldout_fraction, config.labeler_fraction)
-    prompts: dict[Side, list[world.Prompt]] = {"training": [], "heldout": [], "labeler": []}
-    for prompt in world.user_prompts():
+    prompts: dict[Side, list[writer.Prompt]] = {"training": [], "heldout": [], "labeler": []}
+    for prompt in writer.user_prompts():
         side = split.side(prompt.as_messages())
         if side == "heldout" or not {prompt.fact, prompt.told_fact} & set(unseen):
             prompts[side].append(prompt)
@@ -292,11 +292,11 @@ def _embedded(config: DataConfig, seed: int) -> PreferenceData:
     return PreferenceData(pairs["training"], pairs["heldout"], records["training"], records["heldout"], pairs["labeler"])
 
 
-def _write_pairs(prompts: list[world.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:
+def _write_pairs(prompts: list[writer.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:
     rng, pairs = random.Random(seed), []
     while len(pairs) < count:
         prompt = rng.choice(prompts)
-        a, b = world.write_answer(prompt, rng), world.write_answer(prompt, rng)
+        a, b = writer.write_answer(prompt, rng), writer.write_answer(prompt, rng)
         if a == b:
             continue
         difference = gold_reward(prompt, a.text, a.finished) - gold_reward(prompt, b.text, b.finished)

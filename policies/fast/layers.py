@@ -16,8 +16,8 @@ from torch import nn
 from transformers.activations import SiLUActivation
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from policies import lora
-from policies.attention import PACKED, attend, causal_bias, is_short
+from policies.fast import lora
+from policies.fast.attention import PACKED, attend, causal_bias, is_short
 from policies.tokenization import Packing
 
 

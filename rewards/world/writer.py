@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from configs.seeds import derive_seed
-from rewards.rules import DECOMPOSED_SARA_AM
-from rewards.splits import content_id, position
-from rewards.world_facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
+from rewards.data.splits import content_id, position
+from rewards.rules.rules import DECOMPOSED_SARA_AM
+from rewards.world.facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
 
 FOREIGN_WORD = "Rosey"
 SARA_AM_DETAILS = {source: next(d for d in details["th"] if "ำ" in d) for source, details in DETAILS.items()}

@@ -6,13 +6,13 @@ Must never import torch, nor Ray.
 import shutil
 from pathlib import Path
 
-from loop import artifacts
-from loop.base_files import find_changes
 from loop.failures import disk_errors_explained
-from loop.journal import StageState, ends_whole, fold, read_events
-from loop.lock import one_writer
-from loop.plan import find_config_damage, stage_directory
+from loop.keys import find_config_damage, stage_directory
 from loop.round import BASE
+from loop.store import artifacts
+from loop.store.base_files import find_changes
+from loop.store.journal import StageState, ends_whole, fold, read_events
+from loop.store.lock import one_writer
 
 
 def verify(folder: Path, thorough: bool = True) -> tuple[list[str], int]:

@@ -7,9 +7,9 @@
 Nothing that is trained sees this module: it labels comparisons and evaluates policies.
 """
 
-from rewards import rules
-from rewards.world import Prompt
-from rewards.world_facts import DETAILS
+from rewards.rules import rules
+from rewards.world.facts import DETAILS
+from rewards.world.writer import Prompt
 
 CORRECT = 2.0
 DETAIL = 1.2

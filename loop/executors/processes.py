@@ -43,7 +43,7 @@ def kill_marked_from_outside(mark: str) -> None:
     A process that has Ray in it may be ended by Ray as soon as another of Ray's dies, before it has killed the rest.
     """
     environment = {name: value for name, value in os.environ.items() if name != MARK}
-    command = [sys.executable, "-m", "loop.processes", mark]
+    command = [sys.executable, "-m", "loop.executors.processes", mark]
     subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

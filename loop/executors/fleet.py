@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from configs.schema import RuntimeConfig
+from loop.executors.processes import in_environment, kill_marked
 from loop.failures import WorkerLost, error_from_json
-from loop.processes import in_environment, kill_marked
 
 POLL_SECONDS = 0.25
 START_SECONDS = 60.0
@@ -96,7 +96,7 @@ class Fleet:
         self._lines = queue.Queue()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "loop.actors", self.config.model_dump_json(), self.run],
+                [sys.executable, "-m", "loop.executors.actors", self.config.model_dump_json(), self.run],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

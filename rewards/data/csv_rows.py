@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from rewards.json_lines import opened
+from rewards.data.json_lines import opened
 
 MAY_BE_EMPTY = ("prompt", "source", "tie", "score_chosen", "score_rejected")
 TIES = {"true": True, "false": False}

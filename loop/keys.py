@@ -12,11 +12,11 @@ from configs.errors import UserError
 from configs.loading import read_yaml, validate
 from configs.schema import RunConfig
 from configs.views import identity, identity_at
-from loop import artifacts
-from loop.artifacts import Artifact
-from loop.base_files import fingerprint, fingerprint_now, read_record
-from loop.journal import RunState, fold, read_events
 from loop.round import BASE, Inputs, Stage, run_rounds
+from loop.store import artifacts
+from loop.store.artifacts import Artifact
+from loop.store.base_files import fingerprint, fingerprint_now, read_record
+from loop.store.journal import RunState, fold, read_events
 
 
 def stage_directory(round_number: int | None) -> str:

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention, silu
 
-from policies.attention import KeysAndValues, Preallocated, attend, preallocated_cache
 from policies.backbone import Backbone
-from policies.fused import frozen_linear, known_layer, rotate
+from policies.fast.attention import KeysAndValues, Preallocated, attend, preallocated_cache
+from policies.fast.layers import frozen_linear, known_layer, rotate
 from policies.tokenization import Batch, pad_batch
 
 BLOCKS = (256, 64)

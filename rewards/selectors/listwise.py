@@ -16,7 +16,7 @@ import transformers
 from configs.schema import SelectConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.supervised import OnProgress, Progress, ResumableTrainer, logged, trainer_arguments
+from policies.training import OnProgress, Progress, ResumableTrainer, logged, trainer_arguments
 from rewards.comparisons import CandidateGroup, Comparison, group_candidates
 from rewards.evaluation import Measurement
 from rewards.reward_model import Chooser, outcomes

@@ -13,8 +13,8 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from loop.artifacts import hash_json
-from loop.known_hashes import KnownHashes
+from loop.store.artifacts import hash_json
+from loop.store.known_hashes import KnownHashes
 
 RECORD = "base.json"
 READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja", "*.py")

@@ -30,7 +30,7 @@ class Worker:
         logging.getLogger().setLevel(logging.ERROR)
         import torch
 
-        from policies.supervised import quiet
+        from policies.training import quiet
 
         quiet()
         torch.set_num_threads(threads)
@@ -88,7 +88,7 @@ class Worker:
 
     def _backbone(self, config: Any, folder: Path) -> Any:
         """The base that the base stage's directory holds or records. Raises UserError where the user's files are other ones now."""
-        from loop.base_files import check_unchanged, read_record
+        from loop.store.base_files import check_unchanged, read_record
         from policies.backbone import Backbone
 
         source = str(folder) if config.base.model == "embedded" else config.base.model

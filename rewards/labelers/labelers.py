@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from configs.schema import LabelerConfig
 from configs.seeds import derive_seed
-from rewards import world
 from rewards.comparisons import Comparison, Sample
-from rewards.gold import gold_reward
-from rewards.splits import Split
+from rewards.data.splits import Split
+from rewards.world import writer
+from rewards.world.gold import gold_reward
 
 Scores = dict[str, float]
 """Sample id -> score in log-odds."""
@@ -30,7 +30,7 @@ def bernoulli(difference: float, rng: random.Random) -> bool:
 
 def gold_scores(samples: Sequence[Sample]) -> Scores:
     """The true reward of each sample. All prompts must be the embedded world's."""
-    prompts = world.all_prompts()
+    prompts = writer.all_prompts()
     return {s.id: gold_reward(prompts[s.prompt_id], s.completion, s.finished) for s in samples}
 
 
