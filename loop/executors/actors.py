@@ -162,7 +162,7 @@ class Actors:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "PYTHONWARNINGS": "ignore",
-            "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[1])),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
         }
 
     def _start_worker(self, rank: int, bundle: dict[str, float]) -> Any:

@@ -88,7 +88,7 @@ class Fleet:
 
     def _start_child(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        project = str(Path(__file__).parents[1])
+        project = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
         environment = os.environ | {"PYTHONPATH": path} | in_environment(self._mark)
         if self.config.address is None:
