@@ -230,7 +230,9 @@ def child(side: str, case: str, updates: int, threads: int, rank: int, workers: 
 
     torch.set_num_threads(threads)
     if workers > 1:
-        parallel.join(rank, workers, "127.0.0.1", port)
+        host = "127.0.0.1"
+        listener = socket.create_server((host, port)) if rank == 0 else None
+        parallel.join(rank, workers, host, parallel.Meeting(host, port, listener), seconds=600.0)
     found = (measure_ours if side == "ours" else measure_theirs)(CASES[case], updates)
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if torch.cuda.is_available():

@@ -3,6 +3,8 @@
 What a CPU can do as well runs on it too (`test_an_update_in_every_precision`), so that these tests are tested themselves.
 """
 
+import socket
+
 import pytest
 import torch
 
@@ -77,7 +79,8 @@ def test_states_equal_those_of_the_cpu(saved):
 
 @gpu
 def test_nccl_carries_sums():
-    parallel.join(0, 1, "127.0.0.1", 29_511)
+    listener = socket.create_server(("127.0.0.1", 0))
+    parallel.join(0, 1, "127.0.0.1", parallel.Meeting("127.0.0.1", listener.getsockname()[1], listener), seconds=60.0)
     try:
         assert parallel.all_sum(torch.ones(3, device="cuda")).tolist() == [1.0, 1.0, 1.0]
         assert parallel.agree_number(7) == 7
