@@ -5,7 +5,6 @@ Never imports torch. What a crash leaves at each point is told in ARCHITECTURE.m
 """
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,8 @@ from configs.errors import LoopError, Stopped, UserError, WaitingForLabels
 from configs.loading import dump_config
 from configs.schema import RunConfig
 from loop.executors.fleet import Fleet
-from loop.failures import OutOfMemory, SignsOfLife, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
+from loop.executors.heartbeat import SignsOfLife
+from loop.failures import OutOfMemory, StageFailed, WorkerLost, disk_error, disk_errors_explained, oom_kills, what_to_lower
 from loop.keys import config_of, differences, shared_stages, stage_directory, stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
 from loop.store import artifacts
@@ -28,6 +28,7 @@ from loop.store.base_cache import BaseCache
 from loop.store.base_files import TO_DO, check_unchanged, read_record
 from loop.store.journal import Journal, StageState
 from loop.store.lock import one_writer
+from loop.store.progress import read_progress
 from loop.store.upkeep import verify
 from loop.terminal import Terminal
 
@@ -194,7 +195,8 @@ class Driver:
         kills = oom_kills()
 
         def on_wait() -> None:
-            show(*_read_progress(progress))
+            now = read_progress(progress)
+            show(now.done, now.total)
             if self._stop_asked_at is not None and time.monotonic() - self._stop_asked_at > GRACE_SECONDS:
                 raise KeyboardInterrupt
             if lives.are_over():
@@ -291,11 +293,3 @@ class Driver:
                 log.write_text(error.detail, encoding="utf-8")
             message += f"\n  log: {log}"
         return LoopError(f"{message}\n  the same command goes on from the last checkpoint")
-
-
-def _read_progress(path: Path) -> tuple[int, int]:
-    try:
-        found = json.loads(path.read_text())
-        return found["done"], found["total"]
-    except (OSError, ValueError):
-        return 0, 0

@@ -6,8 +6,7 @@ Here it is told apart and put into words; what is done about it is the driver's 
 import errno
 import os
 import shutil
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -81,26 +80,6 @@ def what_to_lower(stage: str, config: RunConfig) -> str:
     )
     training = f"{MICRO_BATCHES[stage]}.micro_batch_size (now {rows})"
     return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
-
-
-class SignsOfLife:
-    """Watches the files in which the workers say how far they have come. Compares contents by this machine's clock, not file times.
-
-    They are over when no worker has moved: one that stands still may wait for another.
-    """
-
-    def __init__(self, paths: Sequence[Path], seconds: float):
-        self.seconds = seconds
-        self._last, self._changed = dict.fromkeys(paths, ""), time.monotonic()
-        for path in paths:
-            path.unlink(missing_ok=True)
-
-    def are_over(self) -> bool:
-        for path in self._last:
-            with suppress(OSError):
-                if (now := path.read_text()) != self._last[path]:
-                    self._last[path], self._changed = now, time.monotonic()
-        return time.monotonic() - self._changed > self.seconds
 
 
 def error_to_json(error: LoopError) -> dict[str, Any]:

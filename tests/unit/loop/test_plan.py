@@ -8,7 +8,8 @@ import pytest
 from configs import UserError, load_config
 from configs.errors import LoopError
 from configs.loading import dump_config
-from loop.failures import SignsOfLife, disk_error, disk_errors_explained
+from loop.executors.heartbeat import SignsOfLife
+from loop.failures import disk_error, disk_errors_explained
 from loop.keys import plan, shared_stages
 from loop.store import artifacts
 
@@ -84,7 +85,7 @@ def test_disk_errors_are_told_apart(tmp_path, error, words):
 
 def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("loop.failures.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("loop.executors.heartbeat.time.monotonic", lambda: clock[0])
     lives = SignsOfLife([tmp_path / "beat-0", tmp_path / "beat-1"], 10.0)
     clock[0] = 9.0
     (tmp_path / "beat-0").write_text("1")
