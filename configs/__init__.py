@@ -1,4 +1,4 @@
-"""What a run is: the schema, how it is loaded, and the seeds. Must never import an ML library."""
+"""What a run is: its settings, how they are loaded, and its random seeds. Must never import an ML library."""
 
 from configs.errors import UserError
 from configs.loading import load_config

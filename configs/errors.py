@@ -1,9 +1,11 @@
-"""The errors that a user sees, as a tree. Must never grow one that nobody catches by name.
+"""The errors that a user can see, as a tree. Every error here is caught by name somewhere.
 
-LoopError                 anything that ends a command with a message instead of a traceback
-├── UserError             exit 2: the input is wrong; the message says what, where and what to do
-├── WaitingForLabels      exit 3: the run goes on once somebody has labelled
-└── Stopped               exit 130: Ctrl-C or SIGTERM; the same command goes on
+LoopError                 ends a command with a message instead of a traceback (exit code 4)
+├── UserError             exit code 2: the input is wrong; the message says what, where and how to correct it
+├── WaitingForLabels      exit code 3: the run continues once the labels are there
+└── Stopped               exit code 130: Ctrl-C or SIGTERM; the same command resumes the run
+
+The errors of a stage and its workers are in `loop/failures.py`. All of them have exit code 4.
 """
 
 
@@ -14,7 +16,7 @@ class LoopError(Exception):
 
 
 class UserError(LoopError):
-    """The user's input is wrong. `what` happened, `where`, and what `to_do` about it."""
+    """The user's input is wrong. what: the problem. where: its place in the input. to_do: how to correct it."""
 
     exit_code = 2
 
@@ -29,12 +31,12 @@ class UserError(LoopError):
 
 
 class WaitingForLabels(LoopError):
-    """A labeler has not answered yet; nothing is wrong and nothing is lost."""
+    """The labels of a round are not there yet. Nothing is wrong, and nothing is lost."""
 
     exit_code = 3
 
 
 class Stopped(LoopError):
-    """Somebody asked to stop; what is done is saved."""
+    """The user asked the run to stop. Finished work is saved."""
 
     exit_code = 130

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in one plain sentence: pydantic's errors, unknown names, the nearest legal ones. Never raises."""
+"""Turns pydantic's errors about a config into one plain sentence, with the nearest valid name for an unknown one. Never raises."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 
 Path = tuple[str, ...]
-"""A setting by its parts: ("ppo", "num_updates")."""
+"""The parts of a setting's name, for example ("ppo", "num_updates")."""
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
@@ -63,7 +63,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "num_gpus": ("workers",),
     "port": ("dashboard_port",),
 }
-"""What other tools call a setting -> what it is called here; the first that the section has is meant."""
+"""The name of a setting in other tools -> its names here. The first one that exists in the same group is suggested."""
 
 EXPECTED = {
     "int": "a whole number",
@@ -79,22 +79,22 @@ EXPECTED = {
     "less_than_equal": "at most {le:g}",
     "literal": "{expected}",
 }
-"""What a value must be, by the longest beginning of pydantic's error type."""
+"""What a value must be. The longest key with which the type of pydantic's error starts is used; other errors bring their own text."""
 
-SEE = "configs/schema.py explains every setting"
+SEE = "docs/configuration.md explains every setting"
 
 
 def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
-    """The first thing that is wrong, as a UserError. `place` tells where a setting was written."""
+    """Return the first problem as a UserError. `place` returns where a setting was written."""
     errors = error.errors()
     first = errors[0]
     given = tuple(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         meant = " or ".join(".".join(name) for name in _meant(given))
         what = f"there is no setting {'.'.join(given)!r}" + (f", did you mean {meant!r}?" if meant else "")
-        return UserError(what, place(given), f"write {meant}; {SEE}" if meant else _legal_in(given[:-1]))
+        return UserError(what, place(given), f"use {meant}; {SEE}" if meant else _legal_in(given[:-1]))
     if first["type"] == "invalid_key":
-        return UserError(f"a setting's name must be text, not {first['loc'][-1]!r}", place(given), SEE)
+        return UserError(f"the name of a setting must be text, not {first['loc'][-1]!r}", place(given), SEE)
     path = _known_part(given)
     if first["type"] == "value_error":
         what, bad = first["msg"].removeprefix("Value error, "), first["ctx"]["error"]
@@ -111,7 +111,7 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
     near = difflib.get_close_matches(str(wrong["input"]), legal, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
     is_number = "text" in expected and isinstance(wrong["input"], int | float)
-    to_do = "put it into quotes, on the command line as KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
+    to_do = "put the value in quotes; on the command line, write KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
     return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(path), to_do)
 
 
@@ -121,7 +121,7 @@ def _expected(error: Any) -> str:
 
 
 def _known_part(path: Path) -> Path:
-    """The setting itself, without what pydantic adds for the kinds that its value may have."""
+    """Return the name of the setting without the parts that pydantic adds for the types that its value may have."""
     legal = _names(RunConfig)
     while path and path not in legal:
         path = path[:-1]
@@ -129,7 +129,7 @@ def _known_part(path: Path) -> Path:
 
 
 def _meant(path: Path) -> list[Path]:
-    """The legal settings that an unknown one stands for. What other tools call a setting counts as its name."""
+    """Return the settings that the user may have meant by an unknown name, which may be the name in another tool."""
     *section, word = path
     legal = _names(RunConfig)
     siblings = {name[-1]: name for name in legal if list(name[:-1]) == section}
@@ -153,12 +153,12 @@ def _meant(path: Path) -> list[Path]:
 
 def _legal_in(section: Path) -> str:
     names = [name[-1] for name in _names(RunConfig) if name[:-1] == section]
-    where = f"the settings of {'.'.join(section)}" if section else "the settings"
+    where = f"the settings of {'.'.join(section)}" if section else "these settings"
     return f"use one of {where}: {', '.join(names)}; {SEE}" if names else SEE
 
 
 def _names(model: type[BaseModel], section: Path = ()) -> list[Path]:
-    """Every legal setting and group of settings."""
+    """Return the names of all settings and groups of settings."""
     names: list[Path] = []
     for name, field in model.model_fields.items():
         names.append((*section, name))

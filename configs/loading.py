@@ -1,7 +1,7 @@
-"""From a YAML file and KEY=VALUE words to one RunConfig, or to one clear message. Must never import an ML library.
+"""Turns a YAML file and KEY=VALUE words into a RunConfig, or into one clear message. Must never import an ML library.
 
-What the user gives is kept apart from the defaults (`Given`), with the place where each value was written: messages name
-that place, and a run that is gone on with takes everything else from its own config.
+Values that the user gives are kept apart from the defaults (`Given`), together with the place where each one was written. Messages name
+that place. When a run is resumed, every value that the user does not give comes from the run's own config.
 """
 
 import difflib
@@ -20,19 +20,20 @@ from configs.schema import SHORT_FORMS, RunConfig
 
 PRESETS = Path(__file__).parent
 OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
-"""Settings that have an option of their own on the command line."""
+"""The settings that have their own option on the command line."""
 MISSING = object()
+"""Stands for a value that was not given. None cannot, because it is a valid value."""
 
 
 @dataclass
 class Given:
-    """The values that somebody has written, nested as in the schema, and where each one stands."""
+    """The values that the user has written, nested as in the schema, and the place of each one."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def set(self, path: tuple[str, ...], value: Any, place: str) -> None:
-        """One more value, which replaces what was there; `place` is the text that messages show."""
+        """Add a value. It replaces an earlier one. place: the text that messages show."""
         if path[-1:] == path and path[0] in SHORT_FORMS and not isinstance(value, dict):
             path = (*path, SHORT_FORMS[path[0]])
         values = self.values
@@ -44,7 +45,7 @@ class Given:
         self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path} | {path: place}
 
     def get(self, path: tuple[str, ...], default: Any = None) -> Any:
-        """A value as it was written, or `default`."""
+        """Return a value as it was written, or `default`."""
         value: Any = self.values
         for part in path:
             if not isinstance(value, dict) or part not in value:
@@ -53,7 +54,7 @@ class Given:
         return value
 
     def place(self, path: tuple[str, ...]) -> str:
-        """Where a setting was written: itself or the group that it came with; else that it is a default."""
+        """Return where a setting, or the group that contains it, was written. For other settings, say that the value is a default."""
         if self.get(path, MISSING) is MISSING:
             return f"{'.'.join(path)} is {_default(path)!r} by default"
         around = [self.places[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self.places]
@@ -61,17 +62,17 @@ class Given:
         return (around + inside or ["the config"])[0]
 
     def name(self) -> str:
-        """The name of the run, checked. Raises UserError."""
+        """Return the name of the run. Raises UserError if it is not a valid name."""
         return Given({"name": self.values["name"]}, self.places).resolve().name if "name" in self.values else RunConfig().name
 
     def over(self, config: RunConfig, place: str) -> "Given":
-        """The same values over those of `config`, which stands at `place`: what is not given is taken from there."""
+        """Return these values together with those of `config`, which was read from `place`. Values given here win."""
         own = config.model_dump(mode="json")
         kept = {path: place for path in _leaves(own) if self.get(path, MISSING) is MISSING}
         return Given(_merged(own, self.values), kept | self.places)
 
     def resolve(self) -> RunConfig:
-        """With the defaults for everything else. Raises UserError naming the first thing that is wrong and its place."""
+        """Return the config, with defaults for all other values. Raises UserError, which names the first problem and its place."""
         try:
             return RunConfig.model_validate(self.values)
         except ValidationError as error:
@@ -79,15 +80,15 @@ class Given:
 
 
 def load_config(file: str | None = None, overrides: Sequence[str] = (), **fixed: Any) -> RunConfig:
-    """The embedded default, changed by `file`, then by `overrides` ("ppo.num_updates=10"), then by `fixed` top-level keys.
+    """Load the embedded default, changed by `file`, then by `overrides` ("ppo.num_updates=10"), then by `fixed` top-level keys.
 
-    Raises UserError for a missing or malformed file, an unknown key (with the nearest legal name) or a bad value.
+    Raises UserError for a missing or malformed file, an unknown key (with the nearest valid name) or a wrong value.
     """
     return read_given(file, overrides, **fixed).resolve()
 
 
 def read_given(file: str | None = None, overrides: Sequence[str] = (), **fixed: Any) -> Given:
-    """What `load_config` reads, before the defaults. Raises UserError for what cannot be read; values are not yet checked."""
+    """Read the values that `load_config` adds to the defaults, unchecked. Raises UserError for a file or word that cannot be read."""
     given = _read_file(_find(file)) if file is not None else Given()
     for word in overrides:
         path, value = _parse_word(word)
@@ -99,7 +100,7 @@ def read_given(file: str | None = None, overrides: Sequence[str] = (), **fixed: 
 
 
 def validate(values: dict[str, Any], where: str) -> RunConfig:
-    """Values as a RunConfig. Raises UserError naming the first thing that is wrong."""
+    """Return the values as a RunConfig. Raises UserError, which names the first problem."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -107,26 +108,26 @@ def validate(values: dict[str, Any], where: str) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """Every value, resolved, as YAML."""
+    """Return every value of a config as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError when it is not one."""
+    """Return the mapping in a YAML file. Raises UserError if the file does not hold one."""
     return _read_file(path).values
 
 
 def _read_file(path: Path) -> Given:
-    """A YAML file's mapping, with the line of every key. Raises UserError; a key that stands twice is refused."""
+    """Read the mapping in a YAML file, with the line of every key. Raises UserError, also for a key that is given twice."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
         places = {key: f"{path}, line {line}" for key, line in _lines(node, path).items()}
     except OSError as error:
-        raise UserError(f"cannot read the config file: {error.strerror}", str(path), "check the path after --config") from None
+        raise UserError(f"cannot read the config file: {error.strerror}", str(path), "check the path given with --config") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"the config file is not UTF-8 text: byte {error.start + 1} is not", str(path), "save it as UTF-8") from None
+        raise UserError(f"the config file is not UTF-8 text (byte {error.start + 1})", str(path), "save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"the config file is not valid YAML: {error.problem}", f"{path}{line}", "correct the line") from None
@@ -136,7 +137,7 @@ def _read_file(path: Path) -> Given:
     if values is None:
         return Given()
     if not isinstance(values, dict):
-        raise UserError("the config file must be a mapping of keys to values", str(path), "see configs/embedded.yaml")
+        raise UserError("the config file must be a mapping of keys to values", str(path), "see configs/embedded.yaml for an example")
     given = Given(places=places)
     for key, value in values.items():
         short = key in SHORT_FORMS and not isinstance(value, dict)
@@ -152,7 +153,7 @@ def _leaves(values: dict[str, Any], section: tuple[str, ...] = ()) -> list[tuple
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`old` with the values of `new`, group by group."""
+    """Return `old` with the values of `new` put over it, group by group."""
     groups = {key: _merged(old[key], value) for key, value in new.items() if isinstance(value, dict) and isinstance(old.get(key), dict)}
     return old | new | groups
 
@@ -165,7 +166,7 @@ def _default(path: tuple[str, ...]) -> Any:
 
 
 def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
-    """The line of every key under a YAML node. Raises UserError for a key that stands twice."""
+    """Return the line of every key under a YAML node. Raises UserError for a key that is given twice."""
     found: dict[tuple[str, ...], int] = {}
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         path = (*section, str(key.value))
@@ -173,7 +174,7 @@ def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[s
         if path in found:
             raise UserError(
                 f"the setting {'.'.join(path)} is given twice",
-                f"{file}, line {line}; first in line {found[path]}",
+                f"{file}, line {line} and line {found[path]}",
                 "remove one of the two lines",
             )
         found |= {path: line}
@@ -182,25 +183,25 @@ def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[s
 
 
 def _find(file: str) -> Path:
-    """A path as given, or the name of a preset."""
+    """Return the path that was given, or that of the preset with this name. Raises UserError if there is neither."""
     path, preset = Path(file), PRESETS / f"{file}.yaml"
     if os.path.exists(path) and not os.path.isdir(path):
         return path
     if os.path.isfile(preset):
         return preset
     if os.path.isdir(path):
-        raise UserError("the config file is a folder", f"--config {file}", "give a YAML file in it, or a preset's name")
+        raise UserError("the config file is a folder", f"--config {file}", "give a YAML file in it, or the name of a preset")
     names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
     near = difflib.get_close_matches(path.stem, names, n=1)
     hint = f", did you mean the preset {near[0]!r}?" if near else ""
-    raise UserError(f"the config file does not exist{hint}", f"--config {file}", f"give a path, or a preset's name: {', '.join(names)}")
+    raise UserError(f"the config file does not exist{hint}", f"--config {file}", f"give a path or the name of a preset: {', '.join(names)}")
 
 
 def _parse_word(word: str) -> tuple[tuple[str, ...], Any]:
-    """ "ppo.num_updates=10" as (("ppo", "num_updates"), 10). Raises UserError for a word without a key."""
+    """Turn "ppo.num_updates=10" into (("ppo", "num_updates"), 10). Raises UserError for a word without a key."""
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise UserError(f"not a KEY=VALUE setting: {word!r}", "the command line", "write for example ppo.num_updates=10")
+        raise UserError(f"{word!r} is not a KEY=VALUE setting", "the command line", "write, for example, ppo.num_updates=10")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist

@@ -1,22 +1,23 @@
-"""What of a config may be seen, and by whom: a stage sees what its key covers, and nothing else.
+"""Which settings a stage can read: those that its key covers, and nothing else.
 
-Two rules make that true. `identity` is what a key is made of: all settings but those that are marked `RUN_TIME` in `schema.py`.
-`visible` is what a stage is given: the settings that it names, and those of run time. Reading any other setting raises
-`UndeclaredSetting`, so a stage cannot depend on something that is missing from its key. Must never import an ML library.
+Two functions ensure that. `identity` returns the settings that go into a key: all but those marked `RUN_TIME`. `visible` returns the config
+as a stage sees it: the settings that the stage names, and the run-time settings. Reading any other setting raises `UndeclaredSetting`,
+so a stage cannot depend on a setting that is missing from its key. Must never import an ML library.
 """
 
 from collections.abc import Iterable
 from typing import Any, cast
 
-from configs.schema import RUN_TIME, RunConfig, Section
+from configs.fields import RUN_TIME, Section
+from configs.schema import RunConfig
 
 
 class UndeclaredSetting(LookupError):
-    """Code of a stage reads a setting that the stage does not declare. This is a mistake in the program, never in the user's input."""
+    """The code of a stage reads a setting that the stage does not declare. This is a mistake in the program, not in the user's input."""
 
 
 def identity(section: Section) -> dict[str, Any]:
-    """The settings that decide what is computed, as plain data: all but those of run time, at every depth."""
+    """Return the settings that decide what is computed, as plain data. Run-time settings are left out at every depth."""
     dumped = section.model_dump(mode="json")
     return {
         name: _identity_of(getattr(section, name), dumped[name]) for name in type(section).model_fields if not is_run_time(section, name)
@@ -24,7 +25,7 @@ def identity(section: Section) -> dict[str, Any]:
 
 
 def identity_at(config: RunConfig, dotted: str) -> Any:
-    """The identity of one section or setting, for example "ppo" or "reward.ensemble"."""
+    """Return the identity of one section or setting, for example "ppo" or "reward.ensemble"."""
     value: Any = identity(config)
     for part in dotted.split("."):
         value = value[part]
@@ -32,20 +33,20 @@ def identity_at(config: RunConfig, dotted: str) -> Any:
 
 
 def is_run_time(section: Section, name: str) -> bool:
-    """Whether a field of a section is marked as run time."""
+    """Return whether a field of a section is a run-time setting."""
     return RUN_TIME in type(section).model_fields[name].metadata
 
 
 def visible(config: RunConfig, reads: Iterable[str]) -> RunConfig:
-    """The config as a stage sees it: the sections and settings in `reads` ("ppo", "reward.ensemble"), and all settings of run time.
+    """Return the config as a stage sees it: the sections and settings in `reads` ("ppo", "reward.ensemble"), and all run-time settings.
 
-    It has the attributes of a RunConfig. Reading one that is not visible raises UndeclaredSetting.
+    The result has the attributes of a RunConfig. Reading one that is not visible raises UndeclaredSetting.
     """
     return cast(RunConfig, _View(config, tuple(reads), ""))
 
 
 class _View:
-    """A section of which only some settings can be read. `reads`: their names, relative to this section."""
+    """A section with only some readable settings. reads: their names, relative to this section."""
 
     def __init__(self, section: Section, reads: tuple[str, ...], path: str):
         self._section, self._reads, self._path = section, reads, path
@@ -59,7 +60,7 @@ class _View:
             return value
         if isinstance(value, Section):
             return _View(value, tuple(read.removeprefix(f"{name}.") for read in self._reads if read.startswith(f"{name}.")), f"{path}.")
-        raise UndeclaredSetting(f"the setting {path!r} is read by a stage whose `reads` (loop/round.py) do not name it")
+        raise UndeclaredSetting(f"a stage reads the setting {path!r}, but its `reads` in loop/round.py do not contain it")
 
 
 def _identity_of(value: Any, dumped: Any) -> Any:

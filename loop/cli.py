@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from configs.errors import LoopError, UserError
+from configs.fields import BadValue, check_name
 from configs.loading import Given, read_given, validate
-from configs.schema import BadValue, check_name
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.artifacts import MANIFEST

@@ -1,4 +1,4 @@
-"""Configs: presets load, overrides land, mistakes are named with the nearest legal key."""
+"""Configs: presets load, overrides apply, and mistakes are named together with the nearest valid key."""
 
 import pytest
 import yaml
@@ -52,7 +52,7 @@ def test_every_alias_stands_for_a_setting():
     [
         ("ppo.num_updates=ten", "ppo.num_updates must be a whole number, not 'ten'"),
         ("ppo.num_updates=2.5", "ppo.num_updates must be a whole number, not 2.5"),
-        ("ppo.num_updates=yes", "ppo.num_updates must be something else than true or false"),
+        ("ppo.num_updates=yes", "ppo.num_updates must be something other than true or false"),
         ("ppo.num_updates=", "ppo.num_updates must be a whole number, not empty"),
         ("ppo.num_updates=0", "ppo.num_updates must be greater than 0, not 0"),
         ("ppo.gamma=3", "ppo.gamma must be at most 1, not 3"),
@@ -63,13 +63,13 @@ def test_every_alias_stands_for_a_setting():
         ("base.dtype=bf16", "base.dtype must be 'float32', 'bfloat16' or 'float16', not 'bf16', did you mean 'bfloat16'?"),
         ("base.revision=123", "base.revision must be text, not 123"),
         ("data.source=[a.jsonl, 1]", "data.source, item 2, must be text, not 1"),
-        ("name=a/b", "not a run name: 'a/b'"),
-        ("name=" + 101 * "x", "not a run name"),
-        ("name=../x", "not a run name"),
-        ("name='a b'", "not a run name"),
+        ("name=a/b", "'a/b' is not a valid run name"),
+        ("name=" + 101 * "x", "is not a valid run name"),
+        ("name=../x", "is not a valid run name"),
+        ("name='a b'", "is not a valid run name"),
     ],
 )
-def test_a_bad_value_is_named_with_what_was_expected_and_where_it_stands(word, expected, tmp_path):
+def test_a_wrong_value_is_named_with_what_was_expected_and_where_it_is(word, expected, tmp_path):
     with pytest.raises(UserError) as caught:
         load_config(overrides=[word])
     assert expected in caught.value.what and caught.value.where == f"the command line: {word}" and caught.value.to_do
@@ -82,7 +82,7 @@ def test_a_bad_value_is_named_with_what_was_expected_and_where_it_stands(word, e
     assert expected in caught.value.what and caught.value.where == f"{file}, line {3 + len(sections)}"
 
 
-def test_the_place_of_a_value_is_that_of_the_last_word_about_it(tmp_path):
+def test_the_place_of_a_value_is_where_it_was_set_last(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("ppo: {num_updates: 3, batch_size: 10}\n")
     with pytest.raises(UserError) as caught:
@@ -91,15 +91,15 @@ def test_the_place_of_a_value_is_that_of_the_last_word_about_it(tmp_path):
     assert load_config(str(file), ["ppo={batch_size: 8}"]).ppo.num_updates == PPOConfig().num_updates  # a group replaces a group
 
 
-def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path):
+def test_a_key_that_is_given_twice_is_refused_with_both_lines(tmp_path):
     file = tmp_path / "twice.yaml"
     file.write_text("seed: 1\nppo:\n  num_updates: 3\n  gamma: 1\n  num_updates: 4\n")
     with pytest.raises(UserError, match="ppo.num_updates is given twice") as caught:
         load_config(str(file))
-    assert caught.value.where == f"{file}, line 5; first in line 3"
+    assert caught.value.where == f"{file}, line 5 and line 3"
 
 
-def test_yaml_reads_1e5_as_text_and_the_schema_mends_it():
+def test_yaml_reads_1e5_as_text_and_the_schema_reads_it_as_a_number():
     assert isinstance(yaml.safe_load("1e-5"), str)
     assert load_config(overrides=["ppo.learning_rate=1e-5"]).ppo.learning_rate == 1e-5
 
@@ -138,7 +138,7 @@ def test_missing_and_broken_files(tmp_path):
         load_config(str(tmp_path / "broken.yaml"))
     assert "line 3" in caught.value.where  # where the bracket is missed
     (tmp_path / "latin.yaml").write_bytes("name: caf\xe9\n".encode("latin-1"))
-    with pytest.raises(UserError, match="not UTF-8 text: byte 10"):
+    with pytest.raises(UserError, match="not UTF-8 text .byte 10"):
         load_config(str(tmp_path / "latin.yaml"))
     (tmp_path / "deep.yaml").write_text("a: " + 5000 * "[")
     with pytest.raises(UserError, match="not valid YAML"):

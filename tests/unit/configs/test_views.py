@@ -1,9 +1,10 @@
-"""A stage can read a setting if and only if its key covers it, or the setting is one of run time."""
+"""A stage can read a setting if and only if its key covers the setting or it is a run-time setting."""
 
 import pytest
 
 from configs import load_config
-from configs.schema import RunConfig, Section
+from configs.fields import Section
+from configs.schema import RunConfig
 from configs.views import UndeclaredSetting, identity, identity_at, is_run_time, visible
 from loop.keys import stage_key
 from loop.round import STAGES
@@ -13,7 +14,7 @@ CHANGED = "a value that no setting has"
 
 
 def leaves(section: Section, path=(), run_time=False):
-    """(names on the way, whether it is run time) of every setting."""
+    """Yield (name parts, whether it is a run-time setting) for every setting."""
     for name in type(section).model_fields:
         value, marked = getattr(section, name), run_time or is_run_time(section, name)
         if isinstance(value, Section):
@@ -23,7 +24,7 @@ def leaves(section: Section, path=(), run_time=False):
 
 
 def changed(section: Section, path) -> Section:
-    """A copy in which one setting has another value. Nothing is validated."""
+    """Return a copy in which one setting has another value. Nothing is validated."""
     name, *rest = path
     return section.model_copy(update={name: changed(getattr(section, name), rest) if rest else CHANGED})
 
@@ -41,7 +42,7 @@ LEAVES = list(leaves(RunConfig()))
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_what_a_stage_can_read_is_what_its_key_covers(stage):
+def test_a_stage_can_read_exactly_what_its_key_covers(stage):
     config = load_config()
     key, view = stage_key(config, stage, 0, {}), visible(config, stage.visible)
     for path, run_time in LEAVES:
@@ -50,7 +51,7 @@ def test_what_a_stage_can_read_is_what_its_key_covers(stage):
         assert not (covered and run_time), ".".join(path)
 
 
-def test_what_is_run_time():
+def test_the_run_time_settings():
     assert {".".join(path) for path, run_time in LEAVES if run_time and path[0] != "runtime"} == {
         "name",
         "num_rounds",
@@ -84,7 +85,7 @@ def test_identity_leaves_run_time_out_at_every_depth():
 
 
 def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
-    """The worker hands the view to the stage: one that reads more than it declares fails."""
+    """The worker gives the stage its view of the config, so a stage that reads more than it declares fails."""
     from loop import stages
     from loop.executors.worker import Worker
 

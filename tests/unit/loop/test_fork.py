@@ -104,4 +104,4 @@ def test_a_fork_has_the_name_of_a_run(source, capsys, name):
 
     before = contents(source.parent)
     assert main(["run", "--runs", str(source.parent), "--name", "old", "--fork", name]) == 2
-    assert "not a run name" in capsys.readouterr().err and contents(source.parent) == before
+    assert "is not a valid run name" in capsys.readouterr().err and contents(source.parent) == before
