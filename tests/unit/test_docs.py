@@ -1,30 +1,133 @@
-"""The README names every command, preset and module; ARCHITECTURE.md names every stage."""
+"""The documents are true where a program can check it: links, commands, names, and the page that is generated from the settings."""
 
+import re
+import shlex
 from pathlib import Path
 
-from configs.loading import PRESETS
+import pytest
+
+from configs.fields import Section
+from configs.loading import PRESETS, read_given
+from configs.schema import RunConfig
+from docs import generate
 from loop.cli import _parser
-from loop.round import LABELER, ROUND_STAGES, SETUP_STAGES
+from loop.round import STAGES
 
 PROJECT = Path(__file__).parents[2]
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
+PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
+TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+PACKAGES = ("configs", "loop", "policies", "rewards")
+FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
-def test_every_command_and_preset_is_in_the_readme():
-    commands = next(action for action in _parser()._actions if action.choices).choices
-    for command in commands:
-        assert f"python -m loop {command}" in README
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command in the console blocks of a page."""
+    lines = "".join(CONSOLE.findall(text)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.startswith("$ ")]
+
+
+@each_page
+def test_every_link_leads_somewhere(page):
+    for target in LINK.findall(FENCE.sub("", TEXTS[page])):
+        if target.startswith("https://"):
+            continue
+        path, _, name = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        if name:
+            assert name in map(anchor, HEADING.findall(FENCE.sub("", TEXTS[found]))), target
+
+
+@each_page
+def test_every_file_and_test_that_is_named_exists(page):
+    """Also files named without a link, as `loop/round.py`, and tests, as `test_it_works`."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("*.py"))
+    for name in re.findall(rf"`((?:{'|'.join((*PACKAGES, 'tests', 'docs'))})/[\w/.-]*)`", TEXTS[page]):
+        assert (PROJECT / name).exists(), name
+    for name in re.findall(r"`(test_\w+)`", TEXTS[page]):
+        assert f"def {name}(" in tests, name
+
+
+@each_page
+def test_every_command_can_be_typed(page):
+    """Make targets and modules exist, and `loop` accepts the options and the settings."""
+    targets = re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for program, *words in commands(TEXTS[page]):
+        if program == "make":
+            assert set(words) <= set(targets)
+        elif program == "loop":
+            check_words(words)
+        else:
+            assert program == "git", program
+    for module in re.findall(r"python -m ((?:tests|docs)\.[\w.]+)", TEXTS[page]):
+        assert (PROJECT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+def check_words(words: list[str]) -> None:
+    """Raises where `loop` would refuse the words of a command."""
+    if "--help" in words:
+        return
+    options = _parser().parse_args(words)
+    if "config" in options:
+        read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds).resolve()
+
+
+def test_every_command_preset_and_stage_is_named():
+    quickstart, readme = TEXTS[PROJECT / "docs" / "quickstart.md"], TEXTS[PROJECT / "README.md"]
+    for command in next(action for action in _parser()._actions if action.choices).choices:
+        assert f"$ loop {command}" in quickstart, command
     for preset in PRESETS.glob("*.yaml"):
-        assert f"`{preset.stem}`" in README
+        assert f"| `{preset.stem}` |" in readme, preset
+    for stage in STAGES:
+        assert f"| `{stage.name}` |" in quickstart, stage
+        assert f"\n| {stage.name} |" in TEXTS[PROJECT / "ARCHITECTURE.md"], stage
 
 
-def test_every_module_is_in_the_readme():
-    for package in ("configs", "loop", "policies", "rewards"):
-        for module in (PROJECT / package).glob("*.py"):
-            assert module.name in README or module.name in ("__init__.py", "__main__.py", "errors.py", "seeds.py"), module
+def test_every_room_is_in_the_architecture():
+    rooms = {path.parent for package in PACKAGES for path in (PROJECT / package).rglob("*.py")}
+    text = TEXTS[PROJECT / "ARCHITECTURE.md"]
+    for room in rooms:
+        name = f"{room.relative_to(PROJECT)}/"
+        assert f"`{name}`" in text or f"`{room.name}/`" in text, name
 
 
-def test_every_stage_is_in_the_architecture():
-    text = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    for stage in (*SETUP_STAGES, *ROUND_STAGES, LABELER):
-        assert f"| {stage.name} |" in text
+def test_the_answers_for_newcomers_name_files_and_what_is_in_them():
+    """Each row of the table has one file, and every name in its last column is in that file or, if it says which, in another one."""
+    section = TEXTS[PROJECT / "CONTRIBUTING.md"].partition("## Where things are done")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 6
+    for task, file, how in rows:
+        source = (PROJECT / file.strip("`")).read_text(encoding="utf-8")
+        names = [name for name in re.findall(r"`([\w]+)`", how)]
+        assert names, task
+        for name in names:
+            assert re.search(rf"\b{name}\b", source), (task, name)
+
+
+def test_the_page_of_settings_is_current():
+    assert TEXTS[generate.PAGE] == generate.page(), "run `python -m docs.generate`"
+
+
+def sections(section: type[Section]) -> list[type[Section]]:
+    """A group of settings and all groups in it."""
+    inner = [field.annotation for field in section.model_fields.values()]
+    return [section, *(s for kind in inner if isinstance(kind, type) and issubclass(kind, Section) for s in sections(kind))]
+
+
+@pytest.mark.parametrize("section", sections(RunConfig), ids=lambda section: section.__name__)
+def test_every_setting_has_a_description(section):
+    texts = generate.descriptions(section)
+    for name, field in section.model_fields.items():
+        is_group = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        assert is_group or texts.get(name, "").endswith((".", '"')), name
+    assert section.__doc__

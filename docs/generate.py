@@ -1,0 +1,153 @@
+"""Writes `docs/configuration.md` from the settings in `configs/`: `python -m docs.generate`. A test fails while the page is not current."""
+
+import ast
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.fields import Section
+from configs.loading import PRESETS
+from configs.schema import RunConfig
+from configs.views import is_run_time
+
+PAGE = Path(__file__).parent / "configuration.md"
+SOURCE = "Source: "
+INTRODUCTION = """# Configuration
+
+<!-- Written by `python -m docs.generate` from configs/sections.py and configs/schema.py. Change the text there. -->
+
+Every setting of a run, with its type, default and meaning. You can give settings in three ways. A later one replaces an earlier one:
+
+1. a preset: `--config hh-harmless`;
+2. a YAML file of your own: `--config my.yaml`;
+3. on the command line: `KEY=VALUE`, for example `ppo.num_updates=10` or `data='[a.jsonl, b.jsonl]'`.
+
+`base=X` is short for `base.model=X`, and `data=X` is short for `data.source=X`. A misspelt key is refused, and the message names the
+nearest valid one. The run writes all values to `config.yaml` in its directory.
+
+A setting marked **run time** says how a run is computed, not what is computed. You may change it between two starts of the same run. Every
+other setting defines the run: if you change one, `run` refuses to resume and names it. To start a new run from it, add `--fork NEW`.
+
+The *source* is the paper that describes the method, or from which the default value comes.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE} is written\n")
+
+
+def page() -> str:
+    """Return the whole page as Markdown."""
+    parts = [INTRODUCTION, _presets()]
+    general = [name for name, field in RunConfig.model_fields.items() if not _is_section(field.annotation)]
+    parts.append(_group("General", "", RunConfig, general, prefix=""))
+    for name, field in RunConfig.model_fields.items():
+        if _is_section(field.annotation):
+            section: type[Section] = field.annotation  # type: ignore[assignment]
+            all_run_time = is_run_time(RunConfig(), name)
+            parts.append(_group(f"`{name}`", _one_line(section.__doc__), section, list(section.model_fields), f"{name}.", all_run_time))
+    return "\n".join(parts)
+
+
+def descriptions(section: type[Section]) -> dict[str, str]:
+    """Return the text below each field of a section.
+
+    A field that the section inherits has the text of its base class, unless it has its own. A field without any text is missing.
+    """
+    found: dict[str, str] = {}
+    for cls in reversed(section.__mro__):
+        if issubclass(cls, Section):
+            found |= _own_descriptions(cls)
+    return {name: text for name, text in found.items() if name in section.model_fields}
+
+
+def _own_descriptions(cls: type[Section]) -> dict[str, str]:
+    tree = ast.parse(Path(inspect.getfile(cls)).read_text(encoding="utf-8"))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__).body
+    found = {}
+    for field, text in zip(body, body[1:], strict=False):
+        is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
+            found[field.target.id] = _one_line(text.value.value)  # type: ignore[attr-defined]
+    return found
+
+
+def _presets() -> str:
+    rows = [f"- [`{path.stem}`](../configs/{path.name}): {_first_comment(path)}" for path in sorted(PRESETS.glob("*.yaml"))]
+    return "\n".join(["## Presets", "", *rows, ""])
+
+
+def _first_comment(preset: Path) -> str:
+    """Return the first line of a preset, which is a comment that says what the preset is for."""
+    return preset.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+
+
+def _group(title: str, about: str, section: type[Section], names: list[str], prefix: str, all_run_time: bool = False) -> str:
+    texts, schema = descriptions(section), section.model_json_schema()["properties"]
+    rows = [f"## {title}", ""]
+    if about:
+        rows += [about, ""]
+    if all_run_time:
+        rows += ["All of these are **run time** settings.", ""]
+    rows += ["| setting | type | default | meaning | source |", "| --- | --- | --- | --- | --- |"]
+    for name in names:
+        meaning, _, source = texts[name].replace("None", "`null`").partition(SOURCE)
+        if is_run_time(section(), name):
+            meaning = f"**Run time.** {meaning}"
+        cells = (
+            f"`{prefix}{name}`",
+            type_in_words(schema[name]),
+            f"`{_default(section, name)}`",
+            meaning.strip(),
+            source.removesuffix("."),
+        )
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join([*rows, ""])
+
+
+def _default(section: type[Section], name: str) -> str:
+    """Return a default as you would write it on the command line."""
+    value: Any = section.model_fields[name].default
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def type_in_words(schema: dict[str, Any]) -> str:
+    """Return the JSON schema of one setting in plain words, for example "whole number > 0 or null"."""
+    if "anyOf" in schema:
+        return " or ".join(type_in_words(kind) for kind in schema["anyOf"])
+    if "enum" in schema:
+        *first, last = (f"`{value}`" for value in schema["enum"])
+        return f"{', '.join(first)} or {last}" if first else last
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema["type"] == "array":
+        return f"list of {type_in_words(schema['items'])}"
+    words = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text", "null": "`null`"}
+    return " ".join([words[schema["type"]], *_limits(schema)])
+
+
+def _limits(schema: dict[str, Any]) -> Iterator[str]:
+    if "minimum" in schema and "maximum" in schema:
+        yield f"from {schema['minimum']:g} to {schema['maximum']:g}"
+        return
+    limits = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    found = [f"{sign} {schema[name]:g}" for name, sign in limits.items() if name in schema]
+    if found:
+        yield " and ".join(found)
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+if __name__ == "__main__":
+    main()
