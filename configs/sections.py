@@ -289,3 +289,5 @@ class RuntimeConfig(Section):
     """How often a stage is continued with new workers after one has died or hung."""
     hang_seconds: PositiveFloat = 120.0
     """Workers that give no sign of life for this long are replaced."""
+    start_seconds: PositiveFloat = 120.0
+    """How long each step of the start (Ray, then the workers) may take without a sign of life, before the start is tried again."""

@@ -26,8 +26,6 @@ from loop.executors.processes import in_environment, kill_marked
 from loop.failures import WorkerLost, error_from_json
 
 POLL_SECONDS = 0.25
-START_SECONDS = 60.0
-"""How long each step of the start (Ray; the workers) may take, where `hang_seconds` is not longer."""
 STOP_SECONDS = 10.0
 LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 """Has Ray listen on 127.0.0.1 only, as it does on macOS by default. Without it all of its ports but the dashboard's are open to others."""
@@ -52,7 +50,7 @@ class Fleet:
         Returns the seconds that Ray and the workers took, None where Ray was there. Raises UserError where the cluster cannot be joined or
         has no room, WorkerLost where another try may help.
         """
-        seconds = max(self.config.hang_seconds, START_SECONDS)
+        seconds = self.config.start_seconds
         if self._child is not None:
             try:
                 self._ask({"do": "start workers"}, seconds)
