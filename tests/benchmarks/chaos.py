@@ -23,9 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from loop.store.upkeep import verify
 
 PROJECT = Path(__file__).parents[2]
 MARK = "LOOP_CHAOS_MARK"
@@ -59,10 +62,11 @@ class Run:
     def journal(self) -> Path:
         return self.folder / "runs" / "chaos" / "journal.jsonl"
 
-    def start(self, rounds: int = 2) -> None:
+    def start(self, rounds: int = 2, settings: Sequence[str] = ()) -> None:
+        """Type the command; `settings`: what this attempt is given in addition."""
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.folder / "cache"), MARK: self.mark, "NO_COLOR": "1"}
         environment |= self.environment
-        command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings]
+        command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings, *settings]
         self.attempts += 1
         log = (self.folder / f"log-{self.attempts}").open("wb")
         self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -125,19 +129,23 @@ class Run:
         return found
 
     def digests(self) -> dict[str, str]:
-        """Stage -> digest of its committed manifest; fails where `verify` finds damage."""
-        command = [sys.executable, "-m", "loop", "verify", "chaos"]
-        subprocess.run(command, cwd=self.folder, env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=True, capture_output=True)
-        manifests = sorted((self.folder / "runs" / "chaos").glob("*/*/manifest.json"))
+        """Stage -> digest of its committed manifest. Fails if `verify` finds damage."""
+        if damage := verify(self.journal.parent)[0]:
+            self.fail(f"damage: {damage}")
+        manifests = sorted(self.journal.parent.glob("*/*/manifest.json"))
         return {f"{path.parts[-3]}/{path.parts[-2]}": json.loads(path.read_text())["digest"] for path in manifests}
 
     def stage_seconds(self) -> dict[str, float]:
         rows = [event for event in self.events() if event["event"] == "stage_committed"]
-        return {f"{row.get('round', 'setup')}/{row['stage']}": row["seconds"] for row in rows}
+        return {stage_of(row): row["seconds"] for row in rows}
 
     def fail(self, why: str) -> None:
         logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in sorted(self.folder.glob("log-*"))[-2:])
         raise SystemExit(f"{why} in {self.folder}\n{logs}")
+
+
+Harm = Callable[[Run, list[int]], None]
+"""What is done to a run; it is handed the processes of the actors that work on the stage."""
 
 
 def strike(pid: int) -> None:
@@ -169,47 +177,61 @@ def kill_whole(run: Run, moments: list[float]) -> list[float]:
     return lost
 
 
-def kill_actors(run: Run, targets: dict[str, float]) -> None:
-    """Kill the actor once in each target stage, `targets[stage]` seconds after it began to work on it."""
+def disturb(run: Run, harms: dict[str, tuple[float, Harm]]) -> None:
+    """Start the run and let it end by itself.
+
+    harms: stage ("setup/sft", "0/policy") -> (seconds after the stage began, what to do then). Each happens once.
+    """
     run.start()
     assert run.process
-    left = dict(targets)
+    left = dict(harms)
     while run.process.poll() is None:
-        for name in list(left):
-            number, stage = name.split("/")
-            title = f"ray::setup/{stage}" if number == "setup" else f"ray::round-{int(number):03d}/{stage}"
-            if actors := run.marked(title.encode()):
-                time.sleep(left.pop(name))
-                for pid in actors:
-                    strike(pid)
+        for stage in list(left):
+            if actors := run.marked(title_of(stage)):
+                seconds, harm = left.pop(stage)
+                time.sleep(seconds)
+                harm(run, actors)
         time.sleep(POLL_SECONDS)
     if run.process.returncode:
-        run.fail("the run did not end after its actors were killed")
+        run.fail("the disturbed run did not end well")
 
 
-def kill_ray(run: Run, targets: dict[str, float]) -> None:
-    """Kill all of Ray, and every second time the fleet's own process too, once in each target stage. The driver is left alone."""
-    run.start()
+def kill_actors(run: Run, actors: list[int]) -> None:
+    """SIGKILL to the fleet's actors only."""
+    for pid in actors:
+        strike(pid)
+
+
+def kill_ray(run: Run, actors: list[int]) -> None:
+    """SIGKILL to all of Ray, and to the fleet's own process. The driver is left alone."""
+    _kill_all_but(run, [])
+
+
+def kill_ray_but_the_fleet(run: Run, actors: list[int]) -> None:
+    """SIGKILL to all of Ray. The driver and the fleet's own process are left alone."""
+    _kill_all_but(run, fleet_processes(run))
+
+
+def _kill_all_but(run: Run, spared: list[int]) -> None:
     assert run.process
-    left = dict(targets)
-    while run.process.poll() is None:
-        for name in list(left):
-            number, stage = name.split("/")
-            title = f"ray::setup/{stage}" if number == "setup" else f"ray::round-{int(number):03d}/{stage}"
-            if run.marked(title.encode()):
-                time.sleep(left.pop(name))
-                spared = [run.process.pid] + (fleet_processes(run) if len(left) % 2 else [])
-                for pid in run.marked():
-                    if pid not in spared:
-                        strike(pid)
-        time.sleep(POLL_SECONDS)
-    if run.process.returncode:
-        run.fail("the run did not end after Ray was killed")
+    for pid in set(run.marked()) - {run.process.pid, *spared}:
+        strike(pid)
+
+
+def title_of(stage: str) -> bytes:
+    """How Ray names the process of an actor that works on a stage: "0/policy" -> b"ray::round-000/policy"."""
+    number, name = stage.split("/")
+    return (f"ray::setup/{name}" if number == "setup" else f"ray::round-{int(number):03d}/{name}").encode()
 
 
 def fleet_processes(run: Run) -> list[int]:
     """The process between the driver and Ray."""
     return [pid for pid in run.marked() if b"loop.executors.actors" in (Path("/proc") / str(pid) / "cmdline").read_bytes()]
+
+
+def stage_of(event: dict[str, Any]) -> str:
+    """ "setup/sft" or "0/policy"; for an event that is not about a stage, something else."""
+    return f"{event.get('round', 'setup')}/{event.get('stage')}"
 
 
 def lost_in(run: Run) -> list[str]:
@@ -260,7 +282,7 @@ def measure(folder: Path, options: argparse.Namespace, rng: random.Random) -> di
         wanted = [name for name in seconds if counts[name.split("/")[1]] < 2] or list(seconds)
         targets = rng.sample(wanted, min(6, len(wanted)))
         run = Run(folder / f"actor-{actor_runs}", SHORT)
-        kill_actors(run, {name: rng.uniform(0.0, seconds[name]) for name in targets})
+        disturb(run, {name: (rng.uniform(0.0, seconds[name]), kill_actors) for name in targets})
         for stage in lost_in(run):
             counts[stage] += 1
         actor_runs, actor_equal = actor_runs + 1, actor_equal + (same := run.digests() == expected)
@@ -271,7 +293,7 @@ def measure(folder: Path, options: argparse.Namespace, rng: random.Random) -> di
     for number in range(options.ray_kills):
         name = order[number % len(order)]
         run = Run(folder / f"ray-{number}", SHORT)
-        kill_ray(run, {name: rng.uniform(0.0, seconds[name])})
+        disturb(run, {name: (rng.uniform(0.0, seconds[name]), (kill_ray, kill_ray_but_the_fleet)[number % 2])})
         ray_equal += (same := run.digests() == expected)
         say(f"run {number}: Ray killed in {name}, noticed in {', '.join(lost_in(run)) or 'no stage'}; {'equal' if same else 'DIFFERENT'}")
         shutil.rmtree(run.folder)
