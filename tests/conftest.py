@@ -1,5 +1,7 @@
-"""Fixtures that several tests share: a tiny backbone without training, and the small run of the integration tests."""
+"""What several tests share: a tiny backbone that is not trained, and the folder of real data."""
 
+import copy
+import functools
 import os
 from pathlib import Path
 
@@ -10,14 +12,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SHARED_DATA = Path(os.environ.get("LOOP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+@functools.cache
+def _trained_tokenizer():
+    from policies.training import train_tokenizer
+
+    return train_tokenizer(["The mango is yellow.", "มะม่วงสีเหลืองค่ะ"], 300)
+
+
 def make_causal_lm(seed: int = 0, hidden_size: int = 32):
-    """A random 2-layer Llama and a byte-level tokenizer with the embedded chat template."""
+    """A random 2-layer Llama and a byte-level tokenizer with the embedded chat template. Both are the caller's own."""
     import torch
     import transformers
 
-    from policies.training import train_tokenizer
-
-    tokenizer = train_tokenizer(["The mango is yellow.", "มะม่วงสีเหลืองค่ะ"], 300)
+    tokenizer = copy.deepcopy(_trained_tokenizer())
     torch.manual_seed(seed)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(

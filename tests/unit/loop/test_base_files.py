@@ -3,23 +3,24 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from configs import UserError, load_config
+from configs.views import visible
 from loop.executors.worker import Worker
 from loop.forks import fork
-from loop.round import BASE
+from loop.round import BASE, FILTER
 from loop.store import base_files, known_hashes
 from loop.store.artifacts import hash_file
 from loop.store.base_files import check_unchanged, find_changes, hash_files
 from loop.store.known_hashes import KnownHashes
 from loop.store.upkeep import verify
+from policies.backbone import resolved_commit
 from tests.conftest import make_causal_lm
+from tests.forked import HUB, Forked
 from tests.unit.loop.fake_fleet import FakeDriver
 
 
@@ -181,46 +182,39 @@ def test_an_embedded_base_has_no_record(tmp_path):
     assert base_files.read_record(tmp_path / "x" / "setup" / "base") == {} and find_changes(tmp_path / "x" / "setup" / "base") == []
 
 
-LOADS = """
-import json, sys
-from pathlib import Path
-from configs import load_config
-from configs.views import visible
-from loop.round import FILTER
-from loop.executors.worker import Worker
-from policies.backbone import resolved_commit
-words = ["base.model=somebody/tiny", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
-config = visible(load_config(overrides=words), FILTER.visible)
-backbone = Worker(0, 1)._backbone(config, Path(sys.argv[1]))
-weight = next(iter(backbone.causal_lm.parameters())).double().sum().item()
-print(json.dumps([resolved_commit(config.base), weight]))
-"""
+def load_at_commits(base: Path, main: Path, commits: list[str]) -> None:
+    """Move the hub's main branch to each commit in turn; print the commit that the worker finds and a sum of the weights that it loads."""
+    words = ["base.model=somebody/tiny", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
+    config = visible(load_config(overrides=words), FILTER.visible)
+    for commit in commits:
+        main.write_text(commit)
+        backbone = Worker(0, 1)._backbone(config, base)
+        print(json.dumps([resolved_commit(config.base), sum_of_weights(backbone.causal_lm)]))
+
+
+def sum_of_weights(model) -> float:
+    return next(iter(model.parameters())).double().sum().item()
 
 
 def test_a_hub_base_stays_at_its_commit(tmp_path):
-    """A hub's cache as transformers reads it, offline. The main branch moves on; the run goes on with the commit that it began with."""
-    hub = tmp_path / "hub" / "models--somebody--tiny"
+    """A hub's cache as transformers reads it, offline. The main branch moves on; the run continues with the commit that it began with."""
+    hub = HUB / "models--somebody--tiny"
     weights = {}
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
         model, tokenizer = make_causal_lm(seed)
         model.save_pretrained(hub / "snapshots" / commit)
         tokenizer.save_pretrained(hub / "snapshots" / commit)
-        weights[commit] = next(iter(model.parameters())).double().sum().item()
-    base = tmp_path / "base"
-    base.mkdir()
-
-    def load(main, recorded):
-        (hub / "refs").mkdir(exist_ok=True)
-        (hub / "refs" / "main").write_text(main)
-        (base / "base.json").write_text(json.dumps({"model": "somebody/tiny", "commit": recorded}))
-        environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
-        done = subprocess.run([sys.executable, "-c", LOADS, str(base)], env=environment, capture_output=True, text=True)
-        assert not done.returncode, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
-
+        weights[commit] = sum_of_weights(model)
     first, second = weights
-    assert load(main=first, recorded=first) == [first, pytest.approx(weights[first])]
-    assert load(main=second, recorded=first) == [second, pytest.approx(weights[first])]
+    base, main = tmp_path / "base", hub / "refs" / "main"
+    for folder in (base, main.parent):
+        folder.mkdir()
+    (base / "base.json").write_text(json.dumps({"model": "somebody/tiny", "commit": first}))
+    printed, said = tmp_path / "out", tmp_path / "err"
+    process = Forked(load_at_commits, base, main, [first, second], folder=tmp_path, environment=os.environ, out=printed, err=said)
+    assert process.wait(120) == 0, said.read_text()
+    found = [json.loads(line) for line in printed.read_text().splitlines()]
+    assert found == [[first, pytest.approx(weights[first])], [second, pytest.approx(weights[first])]]
     assert weights[first] != pytest.approx(weights[second])
 
 

@@ -1,11 +1,8 @@
-"""An adapter that somebody takes away: the libraries that people use find base, tokenizer and weights, without a network."""
+"""An adapter that somebody copies to another place: the libraries that people use find base, tokenizer and weights, without a network."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ from policies.model_card import WHAT, write_card
 from policies.tokenization import decode_completion, encode_prompt
 from rewards.scoring import Scorer, encode_pair
 from tests.conftest import make_causal_lm, perturb
+from tests.forked import printed_by
 
 QUESTION = [{"role": "user", "content": "What colour is a mango?"}]
 
@@ -28,14 +26,6 @@ def backbone(tmp_path):
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     return Backbone.load(str(tmp_path / "base"), BaseConfig(model=str(tmp_path / "base")), LoraSection(rank=4))
-
-
-def python(code, folder):
-    """What a fresh process prints that knows neither this project nor a network."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=clean | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def code_of(folder):
@@ -57,15 +47,15 @@ def test_the_cards_code_and_a_pipeline_generate_what_we_would(backbone, tmp_path
             if ids[-1] == backbone.tokenizer.eos_token_id:
                 break
     expected = decode_completion(backbone.tokenizer, ids[len(prompt) :])
-    with torch.no_grad(), backbone.role(None):  # the base alone would go on otherwise
+    with torch.no_grad(), backbone.role(None):  # the base alone would continue differently
         assert int(backbone.causal_lm(torch.tensor([prompt])).logits[0, -1].argmax()) != ids[len(prompt)]
-    assert python(code_of(folder), folder) == expected + "\n"
+    assert printed_by(code_of(folder), folder) == expected + "\n"
     pipeline = f"""
 from transformers import pipeline
 ask = pipeline("text-generation", model={str(folder)!r})
 print(ask({QUESTION!r}, max_new_tokens=32, return_full_text=False)[0]["generated_text"])
 """
-    assert python(pipeline, tmp_path) == expected + "\n"
+    assert printed_by(pipeline, tmp_path) == expected + "\n"
 
 
 def test_the_cards_code_gives_a_reward_models_scores(backbone, tmp_path):
@@ -76,7 +66,7 @@ def test_the_cards_code_gives_a_reward_models_scores(backbone, tmp_path):
     scorer.save(folder)
     write_card(folder, backbone, "retrain", 1)
     expected = scorer.score([encode_pair(backbone.tokenizer, QUESTION, "Yellow.", True)]).item()
-    assert float(python(code_of(folder), folder)) == pytest.approx(expected, abs=1e-4)
+    assert float(printed_by(code_of(folder), folder)) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_base_without_chat_template_is_asked_as_plain_text(backbone, tmp_path):
@@ -84,7 +74,7 @@ def test_a_base_without_chat_template_is_asked_as_plain_text(backbone, tmp_path)
     backbone.add_adapter("policy")
     backbone.save_adapter("policy", tmp_path / "policy")
     write_card(tmp_path / "policy", backbone, "policy", 0)
-    assert len(python(code_of(tmp_path / "policy"), tmp_path / "policy")) > 1
+    assert len(printed_by(code_of(tmp_path / "policy"), tmp_path / "policy")) > 1
     assert r"\n\nHuman: What colour" in code_of(tmp_path / "policy")
 
 

@@ -1,0 +1,8 @@
+"""What `forked.py` imports once for all the processes that it forks: the libraries of other projects, and nothing of this one."""
+
+import datasets  # noqa: F401
+import peft  # noqa: F401
+import torch  # noqa: F401
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline  # noqa: F401
+from transformers.models.llama import modeling_llama  # noqa: F401
+from trl import RewardTrainer, SFTTrainer  # noqa: F401
