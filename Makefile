@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: run test test-fast check format install seeds bench chaos clean
+.PHONY: run test test-fast check lint format install seeds bench chaos clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m loop run --rounds 2
@@ -16,12 +16,13 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m "not slow"
 
-check: $(INSTALLED)
+check: lint test
+
+lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) test
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
