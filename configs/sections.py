@@ -273,6 +273,9 @@ class EvaluateConfig(Section):
 class RuntimeConfig(Section):
     """Where and how a run is computed. These settings may change between two starts of a run."""
 
+    executor: Literal["ray", "in-process"] = "ray"
+    """Where stages run. `ray` uses Ray actors. `in-process` uses one worker inside the command itself, without Ray. It is meant for tests
+    and small experiments."""
     address: str | None = None
     """The Ray cluster to join: None starts Ray on this machine, `auto` joins the cluster that runs here, `host:port` joins a remote
     one."""
@@ -291,3 +294,12 @@ class RuntimeConfig(Section):
     """Workers that give no sign of life for this long are replaced."""
     start_seconds: PositiveFloat = 120.0
     """How long each step of the start (Ray, then the workers) may take without a sign of life, before the start is tried again."""
+
+    @model_validator(mode="after")
+    def _one_process_has_one_worker(self) -> "RuntimeConfig":
+        if self.executor == "in-process" and self.workers > 1:
+            raise BadValue(
+                f"runtime.executor=in-process has one worker, but runtime.workers is {self.workers}",
+                "set runtime.workers=1, or runtime.executor=ray",
+            )
+        return self

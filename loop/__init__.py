@@ -1,3 +1,3 @@
-"""Orchestration of a run: command line, rounds, journal, artifacts, fleet. Read `round.py` first."""
+"""Orchestration of a run: rounds, stages, what is on disk, where stages run, the command line. Read `round.py` first."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,13 @@
-"""What goes wrong outside the code: disks that are full or closed, memory that runs out, workers that fall silent.
+"""What goes wrong outside the code: disks that are full, memory that runs out, workers that die.
 
-Here it is told apart and put into words; what is done about it is the driver's business. Must never import torch, nor Ray.
+This module tells such failures apart and words the messages. What is done about them is decided by the driver.
+
+    LoopError              see configs/errors.py
+    ├── StageFailed        a stage raised something else than a LoopError
+    ├── WorkerLost         a worker or Ray died or hangs; the stage can continue with new workers
+    └── OutOfMemory        a worker did not have enough memory
+
+Must never import torch or Ray.
 """
 
 import errno
@@ -14,14 +21,17 @@ from typing import Any
 from configs.errors import LoopError
 from configs.schema import RunConfig
 
+RESUMES = "the same command continues from the last checkpoint"
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 FULL_BYTES = 1 << 20
+NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
+"""What torch says where it raises a plain RuntimeError."""
 MICRO_BATCHES = {"sft": "sft", "labeler": "reward", "reward": "reward", "policy": "ppo", "retrain": "reward", "select": "select"}
-"""The section whose micro batch decides how much memory a stage takes to train, by stage. The other stages only sample."""
+"""Stage -> the section whose micro batch decides how much memory its training takes. The other stages only sample."""
 
 
 class StageFailed(LoopError):
-    """A stage raised on a worker; `detail` is the traceback for the log."""
+    """A stage raised on a worker. `detail` is the traceback, for the log."""
 
     def __init__(self, message: str, detail: str):
         super().__init__(message, detail)
@@ -32,7 +42,7 @@ class StageFailed(LoopError):
 
 
 class WorkerLost(LoopError):
-    """A worker or Ray died or is not heard of; the stage can go on with new ones. `detail` is for the log."""
+    """A worker or Ray died or hangs. The stage can continue with new workers. `detail` is for the log."""
 
     def __init__(self, message: str, detail: str = ""):
         super().__init__(message, detail)
@@ -43,43 +53,68 @@ class WorkerLost(LoopError):
 
 
 class OutOfMemory(LoopError):
-    """A worker had not enough memory, by its own word, Ray's or the kernel's."""
+    """A worker did not have enough memory, according to torch, Ray or the kernel."""
+
+
+def stage_error(error: BaseException, traceback: str) -> LoopError:
+    """What a stage raised, as a LoopError: itself if it is one, else OutOfMemory or StageFailed."""
+    if isinstance(error, LoopError):
+        return error
+    kind = type(error).__name__
+    if "outofmemory" in kind.lower() or any(words in str(error) for words in NO_MEMORY):
+        return OutOfMemory(f"{kind}: {str(error).splitlines()[0]}")
+    return StageFailed(f"{kind}: {error}", traceback)
 
 
 @contextmanager
 def disk_errors_explained(folder: Path) -> Iterator[None]:
-    """A full or unwritable disk, or a file that is not to be had, ends with one message and exit code 4."""
+    """Turn an OSError into one message and exit code 4: a full disk, a directory that cannot be written, or what the system says."""
     try:
         yield
     except OSError as error:
-        other = LoopError(f"{error.strerror}: {error.filename}\n  to do: mend that; the same command goes on from the last checkpoint")
+        other = LoopError(f"{error.strerror}: {error.filename}\n  to do: fix this; {RESUMES}")
         raise disk_error(error, folder) or other from None
 
 
 def disk_error(error: Exception, folder: Path) -> LoopError | None:
-    """What to say where the disk is the cause of an error, or of a failed stage; None where it is not."""
+    """The message where the disk is the cause of an error or of a failed stage; None where it is not."""
     text = f"{error} {getattr(error, 'detail', '')}"
-    said = getattr(error, "errno", None) in DISK_ERRORS or any(os.strerror(number) in text for number in DISK_ERRORS)
+    named = getattr(error, "errno", None) in DISK_ERRORS or any(os.strerror(number) in text for number in DISK_ERRORS)
     stage_failed_on_full_disk = hasattr(error, "detail") and folder.exists() and shutil.disk_usage(folder).free < FULL_BYTES
-    if not said and not stage_failed_on_full_disk:
+    if not named and not stage_failed_on_full_disk:
         return None
     full = not any(os.strerror(number) in text for number in DISK_ERRORS[2:])
     what = "the disk is full" if full else f"the run directory cannot be written: {str(error).splitlines()[0]}"
-    to_do = "make space, or move it to a larger disk" if full else "check its owner and its disk, or choose another with --runs"
-    return LoopError(f"{what}\n  where: {folder}\n  to do: {to_do}; the same command goes on from the last checkpoint")
+    to_do = "free some space, or move the run to a larger disk" if full else "check its owner and its disk, or choose another with --runs"
+    return LoopError(f"{what}\n  where: {folder}\n  to do: {to_do}; {RESUMES}")
+
+
+def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> OutOfMemory:
+    """The message for a stage that ran out of memory: which settings to lower."""
+    return OutOfMemory(
+        f"{name} ran out of memory ({why})\n  to do: lower {what_to_lower(stage, config)} and run the command again, "
+        "which continues from the last checkpoint; or give the machine more memory"
+    )
 
 
 def what_to_lower(stage: str, config: RunConfig) -> str:
-    """The settings that decide how much memory a stage takes, with their values. All are run time, so a run goes on with smaller ones."""
+    """The settings that decide how much memory a stage takes, with their values. All are run time, so a run can continue with others."""
     sampling = f"generation.batch_size (now {config.generation.batch_size})"
     if stage not in MICRO_BATCHES:
         return sampling
     section = getattr(config, MICRO_BATCHES[stage])
-    rows = (
-        section.micro_batch_size or section.batch_size // (config.ppo.num_minibatches if stage == "policy" else 1) // config.runtime.workers
-    )
+    minibatches = config.ppo.num_minibatches if stage == "policy" else 1
+    rows = section.micro_batch_size or section.batch_size // minibatches // config.runtime.workers
     training = f"{MICRO_BATCHES[stage]}.micro_batch_size (now {rows})"
     return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
+
+
+def oom_kills() -> int:
+    """How many processes this machine's kernel has killed because memory ran out."""
+    with suppress(OSError, ValueError):
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0
 
 
 def error_to_json(error: LoopError) -> dict[str, Any]:
@@ -89,7 +124,7 @@ def error_to_json(error: LoopError) -> dict[str, Any]:
 
 
 def error_from_json(data: dict[str, Any]) -> LoopError:
-    """The error again, as the nearest of its kinds that this process knows."""
+    """The error from `error_to_json`, as the most specific of its kinds that this process knows."""
     known = _by_name(LoopError)
     kind = next(known[name] for name in data["kinds"] if name in known)
     return kind(*data["arguments"])
@@ -100,11 +135,3 @@ def _by_name(kind: type[LoopError]) -> dict[str, type[LoopError]]:
     for child in kind.__subclasses__():
         found |= _by_name(child)
     return found
-
-
-def oom_kills() -> int:
-    """How many processes this machine's kernel has killed for want of memory."""
-    with suppress(OSError, ValueError):
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    return 0

@@ -1,4 +1,4 @@
-"""One round, one line a stage. Read this file first.
+"""One round, one line for each stage. Read this file first.
 
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
@@ -6,11 +6,11 @@
                    ^                                       |
                    +--------------- round r + 1 -----------+
 
-`filter` leaves out what is too long for the token limits, in the base's tokens; every later stage takes its rows from there.
+`filter` removes rows that are longer than the token limits. All later stages take their rows from it.
 
-A stage is a function (in `stages.py`) from config and input directories to one new directory. Here is only which stage feeds
-which. `run.stage` hands back the committed directory, made now or by an earlier start: resuming is running this again.
-Must never import torch, nor Ray.
+A stage is a function (in `loop/stages`) from config and input directories to one new directory. This file says only which stage is
+input to which. `run.stage` returns the committed directory, which was made now or by an earlier start. To resume a run is to run
+this file again. Must never import torch or Ray.
 """
 
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ Inputs = Artifact | list[Artifact] | None
 
 @dataclass(frozen=True)
 class Stage:
-    """What the key of a stage depends on besides its inputs: `version`, raised when its code changes meaning, and the
-    settings that it `reads`, all of those that its code looks at. `seeded`: whether the run's seed matters."""
+    """What the key of a stage depends on besides its inputs: its name, the settings that its code `reads`, its `version`, which is raised
+    when the code computes something else, and where it is `seeded`, the run's seed."""
 
     name: str
     reads: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Stage:
 
     @property
     def visible(self) -> tuple[str, ...]:
-        """All settings that the stage's code can read; any other raises (`configs/views.py`)."""
+        """All settings that the stage's code can read. Reading another one raises an error (`configs/views.py`)."""
         return (*self.reads, "seed") if self.seeded else self.reads
 
 
@@ -62,7 +62,7 @@ ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
 
 
 class Run(Protocol):
-    """What a round needs from its surroundings; `loop.driver.Driver` is the one there is."""
+    """What a round needs from its surroundings. In a real run it is the `Driver`."""
 
     config: RunConfig
 
@@ -71,7 +71,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What stands before round 0. `data` is what the `filter` stage left."""
+    """The stages before round 0. `data` is the output of the `filter` stage."""
 
     data: Artifact
     base: Artifact
@@ -82,7 +82,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Round:
-    """What a finished round leaves to later ones."""
+    """The stages of a finished round that later rounds use."""
 
     reward: Artifact
     policy: Artifact
@@ -92,7 +92,7 @@ class Round:
 
 
 def set_up(run: Run) -> Setup:
-    """The stages before round 0."""
+    """Make the stages before round 0."""
     reads_data = "chosen" in run.config.base.pretraining_texts
     original = run.stage(DATA)
     base = run.stage(BASE, data=original if reads_data else None)
@@ -104,7 +104,7 @@ def set_up(run: Run) -> Setup:
 
 
 def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
-    """Round r, after `earlier` ones."""
+    """Make round r, after the `earlier` ones."""
     data, base, sft = setup.data, setup.base, setup.sft
     last = earlier[-1] if earlier else None
     before = [past.labels for past in earlier]
@@ -134,7 +134,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
 
 
 def run_rounds(run: Run) -> None:
-    """The whole run."""
+    """Make the whole run."""
     setup = set_up(run)
     rounds: list[Round] = []
     for r in range(run.config.num_rounds):

@@ -1,8 +1,8 @@
-"""The fleet's own process, `python -m loop.actors`: it starts or joins Ray and has one long-lived actor a GPU, or one on a CPU machine.
+"""The child process of the fleet, `python -m loop.executors.actors`. It starts or joins Ray and keeps one Ray actor for each worker.
 
-It does what the driver asks for over a pipe (see `fleet.py`) and lives no longer than the driver. Every stage is called on all
-actors at once, under the name that the dashboard shows ("round-001/policy"). Ray owns scheduling, logs and metrics; the actors
-know nothing of it. The only file that imports Ray.
+It does what the driver asks for over a pipe (see `fleet.py`) and ends when the driver ends. Every stage is called on all actors at
+once, under the name that the dashboard shows ("round-001/policy"). Ray owns scheduling, logs and metrics, and the code inside an
+actor does not know of it. This is the only file that imports Ray.
 """
 
 import errno
@@ -26,20 +26,20 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import LoopError, UserError
 from configs.schema import RuntimeConfig
+from loop.executors.executor import QUIET_LIBRARIES
 from loop.executors.processes import MARK, kill_marked_from_outside
 from loop.executors.worker import Worker
-from loop.failures import OutOfMemory, StageFailed, WorkerLost, error_to_json
+from loop.failures import RESUMES, OutOfMemory, WorkerLost, error_to_json, stage_error
 
 POLL_SECONDS = 0.25
 PROBE_SECONDS = 1.0
 ROOM_SECONDS = 60
-"""How long a cluster that is busy may take to make room for the workers."""
+"""How long a busy cluster may take to make room for the workers."""
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 LOOPBACK = "127.0.0.1"
 MODE = "RAY_AUTH_MODE"
-NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
-"""How torch says so where it raises a plain RuntimeError."""
+"""The environment variable that tells Ray whether a cluster wants a token."""
 
 
 class Actors:
@@ -51,12 +51,12 @@ class Actors:
         self._group: Any = None
 
     def start_ray(self) -> dict[str, Any]:
-        """Start or join Ray. Raises UserError for an address or a port that cannot be had, WorkerLost where another try may help."""
+        """Start or join Ray. Raises UserError for an address or a port that cannot be used, WorkerLost where another try may help."""
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self.config.address is None:
             os.environ |= self._variables()
-            # One logical CPU a worker at least, so that two workers fit on any machine.
+            # At least one logical CPU for each worker, so that two workers fit on any machine.
             options |= {
                 "address": "local",  # whatever RAY_ADDRESS says
                 "num_cpus": max(os.cpu_count() or 1, self.config.workers),
@@ -72,13 +72,13 @@ class Actors:
                 options["address"] = canonicalize_bootstrap_address(self.config.address)
                 _agree_on_token(options["address"])
             dashboard = ray.init(**options).dashboard_url
-        except Exception as error:  # Ray raises nearly everything here, plain Exception too; the user gets one message
+        except Exception as error:  # Ray raises many kinds here, even plain Exception; the user gets one message
             raise _start_error(error, self.config) from None
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # instead of Ray's handler: this process goes when the driver goes
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # instead of Ray's handler: this process ends when the driver ends
         return {"dashboard": f"http://{dashboard}"}
 
     def start_workers(self) -> dict[str, Any]:
-        """Put new actors in place, after killing those that there are. Raises UserError where the cluster has no room."""
+        """Kill the actors that exist and start new ones. Raises UserError where the cluster has no room."""
         for worker in self._workers:
             ray.kill(worker)
         if self._group is not None:
@@ -102,9 +102,9 @@ class Actors:
         return {}
 
     def call(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Run a stage on all workers. Given up where the driver asks for something else.
+        """Run a stage on all workers, and give up where the driver asks for something else.
 
-        Raises what the stage raised where it is a LoopError, OutOfMemory, WorkerLost where an actor died, else StageFailed.
+        Raises what the stage raised where it is a LoopError; else OutOfMemory, WorkerLost where an actor died, or StageFailed.
         """
         pending = [worker.run_stage.options(name=name).remote(request) for worker in self._workers]
         first, probed = pending[0], time.monotonic()
@@ -119,6 +119,7 @@ class Actors:
         return {} if pending else ray.get(first)
 
     def stop(self) -> None:
+        """Kill the actors and leave Ray."""
         for worker in self._workers:
             ray.kill(worker)
         if ray.is_initialized():
@@ -130,14 +131,14 @@ class Actors:
         for _ in range(ROOM_SECONDS):
             if self._group.wait(timeout_seconds=1):
                 return
-            if self.config.address:  # a Ray of our own has room, and silence tells the driver that it hangs
+            if self.config.address:  # Ray on this machine has room; if it hangs, silence tells the driver so
                 self.driver.say_alive()
         if self.config.address is None:
             raise WorkerLost("Ray does not answer")
         raise UserError(f"no room for {self.config.workers} workers ({bundle} each) in the cluster", "runtime.workers", "set it lower")
 
     def _hosts(self) -> list[str]:
-        """The address of each worker's node, by which the others reach it; loopback where all are on one machine."""
+        """The address of each worker's node for the other workers; loopback where all are on one machine."""
         nodes = placement_group_table(self._group)["bundles_to_node_id"]
         if len(set(nodes.values())) == 1:
             return [LOOPBACK] * len(nodes)
@@ -154,20 +155,16 @@ class Actors:
         return self.config.threads or max(1, (os.cpu_count() or 1) // self.config.workers)
 
     def _variables(self) -> dict[str, str]:
-        """What a worker finds in its environment."""
-        return {
+        """The environment of a worker."""
+        return QUIET_LIBRARIES | {
             "OMP_NUM_THREADS": str(self._threads()),
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             "PYTHONWARNINGS": "ignore",
             "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
         }
 
     def _start_worker(self, rank: int, bundle: dict[str, float]) -> Any:
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
-        # Where Ray was started here, the workers that it keeps ready have inherited the variables.
+        # Where Ray was started here, its workers have inherited the variables.
         environment = {"env_vars": self._variables()} if self.config.address else {}
         actor = ray.remote(Worker).options(
             name=f"{self.run}-worker-{rank}",
@@ -180,7 +177,7 @@ class Actors:
 
 
 def _agree_on_token(address: str) -> None:
-    """Find out whether a cluster wants a token, and set Ray to that. Raises UserError where nothing answers or the token is wrong.
+    """Find out whether a cluster wants a token, and set Ray to that. Raises an error where nothing answers or the token is wrong.
 
     Ray itself looks for a token only where it starts a cluster or is told `auto`, and then does not ask whether the cluster wants one.
     """
@@ -192,12 +189,12 @@ def _agree_on_token(address: str) -> None:
     if MODE in os.environ:
         _ask_for_session(address)
         return
-    os.environ[MODE] = "disabled"  # even where a token lies ready
+    os.environ[MODE] = "disabled"  # even where this machine has a token
     try:
         _ask_for_session(address)
     except ray.exceptions.AuthenticationError:
         os.environ[MODE] = "token"
-        Config.initialize("")  # has Ray read the variable again, as its own `ray.init` does
+        Config.initialize("")  # makes Ray read the variable again, as its own `ray.init` does
         _ask_for_session(address)
 
 
@@ -206,7 +203,7 @@ def _ask_for_session(address: str) -> None:
 
 
 def _start_error(error: Exception, config: RuntimeConfig) -> LoopError:
-    """What to say where Ray did not start or could not be joined."""
+    """The message where Ray did not start or could not be joined."""
     said = " ".join(str(error).split())[:500]
     if isinstance(error, ray.exceptions.AuthenticationError):
         return UserError(
@@ -224,8 +221,8 @@ def _start_error(error: Exception, config: RuntimeConfig) -> LoopError:
     if isinstance(error, OSError) and (full or error.filename):
         where = error.filename or os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray")
         return LoopError(
-            f"Ray cannot keep its session: {'the disk is full' if full else 'it cannot be written'}\n  where: {where}\n"
-            "  to do: mend that, or set RAY_TMPDIR to another folder; the same command goes on from the last checkpoint"
+            f"Ray cannot write its session: {'the disk is full' if full else error.strerror}\n  where: {where}\n"
+            f"  to do: fix this, or set RAY_TMPDIR to another folder; {RESUMES}"
         )
     if isinstance(error, ValueError) and config.dashboard_port is not None and str(config.dashboard_port) in said:
         return UserError(f"Ray cannot start: {said}", f"runtime.dashboard_port={config.dashboard_port}", "free the port, or choose another")
@@ -235,15 +232,11 @@ def _start_error(error: Exception, config: RuntimeConfig) -> LoopError:
 
 
 def _check(reference: Any) -> None:
-    """Raises what a worker's finished call raised, as the driver knows it."""
+    """Raises what a worker's finished call raised, as the kind of error that the driver knows."""
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, LoopError):
-            raise error.cause from None
-        if "outofmemory" in type(error.cause).__name__.lower() or any(sign in str(error.cause) for sign in NO_MEMORY):
-            raise OutOfMemory(f"{type(error.cause).__name__}: {str(error.cause).splitlines()[0]}") from None
-        raise StageFailed(f"{type(error.cause).__name__}: {error.cause}", str(error)) from None
+        raise stage_error(error.cause, str(error)) from None
     except ray.exceptions.OutOfMemoryError:
         raise OutOfMemory("Ray's memory monitor killed a worker") from None
     except ray.exceptions.RayError as error:
@@ -251,13 +244,13 @@ def _check(reference: Any) -> None:
 
 
 def _probe() -> None:
-    """Blocks, or raises, where Ray is frozen or dead: this machine's raylet answers `put`, the cluster's head answers `nodes`."""
+    """Blocks or raises where Ray is frozen or dead: this machine's raylet answers `put`, the cluster's head answers `nodes`."""
     ray.put(0)
     ray.nodes()
 
 
 class DriverPipe:
-    """The two pipes to the driver: commands come in, messages go out. When the driver is gone, so is this process, with all of Ray."""
+    """The two pipes to the driver: commands come in, messages go out. When the driver ends, this process ends too, with all of Ray."""
 
     def __init__(self, commands: TextIO, messages: TextIO):
         self._messages, self._id = messages, 0
@@ -270,7 +263,7 @@ class DriverPipe:
         return command
 
     def is_asking(self) -> bool:
-        """Whether another command waits."""
+        """Whether another command is waiting."""
         return not self._commands.empty()
 
     def say_alive(self) -> None:
@@ -280,7 +273,7 @@ class DriverPipe:
         try:
             self._messages.write(json.dumps({"id": self._id} | message) + "\n")
             self._messages.flush()
-        except BrokenPipeError:  # the driver is gone, and `_listen` sees to the end
+        except BrokenPipeError:  # the driver has ended, and `_listen` ends this process
             threading.Event().wait()
 
     def _listen(self, commands: TextIO) -> None:
@@ -290,8 +283,8 @@ class DriverPipe:
 
 
 def main() -> None:
-    """Obey the driver until it says stop, or is gone."""
-    # Whatever else writes to standard output writes to the log; the driver reads only messages.
+    """Do what the driver asks until it says stop or ends."""
+    # The driver reads only messages. Everything else that is written to standard output goes to the log.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -308,7 +301,7 @@ def main() -> None:
                 driver.say({"answer": actors.call(command["name"], command["request"])})
         except LoopError as error:
             driver.say({"error": error_to_json(error)})
-        except Exception as error:  # whatever Ray raises when parts of it are gone: the driver starts it anew
+        except Exception as error:  # whatever Ray raises when parts of it are dead: the driver starts it again
             driver.say({"error": error_to_json(WorkerLost(f"Ray failed ({type(error).__name__})", traceback.format_exc()))})
     actors.stop()
 

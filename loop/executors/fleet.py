@@ -1,11 +1,11 @@
-"""The fleet as the driver sees it: a child process that has Ray and the workers (`actors.py`), and that may die or fall silent.
+"""Runs stages on Ray: a child process (`actors.py`) has Ray and the workers, and the driver talks to it over two pipes.
 
     driver  -- one command a line -->  child: {"id": 3, "do": "call", "name": "round-001/policy", "request": {...}}
     driver  <-- one message a line --  child: {"id": 3, "alive": true}, then {"id": 3, "answer": {...}} or {"id": 3, "error": {...}}
 
-The child is in a session of its own, so that a signal to the driver's process group does not reach Ray. Every wait for it is
-bounded. Whatever dies or hangs, it and all that it has started on this machine are killed, and `start` starts them again. When
-the driver dies, the child finds the pipe closed, and goes away with everything. Must never import Ray.
+The child has a session of its own, so a signal to the driver's process group does not reach Ray. Every wait for the child is bounded.
+When anything dies or hangs, the child and everything that it has started on this machine are killed, and `start` starts them again.
+When the driver dies, the child finds the pipe closed and ends, with everything that it has started. Must never import Ray or torch.
 """
 
 import json
@@ -16,68 +16,84 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from configs.schema import RuntimeConfig
+from loop.executors.executor import OnWait, StageRequest, Startup
+from loop.executors.heartbeat import SignsOfLife
 from loop.executors.processes import in_environment, kill_marked
-from loop.failures import WorkerLost, error_from_json
+from loop.failures import OutOfMemory, WorkerLost, error_from_json, oom_kills
+from loop.store.layout import StageWork
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 10.0
 LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-"""Has Ray listen on 127.0.0.1 only, as it does on macOS by default. Without it all of its ports but the dashboard's are open to others."""
+"""Makes Ray listen on 127.0.0.1 only, as it does on macOS by default. Otherwise other machines can reach all of its ports but one."""
 LOG_TAIL = 4000
+"""How many characters of Ray's log a failure shows."""
 
 
 class Fleet:
-    """Starts or joins Ray and keeps the workers."""
+    """An `Executor` that starts or joins Ray and keeps one worker for each GPU, or as many as the config asks for."""
 
-    def __init__(self, config: RuntimeConfig, run: str, log: Path):
-        """log: the file that takes what Ray and the child have to say."""
-        self.config, self.run, self.log = config, run, log
-        self.dashboard, self.ready = "", False
+    def __init__(self, config: RuntimeConfig, name: str, log: Path):
+        """name: the name of the workers on Ray's dashboard. log: the file for what Ray and the child print."""
+        self.config, self.name, self.log = config, name, log
+        self._ready = False
         self._mark = secrets.token_hex(8)
         self._child: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes | None] = queue.Queue()
         self._command = 0
 
-    def start(self) -> dict[str, float] | None:
-        """Start what is not there: Ray and the workers, or, where Ray is well, new workers only.
+    def start(self) -> Startup | None:
+        """Start what is missing: Ray and the workers, or only new workers where Ray still runs.
 
-        Returns the seconds that Ray and the workers took, None where Ray was there. Raises UserError where the cluster cannot be joined or
-        has no room, WorkerLost where another try may help.
+        Returns None where Ray was running. Raises UserError where the cluster cannot be joined or has no room, WorkerLost where another
+        try may help.
         """
+        if self._ready:
+            return None
         seconds = self.config.start_seconds
         if self._child is not None:
             try:
                 self._ask({"do": "start workers"}, seconds)
-                self.ready = True
+                self._ready = True
                 return None
             except WorkerLost:
                 self._kill()
         before = time.monotonic()
         self._start_child()
-        self.dashboard = self._ask({"do": "start ray"}, seconds)["dashboard"]
+        dashboard = self._ask({"do": "start ray"}, seconds)["dashboard"]
         between = time.monotonic()
         self._ask({"do": "start workers"}, seconds)
-        self.ready = True
-        return {"ray": between - before, "workers": time.monotonic() - between}
+        self._ready = True
+        return Startup({"ray": between - before, "workers": time.monotonic() - between}, dashboard)
 
-    def call(self, name: str, request: dict[str, Any], on_wait: Callable[[], None]) -> dict[str, Any]:
-        """Run a stage on all workers; `name` is what the dashboard shows. Calls `on_wait` a few times a second.
+    def run(self, name: str, request: StageRequest, on_wait: OnWait) -> dict[str, Any]:
+        """Make a stage on all workers at once; see `Executor.run`. `name` is what the dashboard shows."""
+        work = StageWork(Path(request["work"]))
+        lives = SignsOfLife([work.beat(rank) for rank in range(self.config.workers)], self.config.hang_seconds)
+        kills = oom_kills()
 
-        Raises what the stage raised where it is a LoopError, OutOfMemory, WorkerLost where a worker or Ray died or hangs, else StageFailed.
-        """
-        self.ready = False
-        answer = self._ask({"do": "call", "name": name, "request": request}, self.config.hang_seconds, on_wait)
-        self.ready = True
-        return answer
+        def watch() -> None:
+            on_wait()
+            if lives.are_over():
+                raise WorkerLost(f"the workers gave no sign of life for {self.config.hang_seconds:g} s")
+
+        self._ready = False
+        try:
+            metrics = self._ask({"do": "call", "name": name, "request": request}, self.config.hang_seconds, watch)
+        except WorkerLost:
+            if oom_kills() > kills:
+                raise OutOfMemory("the kernel killed a worker") from None
+            raise
+        self._ready = True
+        return metrics
 
     def stop(self) -> None:
-        """Stop the workers and Ray; kill what does not stop."""
+        """Stop the workers and Ray. What does not stop in time is killed."""
         if self._child is not None:
             with suppress(OSError, subprocess.TimeoutExpired):
                 self._send({"do": "stop"})
@@ -94,7 +110,7 @@ class Fleet:
         self._lines = queue.Queue()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "loop.executors.actors", self.config.model_dump_json(), self.run],
+                [sys.executable, "-m", "loop.executors.actors", self.config.model_dump_json(), self.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -109,11 +125,11 @@ class Fleet:
         self._child.stdin.write(json.dumps(command | {"id": self._command}).encode() + b"\n")
         self._child.stdin.flush()
 
-    def _ask(self, command: dict[str, Any], seconds: float, on_wait: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """The child's answer. Raises what it says was raised, and WorkerLost where it dies, or is silent for `seconds`."""
-        with suppress(OSError):  # a dead child is noticed below, after what it said last
+    def _ask(self, command: dict[str, Any], seconds: float, on_wait: OnWait = lambda: None) -> dict[str, Any]:
+        """The child's answer. Raises the error that the child reports, and WorkerLost where the child dies or is silent for `seconds`."""
+        with suppress(OSError):  # a dead child is noticed below, after its last messages
             self._send(command)
-        silent = 0.0  # counted in waits, not by the clock, so that a driver that was stopped itself (Ctrl-Z) accuses nobody
+        silent = 0.0  # counted in waits and not by the clock: this process may have been suspended itself (Ctrl-Z)
         while True:
             try:
                 line = self._lines.get(timeout=POLL_SECONDS)
@@ -129,7 +145,7 @@ class Fleet:
                 raise WorkerLost("Ray died", self._end_of_log())
             silent = 0.0
             message = json.loads(line)
-            if message["id"] != self._command:  # about a call that was given up
+            if message["id"] != self._command:  # it belongs to a call that was given up
                 continue
             if "error" in message:
                 raise error_from_json(message["error"])
@@ -138,7 +154,7 @@ class Fleet:
             on_wait()
 
     def _kill(self) -> None:
-        self.ready = False
+        self._ready = False
         kill_marked(self._mark)
         if self._child is not None:
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -155,7 +171,7 @@ class Fleet:
 
 
 def _read_lines(stream: IO[bytes], lines: "queue.Queue[bytes | None]") -> None:
-    """Every whole line that comes, and None at the end."""
+    """Put every whole line into the queue, and None at the end."""
     with stream:
         for line in stream:
             if line.endswith(b"\n"):

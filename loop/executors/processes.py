@@ -1,6 +1,7 @@
-"""Processes that carry a mark in their environment, and how to end them all, frozen ones too.
+"""Finds and kills all processes that carry a mark in their environment, frozen ones too.
 
-A process hands its environment to all that it starts, so the mark finds what Ray has started even after its parent is gone.
+A process passes its environment on to every process that it starts. So the mark finds what Ray has started, even where the parent
+is dead. Must never import torch or Ray.
 """
 
 import os
@@ -14,21 +15,24 @@ import psutil
 MARK = "LOOP_FLEET"
 """The environment variable that holds the mark."""
 KILL_SECONDS = 10.0
-"""How long to go on killing: a process that waits for a dead disk does not die before the disk answers."""
+"""How long to keep trying: a process that waits for a dead disk does not die before the disk answers."""
 
 
 def in_environment(mark: str) -> dict[str, str]:
-    """What a process to be marked is given. Ray names its processes by setproctitle, which would write long names over the environment."""
+    """The environment variables of a process that is to carry the mark.
+
+    SPT_NOENV: Ray names its processes with setproctitle, which would otherwise write long names over the environment.
+    """
     return {MARK: mark, "SPT_NOENV": "1"}
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """The living processes of this machine that carry `mark`, but for this one."""
+    """The running processes of this machine that carry `mark`, without this one."""
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and _carries(process, mark)]
 
 
 def kill_marked(mark: str) -> None:
-    """SIGKILL to all that carry `mark`, but for this process, until none is left."""
+    """Send SIGKILL to all processes that carry `mark`, without this one, until none is left."""
     deadline = time.monotonic() + KILL_SECONDS
     while (left := marked(mark)) and time.monotonic() < deadline:
         for process in left:
@@ -38,9 +42,9 @@ def kill_marked(mark: str) -> None:
 
 
 def kill_marked_from_outside(mark: str) -> None:
-    """The same by a process of its own, this one included where it carries the mark. Returns at once.
+    """Have another process do the same, which also kills this one if it carries the mark. Returns at once.
 
-    A process that has Ray in it may be ended by Ray as soon as another of Ray's dies, before it has killed the rest.
+    A process that has imported Ray may be ended by Ray as soon as another process of Ray dies, before it has killed the rest.
     """
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     command = [sys.executable, "-m", "loop.executors.processes", mark]
@@ -50,7 +54,7 @@ def kill_marked_from_outside(mark: str) -> None:
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, OSError):  # it is gone, or another user's
+    except (psutil.Error, OSError):  # it has ended, or it belongs to another user
         return False
 
 

@@ -1,17 +1,14 @@
-"""Directories that are complete or absent, and the hashes that tell one from another.
+"""Committed stages: directories that are complete or absent, and the hashes that identify them.
 
-Invariant: a directory that contains `manifest.json` at its final place is complete and was never changed since. A stage
-fills a payload directory of its own attempt; `commit` hashes and fsyncs the payload, writes the manifest last, and renames. A crash
-before the rename leaves only the stage's work directory, whose checkpoints the next attempt takes up if the key is equal; after
-it, a committed stage that the journal does not yet name.
+Invariant: a directory that contains `manifest.json` at its final place is complete and has not been changed since. A stage fills
+the payload directory of its own attempt. `commit` hashes the payload, syncs it to disk, writes the manifest last, and renames the
+directory. A crash before the rename leaves only the stage's work directory, and the next attempt continues from its checkpoints if
+the key is equal. A crash after the rename leaves a committed stage that the journal does not name yet. A worker that outlives its
+attempt can do no harm, because its payload directory is gone.
 
-    work/round-000-policy/key              whose work this is
-    work/round-000-policy/payload-<n>/     what the attempt makes; a late worker of a dead attempt writes into its own, or nowhere
-    work/round-000-policy/checkpoints/     see policies/checkpoints.py
-
-    key     hash of the recipe: stage, version, the config it reads, seed, round, digests of the inputs
-    digest  hash of the payload: names and bytes of every file but the manifest, without what only tells where on this machine it lies
-    check   in the manifest: hash of all the rest of it, so that a changed one is found where no journal vouches for it
+    key     hash of the recipe: stage, version, the settings that it reads, seed, round, digests of the inputs
+    digest  hash of the payload: names and bytes of every file except the manifest, without paths on this machine
+    check   hash of the rest of the manifest, so that an edited manifest is found where no journal vouches for it
 """
 
 import hashlib
@@ -25,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import LoopError, UserError
+from loop.store.layout import MANIFEST, StageWork
 
 SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
 LOCATIONS = {"adapter_config.json": "base_model_name_or_path"}
-"""Files that name a place on this machine -> the field that does. It is not part of the digest, or equal runs in two folders would differ.
-Their hash without it is in the manifest under `placeless`; that of all their bytes is under `files` as for every other file."""
+"""Files that name a path on this machine -> the field that does. The field is not part of the digest, or equal runs in two folders would
+differ. The manifest has the hash without it under `placeless`, and the hash of all bytes under `files` as for every other file."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A committed stage."""
+    """A committed stage: its directory, and what the manifest says about it."""
 
     path: Path
     key: str
@@ -45,7 +42,7 @@ class Artifact:
 
     @property
     def manifest_hash(self) -> str:
-        """SHA-256 of the manifest's bytes, which the journal records."""
+        """SHA-256 of the manifest's bytes. The journal records it."""
         return hash_file(self.path / MANIFEST)
 
 
@@ -55,7 +52,7 @@ def hash_json(value: Any) -> str:
 
 
 def find_committed(path: Path, key: str) -> Artifact | None:
-    """The artifact at `path` if it was made by the recipe `key`, else None."""
+    """The artifact at `path` if it was made by the recipe with this key, else None. Raises UserError for one of a newer version."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
@@ -68,11 +65,11 @@ def find_committed(path: Path, key: str) -> Artifact | None:
 
 
 def find_damage(path: Path, recorded: str | None = None) -> list[str]:
-    """What does not fit in a committed directory, a line each. recorded: the manifest's hash, where the journal knows it."""
+    """What is damaged in a committed directory, one text for each. recorded: the manifest's hash, where the journal knows it."""
     if path.is_symlink():
         return [f"{path}: is a symbolic link"]
     if not path.is_dir():
-        return [f"{path}: {'is no directory' if path.exists() else 'is missing'}"]
+        return [f"{path}: {'is not a directory' if path.exists() else 'is missing'}"]
     try:
         text = (path / MANIFEST).read_bytes()
         manifest = json.loads(text)
@@ -99,28 +96,30 @@ def find_damage(path: Path, recorded: str | None = None) -> list[str]:
 
 
 def begin(work: Path, key: str) -> Path:
-    """An empty payload directory in a stage's work directory. What an attempt at another recipe left there is removed."""
-    if not (work / "key").is_file() or (work / "key").read_text() != key:
+    """An empty payload directory in a stage's work directory. Work that belongs to another recipe is removed."""
+    paths = StageWork(work)
+    if not paths.key.is_file() or paths.key.read_text() != key:
         shutil.rmtree(work, ignore_errors=True)
-    for old in work.glob("payload-*"):
+    for old in paths.payloads():
         shutil.rmtree(old, ignore_errors=True)
-    payload = work / f"payload-{secrets.token_hex(4)}"
+    payload = paths.payload(secrets.token_hex(4))
     payload.mkdir(parents=True)
-    (work / "key").write_text(key)
+    paths.key.write_text(key)
     return payload
 
 
-def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: float) -> Artifact:
-    """Make a filled payload directory the artifact at `final`. An older artifact there, of another recipe, is replaced.
+def commit(payload: Path, final: Path, key: str, metrics: dict[str, Any], seconds: float) -> Artifact:
+    """Turn a filled payload directory into the artifact at `final`. An older artifact of another recipe is replaced.
 
-    Raises LoopError where the payload holds something else than files, which could not be checked later.
+    Raises LoopError where the payload holds anything that is not a file, because that could not be verified later.
     """
-    names, odd = _contents(work)
+    names, odd = _contents(payload)
     if odd:
-        raise LoopError(f"a stage left what cannot be kept: {', '.join(f'{work / name} {why}' for name, why in sorted(odd.items()))}")
-    files = {name: hash_file(work / name) for name in sorted(names)}
-    sync_tree(work)
-    placeless = _placeless(work, files)
+        found = ", ".join(f"{payload / name} {why}" for name, why in sorted(odd.items()))
+        raise LoopError(f"the output of a stage holds something that is not a file: {found}")
+    files = {name: hash_file(payload / name) for name in sorted(names)}
+    sync_tree(payload)
+    placeless = _placeless(payload, files)
     digest = hash_json(files | placeless)
     manifest: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -131,30 +130,30 @@ def commit(work: Path, final: Path, key: str, metrics: dict[str, Any], seconds: 
         "metrics": metrics,
         "seconds": round(seconds, 3),
     }
-    manifest["check"] = hash_json(json.loads(json.dumps(manifest)))  # as it is read back: JSON knows no tuples and no numbers as keys
-    write_synced(work / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    _sync(work)
+    manifest["check"] = hash_json(json.loads(json.dumps(manifest)))  # in the form in which it is read back
+    write_synced(payload / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _sync(payload)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
-        replaced = work.with_name(work.name + ".replaced")
+        replaced = payload.with_name(payload.name + ".replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
-        work.rename(final)
+        payload.rename(final)
         shutil.rmtree(replaced)
     else:
-        work.rename(final)
+        payload.rename(final)
     _sync(final.parent)
     return Artifact(final, key, digest, metrics, round(seconds, 3))
 
 
 def digest_of(payload: Path) -> str:
-    """The digest that a filled payload directory is going to have."""
+    """The digest that a filled payload directory will have when it is committed."""
     files = {name: hash_file(payload / name) for name in _contents(payload)[0]}
     return hash_json(files | _placeless(payload, files))
 
 
 def _placeless(payload: Path, names: Iterable[str]) -> dict[str, str]:
-    """The files of LOCATIONS, each with the hash that it would have if it named no place."""
+    """The files of LOCATIONS, each with the hash of its content without the path."""
     hashes = {}
     for name in names:
         if field := LOCATIONS.get(Path(name).name):
@@ -170,7 +169,7 @@ def hash_file(path: Path) -> str:
 
 
 def _contents(path: Path) -> tuple[set[str], dict[str, str]]:
-    """The files under a directory, by relative name; and what is neither a file nor a directory with something in it, with the reason."""
+    """The files under a directory by relative name, and everything that cannot be hashed as a file, with the reason."""
     files, odd = set(), {}
     for folder, directories, names in os.walk(path):
         here = Path(folder)
@@ -181,14 +180,14 @@ def _contents(path: Path) -> tuple[set[str], dict[str, str]]:
             elif found.is_file():
                 files.add(relative)
             elif not found.is_dir():
-                odd[relative] = "is no plain file"
+                odd[relative] = "is not a plain file"
             elif not any(found.iterdir()):
                 odd[relative] = "is an empty directory"
     return files, odd
 
 
 def write_synced(path: Path, text: str) -> None:
-    """The whole text is at `path`, on disk, or what was there before."""
+    """Replace a file at once and sync it: after a crash it has the whole text, or what was there before."""
     temporary = path.with_name(f".{path.name}.new")
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -198,14 +197,14 @@ def write_synced(path: Path, text: str) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """All files and directories under a directory, and itself, are on disk."""
+    """Sync all files and directories under a directory, and itself, to disk."""
     for folder, _, names in os.walk(path):
         for name in (*names, ""):
             _sync(Path(folder, name))
 
 
 def _sync(path: Path) -> None:
-    """A file or directory is on disk."""
+    """Sync one file or directory to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""The tiny base is trained once and kept between runs, in `~/.cache/loop` or `LOOP_CACHE`, under the key of its recipe.
+"""The tiny base is trained once and cached between runs, in `~/.cache/loop` or `LOOP_CACHE`, under the key of its recipe.
 
-A kept base is a committed directory as in a run. No journal vouches for it, so a copy of it is hashed before a run uses it.
-Must never import torch, nor Ray.
+A cached base is a committed directory as in a run. No journal vouches for it, so a run copies it and verifies the hashes of the
+copy before it uses it. Must never import torch or Ray.
 """
 
 import os
@@ -16,20 +16,20 @@ from loop.store.lock import is_running
 
 
 def cache_folder() -> Path:
-    """Where things are kept between runs."""
+    """The directory for everything that is cached between runs."""
     return Path(os.environ.get("LOOP_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "loop")).expanduser()
 
 
 class BaseCache:
-    """The place of one base in the cache. `folder`: a whole base, or nothing, or one that was damaged since."""
+    """The place of one base in the cache. There may be no base in `folder`, or a damaged one."""
 
     def __init__(self, key: str):
         self.key, self.folder = key, cache_folder() / f"base-{key[:16]}"
 
     def copy_to(self, payload: Path) -> tuple[dict[str, Any] | None, list[str]]:
-        """Fill an empty payload directory. Returns (the base's metrics, []); (None, []) where none is kept; (None, what is damaged).
+        """Copy the base into an empty payload directory. Returns its metrics, None where there is no whole base, and what is damaged.
 
-        A damaged base is removed, so that the one that is made now can take its place.
+        A damaged base is removed, so that a new one can take its place. Raises LoopError where the run's disk fails.
         """
         if not self.folder.exists():
             return None, []
@@ -37,10 +37,10 @@ class BaseCache:
             shutil.copytree(self.folder, payload, symlinks=True, dirs_exist_ok=True)
             damage = [line.replace(str(payload), str(self.folder)) for line in artifacts.find_damage(payload)]
         except OSError as error:
-            if not (damage := artifacts.find_damage(self.folder)):  # then it is the run's disk that fails
-                raise LoopError(f"the kept base cannot be copied into the run: {error}") from None
+            if not (damage := artifacts.find_damage(self.folder)):  # the cached base is whole, so the run's disk failed
+                raise LoopError(f"the cached base cannot be copied into the run: {error}") from None
         found = None if damage else artifacts.find_committed(payload, self.key)
-        if found is None:  # damaged, or of another version of loop
+        if found is None:  # damaged, or written by another version of loop
             for path in (self.folder, payload):
                 shutil.rmtree(path, ignore_errors=True)
             payload.mkdir()
@@ -49,12 +49,14 @@ class BaseCache:
         return found.metrics, []
 
     def keep(self, base: Path) -> None:
-        """Keep a copy of a committed base. Half of one that a killed process has left is removed."""
-        for left in self.folder.parent.glob(f"{self.folder.name}.*"):
-            if not is_running(left.suffix[1:]):
-                shutil.rmtree(left, ignore_errors=True)
+        """Keep a copy of a committed base, unless there is one. Partial copies by processes that died are removed."""
+        if self.folder.exists():
+            return
+        for abandoned in self.folder.parent.glob(f"{self.folder.name}.*"):
+            if not is_running(abandoned.suffix[1:]):
+                shutil.rmtree(abandoned, ignore_errors=True)
         copy = self.folder.with_name(f"{self.folder.name}.{os.getpid()}")
-        with suppress(OSError):  # a cache that cannot be written only costs the next run its minute
+        with suppress(OSError):  # without the cache, the next run only has to train the base again
             shutil.copytree(base, copy)
             if not artifacts.find_damage(copy):
                 copy.rename(self.folder)

@@ -1,8 +1,9 @@
-"""The journal of a run, and what it says: `RunState` is a pure fold over its events.
+"""The journal of a run, and the state that its events add up to. `RunState` is a pure fold over the events.
 
-One JSON object a line, fsynced before the next step is taken; its last field is a checksum of the rest. A torn last line
-(power went while it was written) is dropped and cut off before the next append; a torn line before the last is damage and
-is named. The process that writes reads the file once and keeps the state in memory, so a long run costs no more a stage than a short one.
+Each line is one JSON object whose last field is a checksum of the rest. It is synced to disk before the next step is taken. A torn
+last line, which a power cut can leave, is ignored and cut off before the next append. A torn line before the last is damage, and the
+message names it. The process that writes reads the file once and keeps the state in memory, so a stage of a long run costs no more
+than a stage of a short one. Must never import torch or Ray.
 """
 
 import hashlib
@@ -17,13 +18,11 @@ from pydantic import BaseModel, ConfigDict
 from configs.errors import UserError
 
 State = Literal["pending", "running", "done", "waiting", "interrupted", "failed"]
-
-
 ENDINGS: dict[str, State] = {"run_done": "done", "waiting": "waiting", "interrupted": "interrupted", "failed": "failed"}
 
 
 class Event(BaseModel):
-    """Something that happened. `round` is None for the stages before round 0."""
+    """One line: something that happened. `round` is None for the stages before round 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,20 +44,20 @@ class Event(BaseModel):
 
 
 class StageState(BaseModel):
-    """Where one stage stands."""
+    """The state of one stage."""
 
     state: State = "pending"
     restarts: int = 0
-    """Workers that were lost and replaced while the stage was made."""
+    """How often workers were lost and replaced while the stage was made."""
     seconds: float | None = None
     digest: str | None = None
     metrics: dict[str, Any] = {}
     committed: Event | None = None
-    """The last line that vouches for a directory of the stage. It outlasts the start of another attempt."""
+    """The last line about a committed directory of the stage. A new attempt does not clear it."""
 
 
 class RunState(BaseModel):
-    """Where a run stands."""
+    """The state of a run."""
 
     state: State = "pending"
     num_rounds: int = 0
@@ -66,11 +65,11 @@ class RunState(BaseModel):
     rounds: dict[int, dict[str, StageState]] = {}
     dashboard: str | None = None
     configs: list[str] = []
-    """SHA-256 of the `config.yaml` of each start, the last one's at the end."""
+    """SHA-256 of the `config.yaml` of each start, in order."""
     message: str | None = None
 
     def stage(self, name: str, round_number: int | None) -> StageState:
-        """Where one stage stands; `pending` if the journal does not know it."""
+        """The state of one stage; `pending` where the journal does not know it."""
         rows = self.setup if round_number is None else self.rounds.get(round_number, {})
         return rows.get(name, StageState())
 
@@ -79,7 +78,7 @@ class RunState(BaseModel):
         return self.setup if round_number is None else self.rounds.setdefault(round_number, {})
 
     def stages(self) -> Iterator[tuple[int | None, str, StageState]]:
-        """(round, name, state) of every stage that the journal knows, those before round 0 first."""
+        """(round, name, state) of every stage that the journal knows. The stages before round 0 come first."""
         numbered: list[tuple[int | None, dict[str, StageState]]] = [(None, self.setup), *sorted(self.rounds.items())]
         for round_number, rows in numbered:
             for name, row in rows.items():
@@ -87,13 +86,14 @@ class RunState(BaseModel):
 
 
 class Journal:
-    """Appends events to a file that one process writes, and keeps the state that they add up to."""
+    """Appends events to the file and keeps the state that they add up to. Only the process that holds the run's lock may use it."""
 
     def __init__(self, path: Path):
         self.path = path
         self._state: RunState | None = None
 
     def append(self, event: str, **fields: Any) -> None:
+        """Write one event, with the time, and sync it to disk."""
         line = Event(event=event, at=datetime.now(UTC).isoformat(timespec="seconds"), **fields)  # type: ignore[arg-type]
         state = self.state()
         self._cut_torn_line()
@@ -104,7 +104,7 @@ class Journal:
         _apply(state, line)
 
     def state(self) -> RunState:
-        """Where the run stands. The file is read at the first call, so this may only be asked by the process that holds the run's lock."""
+        """The state of the run. The file is read at the first call."""
         if self._state is None:
             self._state = fold(read_events(self.path))
         return self._state
@@ -115,7 +115,7 @@ class Journal:
 
 
 def read_events(path: Path) -> list[Event]:
-    """All whole events. Raises UserError for a damaged line that is not the last, and for one that this version does not know."""
+    """All whole events. Raises UserError for a damaged line before the last, and for a line that this version does not know."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -127,11 +127,11 @@ def read_events(path: Path) -> list[Event]:
             raise UserError(
                 f"line {number} of the journal is damaged",
                 str(path),
-                "restore the file, or delete that line: committed stages are found again",
+                "restore the file, or delete that line; committed stages will be found again",
             ) from None
         try:
             events.append(Event.model_validate_json(body))
-        except ValueError:  # its checksum is right, so it was meant
+        except ValueError:  # the checksum is right, so the line was written like this
             raise UserError(
                 f"line {number} of the journal was written by another version of loop", str(path), "use the version that wrote it"
             ) from None
@@ -139,7 +139,7 @@ def read_events(path: Path) -> list[Event]:
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether the last line was written to its end. Reads one byte."""
+    """Whether the last line is whole. Reads one byte."""
     if not path.exists() or not path.stat().st_size:
         return True
     with path.open("rb") as file:
@@ -152,7 +152,7 @@ def _with_check(line: str) -> str:
 
 
 def _without_check(line: bytes) -> bytes:
-    """The line as it was before `_with_check`. Raises ValueError where a byte of it was changed."""
+    """The line before `_with_check`. Raises ValueError where a byte of it was changed."""
     body, mark, check = line.rpartition(b',"check":"')
     body += b"}"
     if not mark or check != hashlib.sha256(body).hexdigest()[:16].encode() + b'"}':
@@ -186,29 +186,10 @@ def _apply(run: RunState, event: Event) -> None:
             committed=event if done else before.committed,
         )
     elif event.event == "worker_lost":
-        # The line about the stage's start may have been deleted, as the message about a damaged line advises.
+        # The line about the stage's start may be missing: the message about a damaged line advises to delete that line.
         run.rows(event.round).setdefault(event.stage or "", StageState(state="running")).restarts += 1
     else:
         run.state = ENDINGS[event.event]
         for _, _, stage in run.stages():
-            if stage.state == "running":  # at run_done: its line is missing, and only its own line makes a stage done
+            if stage.state == "running":  # at run_done, its last line was deleted
                 stage.state = "pending" if run.state == "done" else run.state
-
-
-def to_json(name: str, state: RunState, setup: Iterable[str], stages: Iterable[str]) -> dict[str, Any]:
-    """The object of `status --json`: every stage of every round, those not yet begun as `pending`."""
-
-    def rows(names: Iterable[str], known: dict[str, StageState]) -> dict[str, Any]:
-        order = [*names, *(name for name in known if name not in names)]
-        return {name: known.get(name, StageState()).model_dump(exclude={"committed"}) for name in order}
-
-    stages = tuple(stages)
-    numbers = range(max([state.num_rounds, *(number + 1 for number in state.rounds)]))
-    return {
-        "run": name,
-        "state": state.state,
-        "rounds": [{"round": n, "stages": rows(stages, state.rounds.get(n, {}))} for n in numbers],
-        "setup": rows(tuple(setup), state.setup),
-        "dashboard": state.dashboard,
-        "message": state.message,
-    }

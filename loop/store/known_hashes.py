@@ -1,8 +1,8 @@
-"""SHA-256 of large files that others own, remembered between runs: weights are hashed once and not at every start.
+"""Remembers the SHA-256 of a user's large files between runs, so that weights are hashed once and not at every start.
 
-A file is taken for the same while path, size, inode and both of its times are. What was written in the last moments is not remembered,
-since a second write could leave the same times. The memory is a small file in the cache; without it everything is hashed again.
-Must never import torch, nor Ray.
+A file counts as unchanged while its path, size, inode and both of its times stay the same. The hash of a file that was written a
+moment ago is not remembered, because a second write could leave the same times. The hashes are kept in a small file in the cache;
+without it everything is hashed again. Must never import torch or Ray.
 """
 
 import json
@@ -16,11 +16,11 @@ from loop.store.artifacts import hash_file
 from loop.store.base_cache import cache_folder
 
 SETTLED_SECONDS = 2.0
-"""How old a file's times must be before it is hashed: file systems count time in steps of up to this size."""
+"""A file must be older than this for its hash to be remembered: file systems count time in steps of up to this size."""
 
 
 class KnownHashes:
-    """Hashes by absolute path. One object is for one look at some files; what it hashed is kept when `save` is called."""
+    """Hashes by absolute path. New hashes are written to the cache when `save` is called."""
 
     def __init__(self) -> None:
         self.path = cache_folder() / "hashes.json"
@@ -28,7 +28,7 @@ class KnownHashes:
         self._new: dict[str, list[Any]] = {}
 
     def hash(self, file: Path) -> str:
-        """SHA-256 of the file, from memory where it is the same file."""
+        """SHA-256 of the file; remembered where the file is unchanged."""
         name, before = str(file.resolve()), _marks(file)
         known = self._known.get(name)
         if known and known[:-1] == before:
@@ -36,7 +36,7 @@ class KnownHashes:
         return self.hash_again(file)
 
     def hash_again(self, file: Path) -> str:
-        """SHA-256 of the file as it is now, whatever is remembered."""
+        """SHA-256 of the file as it is now, even where a hash is remembered."""
         name, now, before = str(file.resolve()), time.time(), _marks(file)
         digest = hash_file(file)
         settled = max(before[1:3]) / 1e9 < now - SETTLED_SECONDS
@@ -45,11 +45,11 @@ class KnownHashes:
         return digest
 
     def save(self) -> None:
-        """Add what was hashed to the memory. Two processes may do so at once: then one of them hashes again next time."""
+        """Remember the new hashes. Where two processes save at once, one of them hashes its files again next time."""
         if self._new:
             self._known = _read(self.path) | self._new
             temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-            with suppress(OSError):  # it only costs time
+            with suppress(OSError):  # without the cache, the files are only hashed again
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 temporary.write_text(json.dumps(self._known, indent=1), encoding="utf-8")
                 temporary.replace(self.path)

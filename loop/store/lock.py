@@ -1,4 +1,7 @@
-"""One process at a time works on a run: a lock on a file, which a dead process does not hold. Must never import torch, nor Ray."""
+"""One process at a time works on a run. The lock belongs to the process, so it is free when the process dies.
+
+Must never import torch or Ray.
+"""
 
 import fcntl
 import os
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from configs.errors import UserError
+from loop.store.layout import RunFolder
 
 PATIENCE_SECONDS = 1.0
 RETRY_SECONDS = 0.01
@@ -16,8 +20,8 @@ RETRY_SECONDS = 0.01
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run directory. Raises UserError naming the process that has it."""
-    with (folder / "lock").open("a+") as file:
+    """Hold the lock of a run directory. Raises UserError naming the process that holds it."""
+    with RunFolder(folder).lock.open("a+") as file:
         try:
             _take(file)
         except BlockingIOError:
@@ -37,7 +41,7 @@ def one_writer(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a live process is working on the run."""
     try:
-        with (folder / "lock").open("r") as file:
+        with RunFolder(folder).lock.open("r") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -47,7 +51,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def is_running(pid: str) -> bool:
-    """Whether there is a process of that number on this machine; False for what is no number."""
+    """Whether this machine has a process of that number. False where it is not a number."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
@@ -58,9 +62,9 @@ def is_running(pid: str) -> bool:
 
 
 def _take(file: IO[str]) -> None:
-    """Lock the file. Raises BlockingIOError if somebody else keeps it.
+    """Lock the file. Raises BlockingIOError where another process keeps the lock.
 
-    `is_locked` holds a shared lock for an instant, so the first refusal does not mean that a process works on the run.
+    `is_locked` holds a shared lock for an instant, so a single refusal does not mean that a process works on the run.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:

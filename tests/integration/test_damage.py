@@ -41,11 +41,13 @@ def test_weights_of_a_local_base_swapped_between_two_rounds(tmp_path, workspace)
     save_model(model, 1)
     for name in ("mine", "whole"):
         out, err = there.loop("run", "--name", name, "--rounds", "2", exit_code=2)
-        assert "model.safetensors: was changed" in err and "put back" in err and "dashboard" not in out  # before anything is started
+        assert (
+            "model.safetensors: was changed" in err and "restore the files" in err and "dashboard" not in out
+        )  # before anything is started
         assert "model.safetensors: was changed" in there.loop("verify", name, exit_code=2)[1]
     shutil.rmtree(tmp_path / "runs" / "mine" / "setup" / "base")  # without the record of what it was, the journal still knows its digest
     _, err = there.loop("run", "--name", "mine", "--rounds", "2", exit_code=2)
-    assert "not the one that the run began with" in err and "put back" in err
+    assert "not the one that the run started with" in err and "restore the files" in err
 
     (model / "model.safetensors").write_bytes(weights)
     there.loop("run", "--name", "mine", "--rounds", "2")
@@ -63,7 +65,7 @@ def test_one_bit_of_the_kept_base_flipped(two_rounds, tmp_path):
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     out, _ = there.small("next", "--rounds", "1")
-    assert "the base that was kept for all runs is damaged and is made again" in out and str(weights) in out
+    assert "the cached base is damaged and is made again" in out and str(weights) in out
     whole, found = two_rounds.digests("whole"), there.digests("next")
     assert found == {name: whole[name] for name in found}
     assert "nothing damaged" in there.loop("verify", "next")[0]

@@ -137,7 +137,7 @@ def test_one_signal_saves_two_stop_at_once(reference, tmp_path):
     wait_for(lambda: stage_is_running(run, "policy"))
     run.process.send_signal(signal.SIGINT)
     assert run.process.wait(timeout=15) == 130
-    assert "finishing the step and saving" in (run.folder / "log-1").read_text()
+    assert "finishing this step and saving" in (run.folder / "log-1").read_text()
     saved = list(run.folder.glob("runs/chaos/work/round-000-policy/checkpoints/train/step-*"))
     assert len(saved) == 1
     run.start()
@@ -164,7 +164,7 @@ def test_a_full_disk(reference, tmp_path):
         run.start()
         assert run.process.wait(timeout=240) == 4
         said = (run.folder / "log-1").read_text()
-        assert "the disk is full" in said and "to do: make space" in said and "Traceback" not in said
+        assert "the disk is full" in said and "to do: free some space" in said and "Traceback" not in said
         (small / "ballast").unlink()
         shutil.copytree(small, tmp_path / "large")
     finally:

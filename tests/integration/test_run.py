@@ -19,6 +19,7 @@ import pytest
 
 from configs import UserError
 from loop.round import ROUND_STAGES, SETUP_STAGES
+from loop.store.measures import find_measure
 from loop.store.upkeep import verify
 from rewards.comparisons import Comparison, read_jsonl
 from rewards.data.splits import Split, content_id, opening
@@ -47,6 +48,20 @@ def test_the_contract_of_status(two_rounds):
     retrain = status["rounds"][1]["stages"]["retrain"]["metrics"]
     assert set(retrain["mixture"]) == {"original", "round-000", "round-001"}
     assert {"selector", "reward_model", "longest", "random"} <= set(status["rounds"][1]["stages"]["select"]["metrics"])
+
+
+def test_every_metric_of_a_run_is_known(two_rounds):
+    status = two_rounds.status("whole")
+    stages = [status["setup"], *(row["stages"] for row in status["rounds"])]
+    unknown = {(stage, name) for rows in stages for stage, row in rows.items() for name in row["metrics"] if find_measure(name) is None}
+    assert not unknown
+
+
+def test_one_process_without_ray_computes_the_same_bytes(two_rounds):
+    out, _ = two_rounds.small("in-process", "--rounds", "1", "runtime.executor=in-process")
+    assert "dashboard" not in out and not (two_rounds.folder / "runs" / "in-process" / "logs").exists()
+    whole, found = two_rounds.digests("whole"), two_rounds.digests("in-process")
+    assert found == {name: whole[name] for name in found}
 
 
 def test_what_is_paired_is_reported_paired(two_rounds):
@@ -131,7 +146,7 @@ def test_interrupted_then_gone_on_with_ends_with_equal_digests(two_rounds):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does: to every process of the group
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in out + err and "goes on" in err
+    assert process.returncode == 130 and "Traceback" not in out + err and "continues" in err
     assert two_rounds.status("again")["state"] == "interrupted"
     out, _ = two_rounds.small("again", "--rounds", "2")
     assert "setup/sft" not in out  # what was committed is not made again

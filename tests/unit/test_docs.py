@@ -10,7 +10,7 @@ from configs.fields import Section
 from configs.loading import PRESETS, read_given
 from configs.schema import RunConfig
 from docs import generate
-from loop.cli import _parser
+from loop.commands.main import COMMANDS, make_parser
 from loop.round import STAGES
 
 PROJECT = Path(__file__).parents[2]
@@ -77,14 +77,14 @@ def check_words(words: list[str]) -> None:
     """Raises where `loop` would refuse the words of a command."""
     if "--help" in words:
         return
-    options = _parser().parse_args(words)
+    options = make_parser().parse_args(words)
     if "config" in options:
         read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds).resolve()
 
 
 def test_every_command_preset_and_stage_is_named():
     quickstart, readme = TEXTS[PROJECT / "docs" / "quickstart.md"], TEXTS[PROJECT / "README.md"]
-    for command in next(action for action in _parser()._actions if action.choices).choices:
+    for command in COMMANDS:
         assert f"$ loop {command}" in quickstart, command
     for preset in PRESETS.glob("*.yaml"):
         assert f"| `{preset.stem}` |" in readme, preset

@@ -1,4 +1,4 @@
-"""The cache of the tiny base is a folder of the test's own."""
+"""Every test has its own cache for the tiny base."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The base that is kept between runs: whole, or made again."""
+"""The cached base is whole, or it is made again."""
 
 import os
 import random
@@ -10,10 +10,10 @@ from configs.errors import LoopError
 from loop.store import artifacts
 from loop.store.base_cache import BaseCache
 from loop.store.upkeep import verify
-from tests.unit.loop.fake_fleet import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver
 
 
-def test_half_copies_of_the_dead_are_removed(tmp_path):
+def test_partial_copies_of_dead_processes_are_removed(tmp_path):
     """No process has number 0x7FFFFFF0: Linux ends at 2^22. Our parent is alive, so its copy would be another run's work."""
     payload = artifacts.begin(tmp_path / "work", "abc")
     (payload / "model").write_text("weights")
@@ -28,15 +28,15 @@ def test_half_copies_of_the_dead_are_removed(tmp_path):
     assert sorted(path.name for path in cache.folder.parent.iterdir()) == sorted([cache.folder.name, alive.name])
 
 
-def test_a_second_run_takes_the_kept_base(tmp_path):
+def test_a_second_run_uses_the_cached_base(tmp_path):
     FakeDriver(tmp_path / "a").execute()
     driver = FakeDriver(tmp_path / "b")
     driver.execute()
     assert "setup/base" not in driver.made and driver.digests() == FakeDriver(tmp_path / "a").digests()
 
 
-def test_no_run_is_made_from_a_base_with_a_flipped_bit(tmp_path, cache):
-    """Twenty bits of the kept base, its manifest included: each is named in one line, and the base is made and kept again."""
+def test_no_run_uses_a_base_with_a_flipped_bit(tmp_path, cache):
+    """Twenty bits of the cached base, its manifest included: one line names each, and the base is made and cached again."""
     FakeDriver(tmp_path / "first").execute()
     digests, rng = FakeDriver(tmp_path / "first").digests(), random.Random(0)
     kept = next(cache.glob("base-*"))
@@ -52,7 +52,7 @@ def test_no_run_is_made_from_a_base_with_a_flipped_bit(tmp_path, cache):
         assert artifacts.find_damage(kept) == [] and verify(driver.folder)[0] == []
 
 
-def test_a_full_disk_is_not_taken_for_a_damaged_base(tmp_path, cache, monkeypatch):
+def test_a_full_disk_is_not_mistaken_for_a_damaged_base(tmp_path, cache, monkeypatch):
     FakeDriver(tmp_path / "a").execute()
 
     def full(*_, **__):

@@ -1,4 +1,4 @@
-"""A user's base is the one that the run began with, or nothing goes on."""
+"""A run continues only with the base model that it was started with."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from loop.store.upkeep import verify
 from policies.backbone import resolved_commit
 from tests.conftest import make_causal_lm
 from tests.forked import HUB, Forked
-from tests.unit.loop.fake_fleet import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def swap(model):
     (model / "model.safetensors").write_text("other weights")
 
 
-def test_swapped_weights_are_named_and_nothing_is_made(tmp_path, model, settings):
-    """Between two rounds. With the old weights back, the run ends as if nothing had been, and `verify` is content."""
+def test_swapped_weights_are_named_and_no_stage_is_made(tmp_path, model, settings):
+    """The weights change between two rounds. When they are restored, the run ends like an undisturbed one."""
     folder, before = tmp_path / "x", (model / "model.safetensors").read_bytes()
     FakeDriver(folder, *settings).execute()
     shutil.copytree(folder, tmp_path / "undisturbed")
@@ -54,7 +54,7 @@ def test_swapped_weights_are_named_and_nothing_is_made(tmp_path, model, settings
     driver = FakeDriver(folder, *settings, num_rounds=2)
     with pytest.raises(UserError, match="model.safetensors: was changed") as error:
         driver.execute()
-    assert "put back" in error.value.to_do and "--fork NEW" in error.value.to_do and not driver.made
+    assert "restore the files" in error.value.to_do and "--fork NEW" in error.value.to_do and not driver.made
     swapped = f"{model / 'model.safetensors'}: was changed (a file of the base model)"
     assert verify(folder)[0] == [swapped]
     other = folder / "setup" / "baseline" / "notes.txt"
@@ -68,21 +68,21 @@ def test_swapped_weights_are_named_and_nothing_is_made(tmp_path, model, settings
     assert all(name.startswith("round-001/") for name in driver.made)
 
 
-def test_a_finished_run_is_not_said_to_be_whole(tmp_path, model, settings):
+def test_a_finished_run_with_other_weights_is_refused(tmp_path, model, settings):
     FakeDriver(tmp_path / "x", *settings).execute()
     swap(model)
-    with pytest.raises(UserError, match="not the one that the run began with"):
+    with pytest.raises(UserError, match="not the one that the run started with"):
         FakeDriver(tmp_path / "x", *settings).execute()
 
 
 def test_the_base_stage_made_again_does_not_take_other_weights(tmp_path, model, settings):
-    """Without its directory there is no record, but the journal has its digest. Else every stage would silently be made anew."""
+    """Without the directory there is no record, but the journal has its digest. Otherwise all stages would silently be made again."""
     folder = tmp_path / "x"
     FakeDriver(folder, *settings).execute()
     swap(model)
     shutil.rmtree(folder / "setup" / "base")
     driver = FakeDriver(folder, *settings, num_rounds=2)
-    with pytest.raises(UserError, match="not the one that the run began with"):
+    with pytest.raises(UserError, match="not the one that the run started with"):
         driver.execute()
     assert driver.made == ["setup/base"] and not (folder / "setup" / "base").exists()
 
@@ -115,7 +115,7 @@ def test_a_finished_run_does_not_hash_the_weights_again(tmp_path, model, setting
         (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
         (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin: is new"),
         (lambda model: (model / "additional_chat_templates" / "tools.jinja").write_text(""), "tools.jinja: was changed"),
-        (lambda model: shutil.rmtree(model), "the base model is not there"),
+        (lambda model: shutil.rmtree(model), "the base model does not exist"),
         (lambda model: (model / "README.md").write_text("other words"), None),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_fork_with_other_weights_takes_over_the_data_only(tmp_path, model, set
 
 
 def test_weights_are_hashed_once(model, monkeypatch):
-    """Remembered by path, size, times and inode. `thorough`, as `verify` asks, hashes again."""
+    """Hashes are remembered by path, size, times and inode. `thorough`, which `verify` uses, hashes again."""
     monkeypatch.setattr(known_hashes, "SETTLED_SECONDS", -1000.0)  # the files are a moment old
     hashed = []
     really = known_hashes.hash_file
@@ -154,12 +154,12 @@ def test_weights_are_hashed_once(model, monkeypatch):
     hashed.clear()
     before = (model / "model.safetensors").stat()
     (model / "model.safetensors").write_text("what is in model.SAFETENSORS")  # as many bytes
-    os.utime(model / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))  # and the old time, as `cp -p` gives
+    os.utime(model / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))  # and the old time, as after `cp -p`
     assert hash_files(model)["model.safetensors"] != first["model.safetensors"] and hashed == ["model.safetensors"]
 
 
-def test_what_was_just_written_is_not_remembered(model):
-    """A second write within one step of the file system's clock could leave size, times and inode as they were."""
+def test_the_hash_of_a_new_file_is_not_remembered(model):
+    """A second write within one step of the file system's clock could leave size, times and inode unchanged."""
     hash_files(model)
     assert KnownHashes()._known == {}
     before = time.time()
@@ -170,7 +170,7 @@ def test_what_was_just_written_is_not_remembered(model):
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": 1}', '{"a": [1, 2]}'])
-def test_a_damaged_memory_costs_time_and_nothing_else(model, cache, content):
+def test_a_damaged_cache_of_hashes_only_costs_time(model, cache, content):
     expected = hash_files(model)
     cache.mkdir(exist_ok=True)
     (cache / "hashes.json").write_text(content)
@@ -197,7 +197,7 @@ def sum_of_weights(model) -> float:
 
 
 def test_a_hub_base_stays_at_its_commit(tmp_path):
-    """A hub's cache as transformers reads it, offline. The main branch moves on; the run continues with the commit that it began with."""
+    """A hub's cache as transformers reads it, offline. The main branch changes; the run keeps the commit that it was started with."""
     hub = HUB / "models--somebody--tiny"
     weights = {}
     for seed, commit in enumerate(("a" * 40, "b" * 40)):
@@ -219,7 +219,7 @@ def test_a_hub_base_stays_at_its_commit(tmp_path):
 
 
 def test_the_base_stage_records_what_is_loaded(tmp_path):
-    """The stage itself, on a worker without Ray: a folder by its files, and each in the record that the driver then compares."""
+    """The stage itself, on a worker without Ray. The driver compares the files of the folder with this record."""
     folder = tmp_path / "model"
     for part in make_causal_lm(0):
         part.save_pretrained(folder)
@@ -238,7 +238,7 @@ def test_the_base_stage_records_what_is_loaded(tmp_path):
 
 
 def test_a_worker_does_not_load_other_weights(tmp_path):
-    """The driver looked before; whoever replaces the files later is still noticed, also while they are read."""
+    """Files that are replaced after the driver has checked them are noticed too, even while they are read."""
     from policies.backbone import Backbone
 
     folder, base = tmp_path / "model", tmp_path / "base"

@@ -1,25 +1,19 @@
-"""Commands from words to exit code, on runs whose stages compute nothing: what a run that is there takes from its own config."""
+"""Commands from words to exit code, on runs whose stages compute nothing: what an existing run takes from its own config."""
+
+from contextlib import nullcontext
 
 import pytest
 import yaml
 
-from loop.cli import main
-from tests.unit.loop.fake_fleet import FakeDriver
-
-
-class Driver(FakeDriver):
-    """The fake driver with the real one's arguments."""
-
-    def __init__(self, config, folder, terminal):
-        super().__init__(folder)
-        self.config, self.terminal = config, terminal
+from loop.commands.main import main
+from tests.unit.loop.fake_executor import FakeExecutor
 
 
 @pytest.fixture
 def loop(tmp_path, monkeypatch, capsys):
-    """Run a command in a folder of the test's own; gives (exit code, what was printed, what went to standard error)."""
+    """Run a command in the test's own folder. Returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("loop.driver.Driver", Driver)
+    monkeypatch.setattr("loop.commands.run.executor_for", lambda config, folder: nullcontext(FakeExecutor()))
 
     def run(*words):
         code = main(words)
@@ -35,23 +29,23 @@ def held(folder):
 SETTINGS = ("ppo.num_updates=7", "seed=3", "base.dtype=bfloat16")
 
 
-def test_a_run_goes_on_with_its_own_settings(loop, tmp_path):
-    """Started with three settings, then told only how many rounds; config.yaml keeps every value."""
+def test_a_run_continues_with_its_own_settings(loop, tmp_path):
+    """Started with three settings, then given only the number of rounds. config.yaml keeps every value."""
     assert loop("run", "--name", "x", "--rounds", "1", *SETTINGS)[0] == 0
     before = held(tmp_path / "runs" / "x")
     code, out, err = loop("run", "--name", "x", "--rounds", "3")
     assert code == 0 and "round-002/evaluate" in out and "setup/" not in out and not err
     after = held(tmp_path / "runs" / "x")
     assert after == before | {"num_rounds": 3} and after["ppo"]["num_updates"] == 7
-    assert "Nothing to do" in loop("run", "--name", "x")[1]  # and with the rounds that it has now
+    assert "Nothing to do" in loop("run", "--name", "x")[1]  # and with its present number of rounds
     assert "Nothing to do" in loop("run", "--name", "x", "--rounds", "2")[1]
 
 
 def test_resume_needs_nothing_but_the_run(loop, tmp_path):
     loop("run", "--name", "x", "--rounds", "1", *SETTINGS)
-    assert "Nothing to do" in loop("resume")[1]  # there is one run only
+    assert "Nothing to do" in loop("resume")[1]  # there is only one run
     assert "round-001/evaluate" in loop("resume", "x", "--rounds", "2")[1]
-    code, out, _ = loop("resume", "--rounds", "3", "ppo.micro_batch_size=4")  # a setting of run time may change
+    code, out, _ = loop("resume", "--rounds", "3", "ppo.micro_batch_size=4")  # a run-time setting may change
     assert code == 0 and "round-002/evaluate" in out
     assert held(tmp_path / "runs" / "x")["ppo"] == held(tmp_path / "runs" / "x")["ppo"] | {"micro_batch_size": 4, "num_updates": 7}
 

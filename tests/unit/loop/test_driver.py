@@ -1,4 +1,4 @@
-"""What the driver costs and checks, on run directories whose stages compute nothing (`fake_fleet.py`)."""
+"""What the driver costs and what it checks, on runs whose stages compute nothing (`fake_executor.py`)."""
 
 import hashlib
 import os
@@ -12,16 +12,16 @@ from unittest.mock import Mock
 import pytest
 
 from configs import UserError, load_config
-from loop.cli import main
-from loop.keys import plan
+from loop.commands.main import main
+from loop.keys import planned_keys
 from loop.store.journal import Journal
 from loop.store.upkeep import verify
-from tests.unit.loop.fake_fleet import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver
 
 
 @pytest.fixture
 def opened():
-    """Counts the files that Python opens, by path. An audit hook sees every way to open a file, and cannot be taken off again."""
+    """Counts the files that Python opens, by path. An audit hook sees every way to open a file, and cannot be removed."""
     counts: Counter[str] = Counter()
     watching = [True]
 
@@ -35,7 +35,7 @@ def opened():
 
 
 def test_the_cost_of_a_resume_is_linear_in_the_number_of_rounds(tmp_path, opened, monkeypatch):
-    """Files opened by a start that finds so many finished rounds and makes one more."""
+    """Counts the files that are opened by a start which finds 10, 40 or 200 finished rounds and makes one more."""
     monkeypatch.setattr("os.fsync", lambda handle: None)  # thousands of them take half a minute, and none opens a file
     folder, journal, artifacts = tmp_path / "long", {}, {}
     for rounds in (10, 40, 200):
@@ -47,19 +47,19 @@ def test_the_cost_of_a_resume_is_linear_in_the_number_of_rounds(tmp_path, opened
         journal[rounds] = opened[str(folder / "journal.jsonl")]
         artifacts[rounds] = sum(count for path, count in opened.items() if f"{folder}/round-" in path)
     print("files opened by a resume, by finished rounds:", {"journal": journal, "artifacts": artifacts})
-    # The journal is read once. Each added line opens it twice: to look at its last byte, and to write. The lines of such a start are
-    # run_started, two for each of the seven new stages, and run_done: 1 + 2 x (1 + 2 x 7 + 1) = 33, however many rounds there are.
+    # The journal is read once. Each added line opens it twice: to check its last byte, and to write. Such a start adds run_started, two
+    # lines for each of the seven new stages, and run_done: 1 + 2 x (1 + 2 x 7 + 1) = 33, for any number of rounds.
     assert set(journal.values()) == {33}
     assert (artifacts[200] - artifacts[40]) / 160 == (artifacts[40] - artifacts[10]) / 30 <= 7 * 6
 
 
 def test_a_stage_that_was_deleted_and_made_again_is_whole(tmp_path, monkeypatch):
-    """Every stage of a run in turn. The clock stands still, so the new manifest equals the old one to the last byte."""
+    """Each stage of a run in turn. The clock stands still, so the new manifest equals the old one to the last byte."""
     folder = tmp_path / "x"
     monkeypatch.setattr("loop.driver.time.monotonic", lambda: 0.0)
     FakeDriver(folder, num_rounds=2).execute()
     whole, digests = verify(folder), FakeDriver(folder).digests()
-    assert whole == ([], len(plan(load_config(num_rounds=2)))) and all(digests.values())
+    assert whole == ([], len(planned_keys(load_config(num_rounds=2)))) and all(digests.values())
     for final in sorted(path.parent for path in folder.glob("*/*/manifest.json")):
         before = (final / "manifest.json").read_bytes()
         shutil.rmtree(final)
@@ -71,12 +71,12 @@ def test_a_stage_that_was_deleted_and_made_again_is_whole(tmp_path, monkeypatch)
 
 
 def test_a_stage_made_again_with_other_bytes_is_named(tmp_path):
-    """As on another kind of machine: whoever deletes a stage there learns why all the others are made again."""
+    """This happens on another kind of machine. The message explains why the later stages are made again."""
     folder = tmp_path / "x"
     FakeDriver(folder).execute()
     shutil.rmtree(folder / "setup" / "sft")
     driver = FakeDriver(folder)
-    driver.content = "other"
+    driver.executor.content = "other"
     driver.execute()
     assert [line.split(",")[0] for line in driver.terminal.lines if "other bytes" in line] == [
         "setup/sft: was made again with other bytes than before"
@@ -85,7 +85,7 @@ def test_a_stage_made_again_with_other_bytes_is_named(tmp_path):
 
 
 def test_a_config_of_another_version_is_refused_in_one_message(tmp_path, capsys):
-    """A run whose `config.yaml` has a setting that this version does not know, as the version that made it wrote it."""
+    """The run's `config.yaml` has a setting that this version does not know."""
     runs = tmp_path / "runs"
     FakeDriver(runs / "x").execute()
     path = runs / "x" / "config.yaml"
@@ -99,7 +99,7 @@ def test_a_config_of_another_version_is_refused_in_one_message(tmp_path, capsys)
 
 
 def test_an_edited_config_is_named_by_run_and_by_verify(tmp_path):
-    """A hand that changes config.yaml would otherwise change the run: what is not given on the command line is taken from it."""
+    """Settings that are not given on the command line are taken from config.yaml, so an edit would change the run."""
     folder = tmp_path / "x"
     FakeDriver(folder).execute()
     path = folder / "config.yaml"
@@ -109,13 +109,13 @@ def test_an_edited_config_is_named_by_run_and_by_verify(tmp_path):
     for driver in (FakeDriver(folder, num_rounds=2), FakeDriver(folder, "seed=1", num_rounds=2)):
         with pytest.raises(UserError, match="is not what the run was started with"):
             driver.execute()
-    path.unlink()  # the other way out: everything is given again
+    path.unlink()  # the other way out: all settings are given again
     assert FakeDriver(folder, num_rounds=2).execute() is None and verify(folder)[0] == []
 
 
 @pytest.mark.parametrize("line_is_written", [False, True])
 def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_written):
-    """A start with one round more tells the journal, then writes config.yaml. Killed before or between, it goes on."""
+    """A start with one more round writes to the journal, then to config.yaml. Killed before either step, the run can continue."""
     folder = tmp_path / "x"
     FakeDriver(folder).execute()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -126,15 +126,15 @@ def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_writt
         FakeDriver(folder, num_rounds=2).execute()
     assert verify(folder)[0] == []
     FakeDriver(folder, num_rounds=2).execute()
-    assert verify(folder) == ([], len(plan(load_config(num_rounds=2))))
+    assert verify(folder) == ([], len(planned_keys(load_config(num_rounds=2))))
 
 
 class Crash(BaseException):
-    """Nothing catches it, as nothing catches the end of a process."""
+    """Nothing catches it, just as nothing catches a SIGKILL."""
 
 
 def crashing(step, steps, point):
-    """A step that counts itself in `steps`, and is not done once `point` of them were."""
+    """A step that adds itself to `steps`, and raises instead once there are more than `point`."""
 
     def run(*arguments, **options):
         steps.append(step)
@@ -146,7 +146,7 @@ def crashing(step, steps, point):
 
 
 def test_a_crash_before_any_step_to_disk_changes_nothing(tmp_path, monkeypatch):
-    """Each fsync, rename and replace of a run in turn is the first one that is not done. Then the same command ends as ever."""
+    """The run crashes at each fsync, rename and replace in turn. The same command then ends with the same digests."""
     FakeDriver(tmp_path / "undisturbed").execute()
     digests = FakeDriver(tmp_path / "undisturbed").digests()
     folder, points = tmp_path / "run", 0

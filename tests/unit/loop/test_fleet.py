@@ -1,4 +1,4 @@
-"""What the fleet stands on: errors that cross a pipe or Ray, processes found by their mark, a sign of life that comes from work."""
+"""What the fleet relies on: errors that cross a pipe, processes that are found by their mark, signs of life that come from work."""
 
 import json
 import os
@@ -34,20 +34,20 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_cross_a_pipe_and_ray(error):
-    """Plain JSON to the driver; Ray pickles what a stage raises."""
+    """Errors reach the driver as JSON. Ray pickles what a stage raises."""
     for again in (error_from_json(json.loads(json.dumps(error_to_json(error)))), pickle.loads(pickle.dumps(error))):
         assert type(again) is type(error) and str(again) == str(error) and again.exit_code == error.exit_code
         assert getattr(again, "detail", None) == getattr(error, "detail", None)
 
 
-def test_an_error_that_the_driver_does_not_know_arrives_as_the_nearest_that_it_knows():
+def test_an_unknown_kind_of_error_arrives_as_its_nearest_known_kind():
     data = error_to_json(UserError("what", "where", "to do"))
     again = error_from_json(data | {"kinds": ["UserErrorOfSomeLibrary", *data["kinds"]]})
     assert type(again) is UserError and str(again) == "what\n  where: where\n  to do: to do"
 
 
-def test_all_that_carry_a_mark_are_killed_frozen_ones_too():
-    """A child, and a grandchild that is stopped and has lost its parent."""
+def test_all_processes_with_a_mark_are_killed_even_frozen_ones():
+    """A child, and a grandchild that is stopped and whose parent is dead."""
     script = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {MARK: "test-mark"}, stdout=subprocess.PIPE, text=True)
     grandchild = int(child.stdout.readline())
@@ -58,8 +58,8 @@ def test_all_that_carry_a_mark_are_killed_frozen_ones_too():
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_process_can_have_itself_killed_with_all_the_others():
-    """As the fleet's own process does when the driver is gone."""
+def test_a_process_can_have_itself_killed_with_the_others():
+    """The child process of the fleet does this when the driver ends."""
     script = """
 import subprocess, time
 from loop.executors.processes import kill_marked_from_outside
@@ -141,5 +141,5 @@ def test_a_worker_that_waits_in_a_sum_gives_no_sign_of_life_and_listens_on_loopb
     assert said["listens"] and set(said["listens"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def test_a_sum_that_takes_too_long_tells_of_a_lost_worker(tmp_path):
+def test_a_sum_that_takes_too_long_means_a_lost_worker(tmp_path):
     assert two_workers(tmp_path, seconds=1) == {"lost another": True, "a bug": False}

@@ -1,4 +1,4 @@
-"""A fork is a whole run or nothing, and shares no file with the run that it came from."""
+"""A fork is a whole run or nothing, and shares no file with its source."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from configs import UserError, load_config
 from loop.forks import fork
 from loop.store import artifacts
 from loop.store.upkeep import verify
-from tests.unit.loop.fake_fleet import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver
 
 CHANGED = "ppo.num_updates=9"
 
@@ -26,11 +26,11 @@ def config(*overrides):
     return load_config(overrides=overrides, name="new", num_rounds=1)
 
 
-def test_a_fork_takes_over_what_it_makes_alike(source):
+def test_a_fork_takes_over_the_stages_with_equal_keys(source):
     target, before = source.with_name("new"), contents(source)
     setup = [f"setup/{name}" for name in ("data", "base", "filter", "sft", "baseline")]
     assert fork(source, target, config(CHANGED)) == [*setup, "round-000/reward"]
-    assert verify(target) == ([], 6)  # its journal vouches for what it was given
+    assert verify(target) == ([], 6)  # its journal vouches for the copies
     assert not any(path.stat().st_nlink > 1 for path in target.rglob("*") if path.is_file())
     driver = FakeDriver(target, CHANGED)
     driver.execute()
@@ -41,7 +41,7 @@ def test_a_fork_takes_over_what_it_makes_alike(source):
 def test_damage_in_one_run_is_not_damage_in_the_other(source):
     target = source.with_name("new")
     fork(source, target, config(CHANGED))
-    with (source / "setup" / "sft" / "payload.txt").open("r+") as file:  # in place: what is linked would change as well
+    with (source / "setup" / "sft" / "payload.txt").open("r+") as file:  # in place, so a hard link would change too
         file.write("X")
     assert len(verify(source)[0]) == 1 and verify(target)[0] == []
 
@@ -58,7 +58,7 @@ def test_an_existing_run_is_refused_before_anything_is_touched(source):
 
 @pytest.mark.parametrize("moment", range(7))
 def test_a_fork_that_fails_half_way_leaves_nothing(source, monkeypatch, moment):
-    """Stopped while it copies a stage, or before the new run gets its name. Again, it is whole."""
+    """Stopped while it copies a stage, or before the new run gets its name. The next fork is whole."""
     before, calls = contents(source.parent), 0
 
     def stop(*arguments, then):
@@ -79,14 +79,14 @@ def test_a_fork_that_fails_half_way_leaves_nothing(source, monkeypatch, moment):
     assert len(fork(source, source.with_name("new"), config(CHANGED))) == 6
 
 
-def test_what_a_killed_fork_left_is_no_run_and_is_removed(source, capsys):
+def test_the_remains_of_a_killed_fork_are_no_run_and_are_removed(source, capsys):
     """No process has number 0x7FFFFFF0: Linux ends at 2^22."""
-    from loop.cli import main
+    from loop.commands.main import main
 
     left = source.with_name(f".new.fork-{0x7FFFFFF0}")
     left.mkdir()
     (left / "journal.jsonl").touch()
-    assert main(["status", "--runs", str(source.parent)]) == 0  # there is one run, so it needs no name
+    assert main(["status", "--runs", str(source.parent)]) == 0  # there is one run, so its name is not needed
     fork(source, source.with_name("new"), config(CHANGED))
     assert not left.exists()
 
@@ -100,7 +100,7 @@ def test_a_damaged_stage_is_not_taken_over(source):
 
 @pytest.mark.parametrize("name", ["a/b", "", "..", ".hidden"])
 def test_a_fork_has_the_name_of_a_run(source, capsys, name):
-    from loop.cli import main
+    from loop.commands.main import main
 
     before = contents(source.parent)
     assert main(["run", "--runs", str(source.parent), "--name", "old", "--fork", name]) == 2

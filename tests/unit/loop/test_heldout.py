@@ -8,9 +8,9 @@ import pytest
 from configs.schema import RunConfig
 from configs.views import visible
 from loop import stages
-from loop.keys import stage_directory
 from loop.round import LABEL, run_rounds
 from loop.store import artifacts
+from loop.store.layout import place
 from policies import training
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
@@ -60,7 +60,7 @@ class InProcess:
             self.get_backbone,
         )
         metrics = stages.STAGES[stage.name](context)
-        return artifacts.commit(payload, self.folder / stage_directory(round_number) / stage.name, "key", metrics, 0.0)
+        return artifacts.commit(payload, self.folder / place(round_number) / stage.name, "key", metrics, 0.0)
 
     def get_backbone(self, folder):
         self.backbone = self.backbone or Backbone.load(str(folder), self.config.base, self.config.lora)

@@ -1,4 +1,4 @@
-"""What files and configs say cannot steer the terminal, wherever it is printed."""
+"""Text from files and configs cannot control the terminal."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from configs import UserError
 from configs.schema import DataConfig
-from loop.cli import main
+from loop.commands.main import main
 from loop.printing import UNPRINTABLE, printable
 from loop.terminal import Terminal
 from rewards.data.preference_data import load_preference_data
@@ -28,7 +28,7 @@ def test_printed_json_is_the_same_json():
 
 @pytest.mark.parametrize("name", ["x\x1b[2Jy", "x\u009b2J", "\u202ex", "\ud800"])
 def test_a_column_name_reaches_no_terminal(tmp_path, capsys, name):
-    """One half of a surrogate pair is no character, so the line is refused; the others are named as a column that is there."""
+    """Half of a surrogate pair is no character, so the line is refused. The other names are shown as columns that exist."""
     path = tmp_path / "pairs.jsonl"
     path.write_text(json.dumps({name: "a"}))
     with pytest.raises(UserError) as caught:
@@ -45,7 +45,7 @@ def test_words_of_the_command_line_are_escaped(tmp_path, capsys):
 
 
 def test_the_terminal_shows_text_as_it_is(capsys):
-    """No markup and no emoji: "[bold]" and ":x:" in a file's name are its name."""
+    """No markup and no emoji: "[bold]" and ":x:" are shown as they are."""
     Terminal().say(f"[bold]data[/bold] :x: {NASTY}")
     shown = capsys.readouterr().out
     assert shown.startswith("[bold]data[/bold] :x: ") and not UNPRINTABLE.search(shown.replace("\n", ""))

@@ -1,4 +1,4 @@
-"""Journal and artifacts: what a crash leaves is either nothing or everything."""
+"""Journal, artifacts and lock: a crash leaves either nothing or everything."""
 
 import json
 import subprocess
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from configs import UserError, load_config
+from loop.commands.status import as_json
 from loop.keys import stage_key
 from loop.round import EVALUATE, POLICY, SFT
 from loop.store import artifacts
-from loop.store.journal import Journal, _with_check, fold, read_events, to_json
+from loop.store.journal import Journal, _with_check, fold, read_events
 from loop.store.lock import is_locked, one_writer
 
 
@@ -26,7 +27,7 @@ def test_state_is_a_fold_over_events(tmp_path):
     journal.append("interrupted")
     state = journal.state()
     assert (state.state, state.setup["sft"].state, state.rounds[0]["policy"].state) == ("interrupted", "done", "interrupted")
-    found = to_json("x", state, ["sft"], ["reward", "policy"])
+    found = as_json("x", state)
     assert found["setup"]["sft"] == {"state": "done", "restarts": 0, "seconds": 1.5, "digest": "d", "metrics": {"loss": 1.0}}
     assert [r["stages"]["reward"]["state"] for r in found["rounds"]] == ["pending", "pending"]
 
@@ -47,7 +48,7 @@ def test_a_torn_last_line_is_dropped_and_a_torn_inner_line_is_named(tmp_path):
 
 
 def test_every_line_of_a_journal_may_be_deleted(tmp_path):
-    """The message about a damaged line advises to delete it, so what is left has to be read, whichever line is gone."""
+    """The message about a damaged line advises to delete it, so the journal must be readable without any one line."""
     path = tmp_path / "journal.jsonl"
     journal = Journal(path)
     journal.append("run_started", num_rounds=1)
@@ -60,10 +61,10 @@ def test_every_line_of_a_journal_may_be_deleted(tmp_path):
     for left_out in range(len(lines)):
         path.write_bytes(b"".join(lines[:left_out] + lines[left_out + 1 :]))
         state = fold(read_events(path))
-        assert to_json("x", state, ["sft"], ["policy"])["setup"]["sft"]["restarts"] == (0 if left_out == 2 else 1)
+        assert as_json("x", state)["setup"]["sft"]["restarts"] == (0 if left_out == 2 else 1)
 
 
-def test_a_line_of_another_version_is_said_to_be_one(tmp_path):
+def test_a_line_of_another_version_is_named(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_text(_with_check('{"event":"stage_skipped"}') + "\n")
     with pytest.raises(UserError, match="line 1 of the journal was written by another version"):
@@ -103,7 +104,7 @@ def test_keys_change_with_what_a_stage_reads_and_nothing_else():
     assert stage_key(config, EVALUATE, 0, {}) != stage_key(config, EVALUATE, 1, {})
 
 
-def test_one_writer_a_run(tmp_path):
+def test_a_run_has_one_writer(tmp_path):
     assert not is_locked(tmp_path)
     with one_writer(tmp_path):
         assert is_locked(tmp_path)
@@ -112,8 +113,8 @@ def test_one_writer_a_run(tmp_path):
     assert not is_locked(tmp_path)
 
 
-def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
-    """`status` in a loop, from two processes, while a run starts 100 times."""
+def test_asking_whether_a_run_is_locked_refuses_nobody(tmp_path):
+    """Two processes ask in a loop, as `status` does, while a run starts 100 times."""
     code = "import sys, pathlib; from loop.store.lock import is_locked\nwhile True: is_locked(pathlib.Path(sys.argv[1]))"
     (tmp_path / "lock").touch()
     probes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3]) for _ in range(2)]
@@ -122,15 +123,15 @@ def test_looking_whether_a_run_is_locked_refuses_nobody(tmp_path):
             time.sleep(0.005)
             with one_writer(tmp_path):
                 pass
-        assert all(probe.poll() is None for probe in probes)  # they have been looking all the time
+        assert all(probe.poll() is None for probe in probes)  # they have been asking all the time
     finally:
         for probe in probes:
             probe.kill()
             probe.wait()
 
 
-def test_a_place_on_this_machine_is_not_part_of_the_digest_but_guarded_as_every_byte(tmp_path):
-    """Two adapters that differ in the place of their base, and a third that differs in its rank."""
+def test_a_path_on_this_machine_is_not_part_of_the_digest_but_verified_like_every_byte(tmp_path):
+    """Two adapters that differ in the path of their base, and a third that differs in its rank."""
     made = {}
     for name, content in (
         ("here", {"base_model_name_or_path": "/here/setup/base", "r": 4}),
@@ -147,3 +148,22 @@ def test_a_place_on_this_machine_is_not_part_of_the_digest_but_guarded_as_every_
     config = tmp_path / "here" / "value" / "adapter_config.json"
     config.write_text(config.read_text().replace("/here", "/hero"))
     assert artifacts.find_damage(tmp_path / "here") == [f"{config}: was changed"]
+
+
+def test_a_newer_manifest_is_refused(tmp_path):
+    payload = artifacts.begin(tmp_path / "work", "k")
+    artifacts.commit(payload, tmp_path / "s", "k", {}, 0.0)
+    manifest = tmp_path / "s" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema": artifacts.SCHEMA_VERSION + 1}))
+    with pytest.raises(UserError, match="a newer version of loop"):
+        artifacts.find_committed(tmp_path / "s", "k")
+
+
+def test_work_is_kept_for_the_same_recipe_only(tmp_path):
+    payload = artifacts.begin(tmp_path / "w", "k")
+    (payload / "half").touch()
+    (tmp_path / "w" / "checkpoints").mkdir()
+    again = artifacts.begin(tmp_path / "w", "k")
+    assert again != payload and not payload.exists() and (tmp_path / "w" / "checkpoints").exists()
+    artifacts.begin(tmp_path / "w", "other")
+    assert not (tmp_path / "w" / "checkpoints").exists()

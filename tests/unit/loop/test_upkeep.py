@@ -1,4 +1,4 @@
-"""What `verify` names and what `gc` removes."""
+"""What `verify` reports and what `gc` removes."""
 
 import json
 import os
@@ -10,12 +10,12 @@ import pytest
 
 from configs import UserError, load_config
 from configs.errors import LoopError
-from loop.cli import main
-from loop.keys import plan
+from loop.commands.main import main
+from loop.keys import planned_keys
 from loop.store import artifacts
 from loop.store.journal import Journal
 from loop.store.upkeep import collect_garbage, verify
-from tests.unit.loop.fake_fleet import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver
 
 
 def test_garbage_is_what_no_start_would_use(tmp_path):
@@ -38,7 +38,7 @@ def run(tmp_path):
 
 
 def edit(change):
-    """An edit of a manifest's values, written as a person would: valid JSON, in the same form."""
+    """An edit of a manifest's values as a person would make it: valid JSON in the same form."""
 
     def apply(path):
         manifest = json.loads(path.read_text())
@@ -51,7 +51,7 @@ def edit(change):
 def a_better_metric(manifest):
     manifest["metrics"]["value"] = 2.0
     del manifest["check"]
-    manifest["check"] = artifacts.hash_json(manifest)  # by somebody who knows how it is made
+    manifest["check"] = artifacts.hash_json(manifest)  # by somebody who knows how the checksum is made
 
 
 EDITS = {
@@ -69,7 +69,7 @@ EDITS = {
 @pytest.mark.parametrize("stage", ["setup/data", "setup/base", "round-000/policy", "round-000/evaluate"])
 @pytest.mark.parametrize("kind", EDITS)
 def test_an_edited_manifest_is_refused_by_run_and_by_verify(run, kind, stage):
-    """After the directory is deleted, as the message says, the same command makes the stage again and the run is whole."""
+    """When the directory is deleted, as the message advises, the same command makes the stage again and the run is whole."""
     whole, digests = verify(run), FakeDriver(run).digests()
     EDITS[kind](run / stage / "manifest.json")
     assert [line.startswith(str(run / stage / "manifest.json")) for line in verify(run)[0]] == [True]
@@ -83,7 +83,7 @@ def test_an_edited_manifest_is_refused_by_run_and_by_verify(run, kind, stage):
 
 
 def test_a_manifest_is_checked_where_no_journal_line_vouches_for_it(run):
-    """As after a crash between the rename that commits a stage and its journal line."""
+    """A crash between the rename that commits a stage and its journal line leaves such a run."""
     journal = run / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(line for line in lines if not (b"stage_committed" in line and b'"evaluate"' in line)))
@@ -132,7 +132,7 @@ def a_file_too_many(run):
 
 def a_pipe(run):
     os.mkfifo(run / "setup" / "sft" / "pipe")
-    return run / "setup" / "sft" / "pipe", "is no plain file"
+    return run / "setup" / "sft" / "pipe", "is not a plain file"
 
 
 def a_missing_file(run):
@@ -176,15 +176,15 @@ def an_empty_round(run):
         an_empty_round,
     ],
 )
-def test_verify_names_what_is_not_as_it_was_left(run, harm):
-    assert verify(run) == ([], len(plan(load_config(num_rounds=1))))
+def test_verify_reports_what_is_not_as_it_was_committed(run, harm):
+    assert verify(run) == ([], len(planned_keys(load_config(num_rounds=1))))
     path, why = harm(run)
     damage = verify(run)[0]
     assert len(damage) == 1 and damage[0].startswith(f"{path}: ") and why in damage[0], damage
 
 
-def test_a_stage_that_leaves_no_plain_files_is_not_committed(tmp_path):
-    """What `verify` would call damage is never committed."""
+def test_a_stage_that_leaves_something_else_than_files_is_not_committed(tmp_path):
+    """What `verify` would report as damage is never committed."""
     for number, leave in enumerate((lambda path: path.mkdir(), lambda path: path.symlink_to(tmp_path))):
         payload = artifacts.begin(tmp_path / "work", "k")
         leave(payload / "odd")
@@ -195,11 +195,11 @@ def test_a_stage_that_leaves_no_plain_files_is_not_committed(tmp_path):
 
 @contextmanager
 def read_only(folder):
-    """A folder that cannot be written: by its mode, or for root, whom modes do not stop, by a read-only mount."""
+    """A folder that cannot be written. Modes do not stop root, so for root it is a read-only mount."""
     if os.geteuid():
         folder.chmod(0o555)
     elif subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here, and root may write everywhere else")
+        pytest.skip("root may write everywhere, and mounting is not allowed here")
     else:
         subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
     try:
@@ -212,10 +212,10 @@ def read_only(folder):
 
 
 def test_a_run_that_cannot_be_written(tmp_path, capsys):
-    """`gc` says so in one message; `status` and `verify` write nothing and need no more than reading."""
+    """`gc` reports it in one message. `status` and `verify` only read."""
     runs = tmp_path / "runs"
     FakeDriver(runs / "x").execute()
-    (runs / "x" / "lock").unlink()  # so that it would have to be made
+    (runs / "x" / "lock").unlink()  # so that `gc` would have to make it
     with read_only(runs / "x"):
         assert main(["gc", "--runs", str(runs)]) == 4
         said = capsys.readouterr()

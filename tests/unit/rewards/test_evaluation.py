@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from loop.terminal import headline
+from loop.store.measures import headline
 from rewards.comparisons import Comparison
 from rewards.evaluation import Measurement, ends, over_updates, summarize
 from rewards.reward_model import outcomes, shortest

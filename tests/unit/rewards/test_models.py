@@ -6,7 +6,7 @@ import transformers
 from peft import PeftModel
 
 from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
-from loop.terminal import headline
+from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.training import train_sft

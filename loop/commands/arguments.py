@@ -1,0 +1,59 @@
+"""Arguments that several commands share, and how a command finds its run. Must never import torch or Ray."""
+
+import argparse
+import os
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.fields import BadValue, check_name
+from loop.store.layout import runs_in
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The name of a run that exists."""
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; not needed where there is only one run")
+
+
+def add_rounds(parser: argparse.ArgumentParser) -> None:
+    """The number of rounds."""
+    parser.add_argument("--rounds", type=_number_of_rounds, metavar="N", help="how many rounds the run has in total")
+
+
+def run_name(word: str) -> str:
+    """A name for a new run, as argparse takes it."""
+    try:
+        return check_name(word)
+    except BadValue as error:
+        raise argparse.ArgumentTypeError(f"{error}; {error.to_do}") from None
+
+
+def runs_folder(options: argparse.Namespace) -> Path:
+    """The directory that holds the runs. Raises UserError where a file is in the way."""
+    runs = Path(options.runs)
+    in_the_way = next((path for path in (runs, *runs.parents) if os.path.exists(path) and not os.path.isdir(path)), None)
+    if in_the_way:
+        raise UserError(f"{in_the_way} is a file, not a folder", f"--runs {runs}", "give a folder, or a path where one can be made")
+    return runs
+
+
+def find_run(runs: Path, name: str | None) -> Path:
+    """The directory of a run that exists. Without a name there must be exactly one run. Raises UserError."""
+    known = [run.name for run in runs_in(runs)]
+    if name is None and len(known) == 1:
+        name = known[0]
+    if name is None:
+        what = "there is no run yet" if not known else f"there are several runs: {', '.join(known)}"
+        raise UserError(what, str(runs), "start one with `loop run`" if not known else "name one of them")
+    if name not in known:
+        raise UserError(f"there is no run {name!r}", str(runs), f"the runs here are: {', '.join(known) or 'none'}")
+    return runs / name
+
+
+def _number_of_rounds(word: str) -> int:
+    try:
+        number = int(word)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {word!r}")
+    return number

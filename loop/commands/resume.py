@@ -1,0 +1,31 @@
+"""`resume`: continue a run that exists, with the settings that it was started with."""
+
+import argparse
+
+from configs.errors import UserError
+from configs.loading import read_given
+from loop.commands.arguments import add_rounds, add_run, find_run, runs_folder
+from loop.commands.run import start
+from loop.store.layout import RunFolder
+
+HELP = "continue a run that exists, with the settings that it was started with"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `resume`."""
+    add_run(parser)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a run-time setting, for example ppo.micro_batch_size=4")
+    add_rounds(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    if options.run and "=" in options.run:  # argparse takes the first word for the run's name
+        options.run, options.settings = None, [options.run, *options.settings]
+    runs = runs_folder(options).resolve()
+    folder = RunFolder(find_run(runs, options.run))
+    if not folder.config.exists():
+        to_do = "give its settings: `loop run --name RUN KEY=VALUE ...`"
+        raise UserError(f"the run {folder.name!r} has no {folder.config.name}, so its settings are not known", str(folder.path), to_do)
+    start(runs, read_given(None, options.settings, name=folder.name, num_rounds=options.rounds))
+    return 0

@@ -1,0 +1,76 @@
+"""`run`: start a run, or continue it. Settings that are not given are taken from the run's own config, where the run exists."""
+
+import argparse
+from pathlib import Path
+
+from configs.loading import Given, read_given, validate
+from configs.schema import RunConfig
+from loop.commands.arguments import add_rounds, find_run, run_name, runs_folder
+from loop.driver import Driver
+from loop.executors import executor_for
+from loop.failures import disk_errors_explained
+from loop.forks import fork
+from loop.round import DATA
+from loop.signals import StopSignals
+from loop.store.journal import fold, read_events
+from loop.store.layout import MANIFEST, RunFolder
+from loop.store.run_config import read_config
+from loop.terminal import Terminal
+from policies.base_folder import check_base
+from rewards.data.sources import check_labels, check_sources
+
+HELP = "start a run, or continue it: the same command again resumes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `run`."""
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, for example ppo.num_updates=10")
+    add_rounds(parser)
+    parser.add_argument("--config", metavar="FILE", help="a YAML file or the name of a preset (default: the embedded world)")
+    parser.add_argument("--name", metavar="RUN", help="the name of the run, which is also the name of its directory")
+    parser.add_argument(
+        "--fork",
+        type=run_name,
+        metavar="NEW",
+        help="leave the run as it is; start the run NEW with the settings given here, and take over the stages that they do not change",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
+    start(runs_folder(options).resolve(), given, options.fork)
+    return 0
+
+
+def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
+    """Make the run that is given, or fork it as `fork_name` and make the fork. Raises a LoopError unless all rounds are done."""
+    terminal = Terminal()
+    folder = RunFolder(runs / given.name())
+    reads_new_data = fork_name is not None and given.get(("data", "source")) is not None
+    if folder.config.exists():
+        own = read_config(folder.path, fold(read_events(folder.journal)))
+        given = given.over(own.model_copy(update={"name": folder.name}), str(folder.config))
+    data_was_read = (folder.stage(DATA.name, None) / MANIFEST).exists() and not reads_new_data
+    config = _check(given, data_was_read)
+    with StopSignals(terminal.say) as signals:
+        if fork_name is not None:
+            source, config = find_run(runs, config.name), validate(config.model_dump() | {"name": fork_name}, f"--fork {fork_name}")
+            with disk_errors_explained(runs):
+                taken = fork(source, runs / fork_name, config)
+            terminal.say(f"{fork_name}: {len(taken)} stages taken over from {source.name}")
+        with executor_for(config, runs / config.name) as executor:
+            Driver(config, runs / config.name, terminal, executor, signals).execute()
+
+
+def _check(given: Given, data_was_read: bool) -> RunConfig:
+    """The whole config, after everything that can be checked before Ray starts. Raises UserError.
+
+    Files come first: a file that does not exist is more likely than settings that do not fit together.
+    """
+    if not data_was_read:
+        check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
+    check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
+    config = given.resolve()
+    check_base(config, given.place(("base", "model")))
+    return config

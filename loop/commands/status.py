@@ -1,0 +1,69 @@
+"""`status`: where a run stands and what it has measured."""
+
+import argparse
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from loop.commands.arguments import add_run, find_run, runs_folder
+from loop.printing import say
+from loop.round import ROUND_STAGES, SETUP_STAGES
+from loop.store.journal import RunState, StageState, fold, read_events
+from loop.store.layout import RunFolder, stage_name
+from loop.store.lock import is_locked
+from loop.store.measures import headline, live
+from loop.store.progress import read_progress
+
+HELP = "show where a run stands and what it has measured"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `status`."""
+    add_run(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object with everything that was measured")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    folder = RunFolder(find_run(runs_folder(options), options.run))
+    state = fold(read_events(folder.journal))
+    if state.state == "running" and not is_locked(folder.path):
+        state.state = "interrupted"
+    if options.json:
+        say(json.dumps(as_json(folder.name, state), indent=2, ensure_ascii=False))
+    else:
+        say("\n".join(_lines(folder, state)))
+    return 0
+
+
+def as_json(name: str, state: RunState) -> dict[str, Any]:
+    """The object of `status --json`: every stage of every round. Stages that have not started are `pending`."""
+
+    def rows(names: Iterable[str], known: dict[str, StageState]) -> dict[str, Any]:
+        order = [*names, *(name for name in known if name not in names)]
+        return {name: known.get(name, StageState()).model_dump(exclude={"committed"}) for name in order}
+
+    setup, stages = ([stage.name for stage in group] for group in (SETUP_STAGES, ROUND_STAGES))
+    numbers = range(max([state.num_rounds, *(number + 1 for number in state.rounds)]))
+    return {
+        "run": name,
+        "state": state.state,
+        "rounds": [{"round": n, "stages": rows(stages, state.rounds.get(n, {}))} for n in numbers],
+        "setup": rows(setup, state.setup),
+        "dashboard": state.dashboard,
+        "message": state.message,
+    }
+
+
+def _lines(folder: RunFolder, state: RunState) -> list[str]:
+    """One line for the run and one for each stage that has started."""
+    lines = [f"{folder.name}: {state.state}, {state.num_rounds} rounds"]
+    lines += [state.message] if state.message else []
+    for round_number, stage, row in state.stages():
+        seconds = f"{row.seconds:6.1f} s" if row.seconds is not None else " " * 8
+        shown = headline(stage, row.metrics)
+        if row.state == "running" and state.state == "running":
+            now = read_progress(folder.work(stage, round_number).progress)
+            shown = f"{now.done} of {now.total}  {live(now.metrics)}" if now.total else ""
+        lines.append(f"{stage_name(stage, round_number):<20} {row.state:<11} {seconds}  {shown}".rstrip())
+    return lines

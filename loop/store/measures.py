@@ -1,0 +1,146 @@
+"""What each metric of a run means: unit, which direction is better, and which metrics a stage shows when it is done.
+
+Stages return metrics by name; the terminal, `status` and documents look the names up here. A test checks that every metric of a
+run is known. `X_over_Y` is known wherever X is: it is X minus the X of Y, item by item. Must never import torch or Ray.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Direction = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a metric is. `better`: which direction is better, None where neither is. `difference`: it is shown with a sign."""
+
+    meaning: str
+    unit: str
+    better: Direction | None = None
+    difference: bool = False
+
+
+ROWS, TEXTS, FRACTION = "rows", "count by text", "fraction"
+LOG_ODDS, NATS, TOKENS, DEVIATIONS = "log-odds", "nats per response", "tokens", "standard deviations"
+
+MEASURES: dict[str, Measure] = {
+    # data and labels
+    "pairs": Measure("comparisons that are trained on", ROWS),
+    "heldout_pairs": Measure("comparisons of held-out prompts", ROWS),
+    "labeler_pairs": Measure("comparisons that only the labeling reward model is trained on", ROWS),
+    "prompts": Measure("training prompts", ROWS),
+    "heldout_prompts": Measure("held-out prompts", ROWS),
+    "ties": Measure("comparisons that are ties", ROWS),
+    "skipped": Measure("rows that cannot be used, by reason", TEXTS),
+    "by_source": Measure("training comparisons by source", TEXTS),
+    "left_out": Measure("rows that were left out, by reason", TEXTS),
+    "samples": Measure("completions that the policy gave", ROWS),
+    "different": Measure("different completions among the samples", ROWS, "higher"),
+    "comparisons": Measure("comparisons from the labeler", ROWS),
+    "heldout": Measure("comparisons from the labeler on held-out prompts", ROWS),
+    "mixture": Measure("comparisons that the reward model is retrained on, by origin", TEXTS),
+    "groups": Measure("prompts with candidates that the selector is trained on", ROWS),
+    "heldout_comparisons": Measure("comparisons that judge the selector", ROWS),
+    # training
+    "commit": Measure("the commit of a base model from the hub", "text"),
+    "dialogues": Measure("dialogues that the tiny base is trained on", ROWS),
+    "loss": Measure("training loss at the end", "nats", "lower"),
+    "updates": Measure("PPO updates", "count"),
+    "memory": Measure("bytes held at the end of training, by owner", "bytes", "lower"),
+    "objective/scores_first_updates": Measure("mean score in the first PPO updates", DEVIATIONS, "higher"),
+    "objective/scores_last_updates": Measure("mean score in the last PPO updates", DEVIATIONS, "higher"),
+    "objective/kl_last_updates": Measure("KL divergence from the reference in the last PPO updates", NATS),
+    "val/response_length_last_update": Measure("mean response length in the last PPO update", TOKENS),
+    "policy/entropy_avg_last_update": Measure("mean entropy of a token in the last PPO update", "nats per token"),
+    "accuracy": Measure("accuracy on the batch that is trained on", FRACTION, "higher"),
+    "objective/scores": Measure("mean score of the update's responses", DEVIATIONS, "higher"),
+    "objective/kl": Measure("KL divergence from the reference in the update", NATS),
+    # policies
+    "gold": Measure("true reward of the embedded world", LOG_ODDS, "higher"),
+    "gold_seen_facts": Measure("true reward on facts that training prompts ask about too", LOG_ODDS, "higher"),
+    "gold_unseen_facts": Measure("true reward on facts that no training prompt asks about", LOG_ODDS, "higher"),
+    "proxy_score": Measure("score by the round's own reward model; not comparable across rounds", DEVIATIONS, "higher"),
+    "proxy_gain": Measure("score over the SFT policy's by the round's reward model", DEVIATIONS, "higher", difference=True),
+    "kl": Measure("KL divergence from the SFT policy", NATS),
+    "length": Measure("mean response length", TOKENS),
+    "defects": Measure("responses with each defect", FRACTION, "lower"),
+    # reward models and selectors
+    "normalization": Measure("mean and standard deviation of raw scores on the reference policy's samples", LOG_ODDS),
+    "accuracy_heldout": Measure("accuracy on the original held-out comparisons", FRACTION, "higher"),
+    "shorter_wins": Measure('accuracy of "the shorter completion wins" on the same comparisons', FRACTION),
+    "accuracy_over_shorter": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
+    "accuracy_fresh_before": Measure("accuracy on this round's held-out comparisons before retraining", FRACTION, "higher"),
+    "accuracy_fresh": Measure("accuracy on this round's held-out comparisons after retraining", FRACTION, "higher"),
+    "accuracy_fresh_gain": Measure("what retraining added to the accuracy on fresh comparisons", FRACTION, "higher", difference=True),
+    "reward_accuracy": Measure("accuracy of the round's reward model, by origin of the comparisons", FRACTION, "higher"),
+    "retrained_accuracy": Measure("accuracy of the retrained reward model, by origin of the comparisons", FRACTION, "higher"),
+    "retrained_gain": Measure("what retraining added to the accuracy, by origin", FRACTION, "higher", difference=True),
+    "selector": Measure("accuracy of the selector", FRACTION, "higher"),
+    "reward_model": Measure("accuracy of the reward model, used as a selector", FRACTION, "higher"),
+    "longest": Measure('accuracy of "the longest completion wins"', FRACTION),
+    "random": Measure("accuracy of a random choice", FRACTION),
+}
+
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "data": ("pairs", "heldout_pairs", "skipped"),
+    "base": ("loss",),
+    "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
+    "sft": ("loss",),
+    "labeler": ("accuracy_heldout", "shorter_wins"),
+    "baseline": ("gold", "gold_unseen_facts", "length"),
+    "reward": ("accuracy_heldout",),
+    "policy": ("objective/scores_first_updates", "objective/scores_last_updates", "objective/kl_last_updates"),
+    "sample": ("samples", "different", "length"),
+    "label": ("comparisons", "heldout", "ties", "left_out"),
+    "retrain": ("pairs", "accuracy_fresh_before", "accuracy_fresh", "accuracy_fresh_gain"),
+    "select": ("selector", "reward_model", "selector_over_reward_model", "longest"),
+    "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length"),
+}
+"""The metrics in the line of a finished stage, in order. `status --json` has all metrics."""
+
+LIVE = ("objective/scores", "objective/kl", "loss", "accuracy")
+"""The metrics of a running stage that its progress bar shows, where the stage reports them."""
+
+
+def find_measure(name: str) -> Measure | None:
+    """What a metric is; None where the name is not known."""
+    if name in MEASURES:
+        return MEASURES[name]
+    of, over, other = name.partition("_over_")
+    if over and of in MEASURES:
+        return replace(MEASURES[of], meaning=f"{MEASURES[of].meaning}, minus that of {other}", difference=True)
+    return None
+
+
+def headline(stage: str, metrics: Mapping[str, Any]) -> str:
+    """The few numbers that tell how a stage went, as one line of text."""
+    words = []
+    for name in HEADLINES.get(stage, ()):
+        value, measure = metrics.get(name), find_measure(name)
+        if value not in (None, {}):
+            words.append(f"{name.removeprefix('objective/')} {_text(value, '+.3f' if measure and measure.difference else '.2f')}")
+    return ", ".join(words)
+
+
+def live(metrics: Mapping[str, float]) -> str:
+    """The latest figures of a running stage, as one line of text."""
+    return ", ".join(f"{name.removeprefix('objective/')} {metrics[name]:.2f}" for name in LIVE if name in metrics)
+
+
+def _text(value: Any, form: str = ".2f") -> str:
+    if isinstance(value, dict):
+        if "pairwise" in value:
+            return _text(value["pairwise"], form)
+        if "accuracy" in value:
+            return _with_error(value["accuracy"], value["standard_error"], ".3f")
+        if "mean" in value:
+            return _with_error(value["mean"], value["standard_error"], form)
+        return "; ".join(f"{count} x {what}" for what, count in value.items())
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _with_error(mean: float | None, error: float | None, form: str) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:{form}}" if error is None else f"{mean:{form}} ± {error:{form.removeprefix('+')}}"

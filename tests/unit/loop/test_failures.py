@@ -1,0 +1,45 @@
+"""Failures of the disk are told apart, and workers that have stopped moving are noticed."""
+
+import errno
+
+import pytest
+
+from configs.errors import LoopError
+from loop.executors.heartbeat import SignsOfLife
+from loop.failures import disk_error, disk_errors_explained
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "cannot be written"),
+        (LoopError("SafetensorError: I/O error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_disk_errors_are_told_apart(tmp_path, error, words):
+    explained = disk_error(error, tmp_path)
+    assert words in str(explained) and str(tmp_path) in str(explained) and explained.exit_code == 4
+    assert disk_error(OSError(errno.ENOENT, "No such file", "x"), tmp_path) is None
+    assert disk_error(LoopError("the loss is nan"), tmp_path) is None
+    if isinstance(error, OSError):
+        with pytest.raises(LoopError, match=words), disk_errors_explained(tmp_path):
+            raise error
+
+
+def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("loop.executors.heartbeat.time.monotonic", lambda: clock[0])
+    lives = SignsOfLife([tmp_path / "beat-0", tmp_path / "beat-1"], 10.0)
+    clock[0] = 9.0
+    (tmp_path / "beat-0").write_text("1")
+    assert not lives.are_over()
+    clock[0] = 18.9
+    assert not lives.are_over()
+    (tmp_path / "beat-1").write_text("1")  # one worker stands still, the other moves
+    assert not lives.are_over()
+    clock[0] = 28.8
+    assert not lives.are_over()
+    clock[0] = 29.0  # 10.1 s after the last that moved
+    assert lives.are_over()
