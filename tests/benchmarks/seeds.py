@@ -2,17 +2,22 @@
 
     python -m tests.benchmarks.seeds [--seeds 0 1 2 3 4] [--runs DIR] [KEY=VALUE ...]
 
-Runs that are there are gone on with, so a finished set only prints. In a seed's row a difference from SFT is paired by prompt, as the
-run reports it. In the second table differences are paired by seed; their standard error is that of the mean over seeds, s / sqrt(n).
+All runs share one executor, so Ray starts once. Runs that exist are continued, and finished ones are only printed. In a seed's row the
+difference from SFT is paired by prompt, as the run reports it. In the second table differences are paired by seed; their standard error
+is that of the mean over seeds, s / sqrt(n).
 """
 
 import argparse
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from configs import load_config
+from loop.driver import Driver
+from loop.executors import executor_for
+from loop.signals import StopSignals
+from loop.terminal import Terminal
 
 
 def main() -> None:
@@ -21,13 +26,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", default="runs/seeds")
     options = parser.parse_args()
-    rows = []
-    for seed in options.seeds:
-        name = f"seed-{seed}"
-        words = ["run", "--rounds", "2", "--runs", options.runs, "--name", name, f"seed={seed}", *options.settings]
-        subprocess.run([sys.executable, "-m", "loop", *words], check=True)
-        rows.append(measure(Path(options.runs) / name))
-    print_table(options.seeds, rows)
+    runs, terminal = Path(options.runs).resolve(), Terminal()
+    configs = [load_config(overrides=options.settings, name=f"seed-{seed}", num_rounds=2, seed=seed) for seed in options.seeds]
+    with StopSignals(terminal.say) as signals, executor_for(configs[0], runs) as executor:
+        for config in configs:
+            terminal.say(config.name)
+            Driver(config, runs / config.name, terminal, executor, signals).execute()
+    print_table(options.seeds, [measure(runs / config.name) for config in configs])
 
 
 def measure(run: Path) -> dict[str, Any]:
