@@ -57,7 +57,7 @@ def run_command(words: Sequence[str], prepare: Callable[[], None] | None = None)
     """`python -m loop WORDS`; `prepare` is called before."""
     if prepare:
         prepare()
-    from loop.cli import main
+    from loop.commands.main import main
 
     sys.exit(main(words))
 
