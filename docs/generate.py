@@ -1,4 +1,8 @@
-"""Writes `docs/configuration.md` from the settings in `configs/`: `python -m docs.generate`. A test fails while the page is not current."""
+"""Writes the pages that come from the code: `python -m docs.generate`. A test fails while one of them is not current.
+
+docs/configuration.md    from the settings in configs/sections.py and configs/schema.py
+docs/metrics.md          from the metrics in loop/store/measures.py
+"""
 
 import ast
 import inspect
@@ -12,10 +16,11 @@ from configs.fields import Section
 from configs.loading import PRESETS
 from configs.schema import RunConfig
 from configs.views import is_run_time
+from loop.store.measures import HEADLINES, MEASURES
 
-PAGE = Path(__file__).parent / "configuration.md"
+FOLDER = Path(__file__).parent
 SOURCE = "Source: "
-INTRODUCTION = """# Configuration
+SETTINGS = """# Configuration
 
 <!-- Written by `python -m docs.generate` from configs/sections.py and configs/schema.py. Change the text there. -->
 
@@ -35,15 +40,42 @@ The *source* is the paper that describes the method, or from which the default v
 """
 
 
+METRICS = """# Metrics
+
+<!-- Written by `python -m docs.generate` from loop/store/measures.py. Change the text there. -->
+
+Every metric that a stage can report. The line of a finished stage shows the most important ones. `loop status --json` has all of them, and
+`metrics.jsonl` in a stage's directory has those of each training step.
+
+A metric named `X_over_Y` is X minus the X of Y, taken item by item. For example, `gold_over_sft` is the policy's gold minus that of the SFT
+policy on the same prompts. Most metrics are objects with `mean` (or `accuracy`), `standard_error` and the number of items.
+"""
+
+
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(), encoding="utf-8")
-    sys.stdout.write(f"{PAGE} is written\n")
+    """Write all pages."""
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        sys.stdout.write(f"{FOLDER / name} is written\n")
 
 
-def page() -> str:
-    """Return the whole page as Markdown."""
-    parts = [INTRODUCTION, _presets()]
+def pages() -> dict[str, str]:
+    """Return the Markdown of each generated page by its file name."""
+    return {"configuration.md": settings(), "metrics.md": metrics()}
+
+
+def metrics() -> str:
+    """Return the page of metrics."""
+    rows = ["| metric | meaning | unit | better |", "| --- | --- | --- | --- |"]
+    rows += [f"| `{name}` | {m.meaning} | {m.unit} | {m.better or ''} |" for name, m in MEASURES.items()]
+    lines = ["## Shown when a stage is finished", "", "| stage | metrics |", "| --- | --- |"]
+    lines += [f"| {stage} | {', '.join(f'`{name}`' for name in names)} |" for stage, names in HEADLINES.items()]
+    return "\n".join([METRICS, "## All metrics", "", *rows, "", *lines, ""])
+
+
+def settings() -> str:
+    """Return the page of settings."""
+    parts = [SETTINGS, _presets()]
     general = [name for name, field in RunConfig.model_fields.items() if not _is_section(field.annotation)]
     parts.append(_group("General", "", RunConfig, general, prefix=""))
     for name, field in RunConfig.model_fields.items():

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from configs.fields import Section
 from configs.loading import PRESETS, read_given
 from configs.schema import RunConfig
 from docs import generate
-from loop.commands.main import COMMANDS, make_parser
+from loop.commands.main import COMMANDS, main, make_parser
 from loop.round import STAGES
+from tests.unit.loop.fake_executor import FakeExecutor
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [*sorted(PROJECT.glob("*.md")), *sorted((PROJECT / "docs").glob("*.md"))]
@@ -19,6 +21,8 @@ TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 PACKAGES = ("configs", "loop", "policies", "rewards")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNNABLE = re.compile(r"^<!-- runnable -->\n(```console\n.*?^```)$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -73,6 +77,24 @@ def test_every_command_can_be_typed(page):
         assert (PROJECT / f"{module.replace('.', '/')}.py").exists(), module
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if RUNNABLE.search(TEXTS[page])], ids=lambda page: page.name)
+def test_every_runnable_command_runs(page, tmp_path, monkeypatch):
+    """Runs the commands of a page in order, beside its files and a finished run of the embedded default. The stages compute nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("loop.commands.run.executor_for", lambda config, folder: nullcontext(FakeExecutor()))
+    for name, content in FILE.findall(TEXTS[page]):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    assert main(["run"]) == 0
+    for block in RUNNABLE.findall(TEXTS[page]):
+        for program, *words in commands(f"{block}\n"):
+            assert program == "loop"
+            try:
+                assert main(words) == 0, words
+            except SystemExit as finished:  # argparse, after --help
+                assert finished.code == 0, words
+
+
 def check_words(words: list[str]) -> None:
     """Raises where `loop` would refuse the words of a command."""
     if "--help" in words:
@@ -114,8 +136,9 @@ def test_the_answers_for_newcomers_name_files_and_what_is_in_them():
             assert re.search(rf"\b{name}\b", source), (task, name)
 
 
-def test_the_page_of_settings_is_current():
-    assert TEXTS[generate.PAGE] == generate.page(), "run `python -m docs.generate`"
+def test_the_generated_pages_are_current():
+    for name, text in generate.pages().items():
+        assert TEXTS[PROJECT / "docs" / name] == text, "run `python -m docs.generate`"
 
 
 def sections(section: type[Section]) -> list[type[Section]]:
