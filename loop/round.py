@@ -49,7 +49,7 @@ LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2)
 
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
-POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=3)
+POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=4)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)

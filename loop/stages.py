@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.seeds import derive_seed, draw
@@ -22,9 +20,9 @@ from policies import parallel, ppo, training
 from policies.backbone import Backbone, check_causal_lm, load_tokenizer, resolved_commit
 from policies.base_folder import check_positions
 from policies.checkpoints import Checkpoints
-from policies.generation import Response, generate_sharded, lower_states
+from policies.generation import Response, generate_sharded
 from policies.model_card import write_card
-from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
+from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, replay
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
 from rewards.data.lengths import TokenLimits
@@ -34,14 +32,13 @@ from rewards.data.splits import Split
 from rewards.evaluation import Measurement
 from rewards.labelers import labelers
 from rewards.labelers.preferences_file import compare_by_file
-from rewards.reward_model import Chooser, beside_shortest, outcomes, train_reward_model
-from rewards.scoring import Scorer, encode_pair
+from rewards.reward_model import Chooser, beside_shortest, measure_scores, normalize_on_reference, outcomes, train_reward_model
+from rewards.scoring import Scorer, ensemble, score_in_shards
 from rewards.selectors.listwise import judge_choosers, longest, train_selector
 from rewards.world import writer
 
 Metrics = dict[str, Any]
 NUM_PRETRAINING_DIALOGUES = 16_000
-SCORING_SHARD = 512
 PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
 PROMPT_FILES = ("prompts", "heldout_prompts")
 
@@ -232,9 +229,7 @@ def policy(context: Context) -> Metrics:
     if config.ppo.value_model == "adapter":
         backbone.add_adapter("value", copy_of=newest.adapter)
     value = ppo.ValueModel(backbone, *newest.normalized_head, adapter="value" if config.ppo.value_model == "adapter" else None)
-    trainer = ppo.PPOTrainer(
-        backbone, value, _score_function(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed()
-    )
+    trainer = ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
     prompts = [encode_prompt(backbone.tokenizer, record.prompt) for record in context.prompts("prompts")]
     num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
     batches = ppo.prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
@@ -242,8 +237,6 @@ def policy(context: Context) -> Metrics:
     if parallel.is_main():
         backbone.save_adapter("policy", context.output)
         write_card(context.output, backbone, context.stage, context.round)
-        head = {"weight": value.head.weight.detach().cpu(), "bias": value.head.bias.detach().cpu()}
-        _save_tensors(context.output / "value_head.safetensors", head)
         if value.adapter:
             backbone.save_adapter("value", context.output / "value")
     _write_log(context, log)
@@ -389,7 +382,7 @@ def evaluate(context: Context) -> Metrics:
     used = Scorer.load(backbone, "reward", context.inputs["reward"])
     samples, measured = _measure_policy(context, "policy")
     of_sft = read_jsonl(context.inputs["baseline"] / "samples.jsonl", Sample)
-    scores, scores_of_sft = _scored(used, samples), _scored(used, of_sft)
+    scores, scores_of_sft = measure_scores(used, samples), measure_scores(used, of_sft)
     metrics = _report_policy(context, samples, measured | {"proxy_score": scores})
     metrics["proxy_gain"] = (scores - scores_of_sft).mean()
     for other, folder in (("sft", context.inputs["baseline"]), ("last", context.inputs.get("last"))):
@@ -440,36 +433,16 @@ def _fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison
 
 
 def _normalize(context: Context, scorer: Scorer) -> None:
-    """Mean 0, std 1 on fresh samples of the reference policy (the same prompts and seeds in every round)."""
-    config, tokenizer = context.config, context.backbone.tokenizer
-    seed = derive_seed(config.seed, "normalization")
-    records = draw(context.prompts("prompts"), config.reward.normalization_samples, seed)
-    if len(records) < 2:
-        raise UserError("one training prompt is too few: scores have no standard deviation", "the data", "give more prompts")
-    prompts = [encode_prompt(tokenizer, record.prompt) for record in records]
-    seeds = [derive_seed(seed, record.prompt_id) for record in records]
-    responses = generate_sharded(context.backbone, "sft", prompts, seeds, config.generation, context.checkpoints, "normalization")
-    scorer.normalize_on(_judged(tokenizer, prompts, responses))
-
-
-def _score_function(scorers: list[Scorer], ensemble: str) -> ppo.ScoreFunction:
-    """What PPO maximises: the newest reward model, or all of them joined."""
-    used = scorers[-1:] if ensemble == "last" else scorers
-
-    def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
-        sequences = _judged(used[0].backbone.tokenizer, prompts, responses)
-        as_sampled = sequences == [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-        lower = lower_states(responses) if as_sampled else None
-        scores = torch.stack([scorer.score(sequences, lower) for scorer in used])
-        joined = scores.min(0).values if ensemble == "min" else scores.mean(0)
-        return joined.to(used[0].head.device)
-
-    return score
-
-
-def _judged(tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> list[list[int]]:
-    """Whole sequences for a reward model, which has learnt from texts."""
-    return [[*p, *as_read(tokenizer, r.token_ids)] for p, r in zip(prompts, responses, strict=True)]
+    """The same prompts and seeds in every round."""
+    config = context.config
+    normalize_on_reference(
+        scorer,
+        context.prompts("prompts"),
+        config.reward.normalization_samples,
+        config.generation,
+        context.checkpoints,
+        derive_seed(config.seed, "normalization"),
+    )
 
 
 def _sample_from(
@@ -583,11 +556,6 @@ def _gains(measured: dict[str, Measurement], folder: Path) -> dict[str, Measurem
     }
 
 
-def _scored(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:
-    scores = scorer.score_answers([(s.prompt, s.completion, s.finished) for s in samples])
-    return Measurement(scores, [s.prompt_id for s in samples])
-
-
 def _short_enough(context: Context, comparisons: list[Comparison]) -> tuple[list[Comparison], Counter[str]]:
     """Labels without those whose own texts are too long, and the counts of these. Labels of samples are never too long."""
     if all(row.chosen_id for row in comparisons):
@@ -602,11 +570,7 @@ def _short_enough(context: Context, comparisons: list[Comparison]) -> tuple[list
 
 def _labeler_scores(context: Context, samples: Sequence[Sample]) -> labelers.Scores:
     scorer = Scorer.load(context.backbone, "labeler", context.inputs["labeler"])
-    sequences = [encode_pair(context.backbone.tokenizer, s.prompt, s.completion, s.finished) for s in samples]
-    scored = context.checkpoints.in_shards(
-        "scores", sequences, SCORING_SHARD, lambda part: scorer.score(part).tolist(), lambda done: context.on_progress(done, len(samples))
-    )
-    scores = dict(zip((s.id for s in samples), scored, strict=True))
+    scores = score_in_shards(scorer, samples, context.checkpoints, lambda done: context.on_progress(done, len(samples)))
     _drop(context.backbone, "labeler")
     return scores
 
@@ -618,12 +582,6 @@ def _messages(prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:
 def _drop(backbone: Backbone, *adapters: str) -> None:
     for adapter in adapters:
         backbone.delete_adapter(adapter)
-
-
-def _save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    save_file(tensors, path)
 
 
 def _write_log(context: Context, rows: Sequence[dict[str, float]]) -> None:

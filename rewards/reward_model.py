@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from configs.schema import RewardConfig
+from configs.errors import UserError
+from configs.schema import GenerationConfig, RewardConfig
+from configs.seeds import derive_seed, draw
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.generation import generate_sharded
+from policies.tokenization import encode_prompt
 from policies.training import OnProgress, Progress, Resumable, logged, trainer_arguments
-from rewards.comparisons import Comparison
+from rewards.comparisons import Comparison, PromptRecord, Sample
 from rewards.evaluation import Measurement, Summary
-from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
+from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequences
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """A score for each answer: who gives the higher one to the better answer chooses well."""
@@ -65,6 +69,35 @@ def train_reward_model(
         )
         trainer.fit(checkpoints)
     return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss", "accuracy", "margin")
+
+
+def normalize_on_reference(
+    scorer: Scorer,
+    prompts: Sequence[PromptRecord],
+    num_samples: int,
+    generation: GenerationConfig,
+    checkpoints: Checkpoints,
+    seed: int,
+    reference: str = "sft",
+) -> None:
+    """Scale the scores to mean 0 and standard deviation 1 on fresh samples of the reference policy.
+
+    `num_samples` of the prompts get one response each. `seed` decides which prompts and which responses, so every round that passes the
+    same seed uses the same ones. Raises UserError if there are fewer than two prompts.
+    """
+    chosen = draw(prompts, num_samples, seed)
+    if len(chosen) < 2:
+        raise UserError("one training prompt is too few: scores have no standard deviation", "the data", "give more prompts")
+    tokenizer = scorer.backbone.tokenizer
+    encoded = [encode_prompt(tokenizer, record.prompt) for record in chosen]
+    seeds = [derive_seed(seed, record.prompt_id) for record in chosen]
+    responses = generate_sharded(scorer.backbone, reference, encoded, seeds, generation, checkpoints, "normalization")
+    scorer.normalize_on(judged_sequences(tokenizer, encoded, responses))
+
+
+def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:
+    """Return the score of every sample as a measurement; samples of one prompt belong together."""
+    return Measurement(scorer.score_samples(samples), [sample.prompt_id for sample in samples])
 
 
 def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:

@@ -5,7 +5,7 @@ does no harm. Letters: B batch, T tokens, H hidden.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,15 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from policies.backbone import SCORE_KEY, Backbone
-from policies.tokenization import Batch, Prompt, encode_completion, encode_prompt, pad_batch
+from policies.checkpoints import Checkpoints
+from policies.generation import Response, lower_states
+from policies.ppo import ScoreFunction
+from policies.tokenization import Batch, Prompt, as_read, encode_completion, encode_prompt, pad_batch
+from rewards.comparisons import Sample
 
 SCORING_BATCH = 128
+SHARD = 512
+"""Samples that one worker scores before it takes the next ones and saves what it has."""
 Answer = tuple[Prompt, str, bool]
 """A prompt, a completion, and whether the completion is finished."""
 
@@ -115,10 +121,49 @@ class Scorer:
         return (scores - self.mean) / self.std
 
     def score_answers(self, answers: Sequence[Answer]) -> list[float]:
-        """Normalised scores of texts."""
+        """Return the normalised scores of texts."""
         return self.score([encode_pair(self.backbone.tokenizer, *answer) for answer in answers]).tolist()
+
+    def score_samples(self, samples: Sequence[Sample]) -> list[float]:
+        """Return the normalised scores of samples."""
+        return self.score_answers([(sample.prompt, sample.completion, sample.finished) for sample in samples])
 
 
 def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:
     """Prompt and completion as one sequence, the form in which every scorer is trained and asked."""
     return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)
+
+
+def score_in_shards(
+    scorer: Scorer, samples: Sequence[Sample], checkpoints: Checkpoints, on_progress: Callable[[int], None] = lambda done: None
+) -> dict[str, float]:
+    """Return the score of each sample by its id. All workers share the work, and finished shards survive a kill."""
+    scores = checkpoints.in_shards("scores", samples, SHARD, scorer.score_samples, on_progress)
+    return dict(zip((sample.id for sample in samples), scores, strict=True))
+
+
+def ensemble(scorers: Sequence[Scorer], kind: str) -> ScoreFunction:
+    """Return the score function that PPO maximises.
+
+    scorers: the reward models of all rounds so far, the newest one last. kind: `last` uses the newest one only; `mean` and `min`
+    combine the scores of all of them.
+    """
+    used = scorers[-1:] if kind == "last" else scorers
+
+    def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
+        sequences = judged_sequences(used[0].backbone.tokenizer, prompts, responses)
+        as_sampled = sequences == [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
+        lower = lower_states(responses) if as_sampled else None
+        scores = torch.stack([scorer.score(sequences, lower) for scorer in used])
+        combined = scores.min(0).values if kind == "min" else scores.mean(0)
+        return combined.to(used[0].head.device)
+
+    return score
+
+
+def judged_sequences(tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> list[list[int]]:
+    """Return prompt and response of each pair as one sequence, the response as the text of it is read (see `as_read`).
+
+    A reward model is trained on texts, so it must be asked about texts too.
+    """
+    return [[*prompt, *as_read(tokenizer, response.token_ids)] for prompt, response in zip(prompts, responses, strict=True)]

@@ -15,10 +15,11 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import Response, generate
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
+from rewards import reward_model
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.data.preference_data import load_preference_data
 from rewards.data.splits import Split
-from rewards.scoring import Scorer, encode_pair
+from rewards.scoring import Scorer, encode_pair, ensemble
 from tests.conftest import make_causal_lm
 
 SETTINGS = {
@@ -53,6 +54,7 @@ def taken(monkeypatch):
         return [Response([backbone.tokenizer.eos_token_id], True) for _ in prompts]
 
     monkeypatch.setattr(stages, "generate_sharded", respond)
+    monkeypatch.setattr(reward_model, "generate_sharded", respond)
     return calls
 
 
@@ -102,15 +104,17 @@ def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, t
 
 
 def test_scores_are_normalised_on_any_prompts_the_same_in_every_round(backbone, folders, tmp_path, taken):
-    class Scorer:
-        def normalize_on(self, sequences):
-            assert len(sequences) == 60
+    scorer = Scorer(backbone, "sft", torch.ones(1, backbone.hidden_size))
 
+    def normalize_on(sequences):
+        assert len(sequences) == 60
+
+    scorer.normalize_on = normalize_on
     for round_number in (0, 1):
-        stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=round_number), Scorer())
+        stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=round_number), scorer)
     assert taken[0] == taken[1]
     for seed in range(1, 16):
-        stages._normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), Scorer())
+        stages._normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), scorer)
     every = {record.prompt for record in read_jsonl(folders["data"] / "prompts.jsonl", PromptRecord)}
     assert {text for rows in taken for text, _ in rows} == every
 
@@ -311,7 +315,7 @@ def test_ppo_is_scored_for_what_labelers_will_read():
     scorer = Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size))
     prompts = [encode_prompt(tokenizer, text) for text in ("The mango", "yellow")]
     responses = generate(backbone, None, prompts, [1, 2], GenerationConfig(max_new_tokens=6), trace=True)
-    score = stages._score_function([scorer], "last")
+    score = ensemble([scorer], "last")
     sampled = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
     assert all(as_read(tokenizer, r.token_ids) == r.token_ids for r in responses)
     torch.testing.assert_close(score(prompts, responses), scorer.score(sampled))
