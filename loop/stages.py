@@ -17,11 +17,17 @@ from configs.schema import RunConfig
 from configs.seeds import derive_seed, draw
 from loop.store.base_files import RECORD, hash_files
 from policies import parallel, ppo, training
-from policies.backbone import Backbone, check_causal_lm, load_tokenizer, resolved_commit
+from policies.adapters import interpolate
+from policies.backbone import Backbone
 from policies.base_folder import check_positions
+from policies.batching import prompt_batches
 from policies.checkpoints import Checkpoints
-from policies.generation import Response, generate_sharded
+from policies.generation import generate_sharded
+from policies.loading import check_causal_lm, load_tokenizer, resolved_commit
 from policies.model_card import write_card
+from policies.responses import EncodedPrompt, Response
+from policies.sft import train_sft
+from policies.tiny_base import train_tiny_base
 from policies.tokenization import decode_completion, encode_completion, encode_prompt
 from rewards import evaluation, replay
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl, sample_id, write_jsonl
@@ -131,7 +137,7 @@ def base(context: Context) -> Metrics:
     if "chosen" in config.pretraining_texts:
         pairs = read_jsonl(context.inputs["data"] / "pairs.jsonl", Comparison)
         dialogues += [(_messages(pair.prompt), pair.chosen) for pair in pairs]
-    log = training.train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.on_progress)
+    log = train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.on_progress)
     _write_log(context, log)
     return {"loss": training.final_loss(log), "dialogues": len(dialogues)}
 
@@ -165,7 +171,7 @@ def sft(context: Context) -> Metrics:
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
-    log = training.train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
+    log = train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("sft", context.output)
         write_card(context.output, backbone, context.stage, context.round)
@@ -224,15 +230,16 @@ def policy(context: Context) -> Metrics:
         backbone.add_adapter("policy", folder=context.inputs["last"])
         if config.ppo.init == "interpolate":
             states = backbone.adapter_state("sft"), backbone.adapter_state("policy")
-            backbone.set_adapter_state("policy", ppo.interpolate(states, config.ppo.interpolate_weight))
+            backbone.set_adapter_state("policy", interpolate(states, config.ppo.interpolate_weight))
     newest = scorers[-1]
     if config.ppo.value_model == "adapter":
         backbone.add_adapter("value", copy_of=newest.adapter)
     value = ppo.ValueModel(backbone, *newest.normalized_head, adapter="value" if config.ppo.value_model == "adapter" else None)
     trainer = ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
-    prompts = [encode_prompt(backbone.tokenizer, record.prompt) for record in context.prompts("prompts")]
+    records = context.prompts("prompts")
+    prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
     num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
-    batches = ppo.prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
+    batches = prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
     log = trainer.train([[prompts[i] for i in rows] for rows in batches], context.checkpoints, context.on_progress)
     if parallel.is_main():
         backbone.save_adapter("policy", context.output)

@@ -1,12 +1,13 @@
-"""Sampling completions, token by token. What is sampled depends on (prompt, seed) only, not on what shares the batch.
+"""Sampling responses, token by token. A response depends on its prompt and its seed only, not on the rest of the batch.
 
-Every item brings its own uniform numbers, one a token, and each token is found by inverting the cumulative distribution
-in float64. Log-probs may differ in the last bits between batch shapes, so a different token needs a uniform number
-within about 1e-7 of a boundary.
+Each item has its own uniform random numbers, one for each token. A token is found by inverting the cumulative distribution in float64.
+Log-probs may differ in their last bits between batch shapes, so a different token needs a random number within about 1e-7 of a boundary.
+
+Letters: B rows, P prompt columns, R response columns, V vocabulary, H hidden.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -14,36 +15,13 @@ import torch
 from configs.schema import GenerationConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.fast.sampling import ROWS, Passes, decoder
-from policies.tokenization import Batch, pad_batch
+from policies.fast.batches import Batch
+from policies.fast.sampling import ROWS, Decoding, MergedDecoding, MergedModel, TransformersDecoding
+from policies.responses import Response, Trace
 
 SHRINK = 0.8
-"""Ended rows leave the batch, but for a multiple of ROWS, when no more than this share would stay: leaving costs a copy of the cache."""
-
-
-@dataclass
-class Trace:
-    """What the model thought while it sampled a response. P prompt tokens, R response tokens, H hidden."""
-
-    logprobs: torch.Tensor  # [R], at the sampling temperature, before top-k and top-p
-    entropies: torch.Tensor  # [R], nats
-    states: torch.Tensor  # [R, H]: the states that predicted the tokens
-    lower: torch.Tensor | None  # [P + R, H]: what entered the backbone's `first_layer`, where that is not 0
-
-
-@dataclass
-class Response:
-    """One sampled completion. `token_ids` ends with the end token if `finished`."""
-
-    token_ids: list[int]
-    finished: bool
-    trace: Trace | None = field(default=None, compare=False, repr=False)
-
-
-def lower_states(responses: Sequence[Response]) -> list[torch.Tensor] | None:
-    """The traces' lower states, where all have them."""
-    found = [response.trace.lower for response in responses if response.trace and response.trace.lower is not None]
-    return found if found and len(found) == len(responses) else None
+"""Rows that have ended leave the batch when at most this fraction of it would remain. Leaving costs a copy of the KV cache. The remaining
+rows are rounded up to a multiple of ROWS."""
 
 
 @torch.no_grad()
@@ -56,13 +34,13 @@ def generate(
     on_progress: Callable[[int], None] = lambda done: None,
     trace: bool = False,
 ) -> list[Response]:
-    """One response for each (prompt ids, seed), decoded `config.batch_size` at a time, shortest prompts first.
+    """Return one response for each pair of prompt ids and seed, decoded `config.batch_size` at a time, shortest prompts first.
 
     trace: keep what PPO would otherwise compute again.
     """
     responses: list[Response | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    with decoder(backbone, adapter) as begin:
+    with _decoder_under(backbone, adapter) as begin:
         for start in range(0, len(order), config.batch_size):
             rows = order[start : start + config.batch_size]
             decoded = _decode_batch(backbone, begin, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
@@ -82,7 +60,7 @@ def generate_sharded(
     name: str,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Response]:
-    """`generate`, in shards taken from a queue by all workers; every worker gets all the responses.
+    """Like `generate`, in shards that all workers take from one queue. Every worker gets all responses.
 
     `checkpoints` keeps the finished shards under `name`.
     """
@@ -95,79 +73,91 @@ def generate_sharded(
     return [Response(*plain) for plain in checkpoints.in_shards(name, items, config.batch_size, respond, on_progress)]
 
 
+@contextmanager
+def _decoder_under(backbone: Backbone, adapter: str | None) -> Iterator[Callable[[Batch, int], Decoding]]:
+    """Yield a function that starts decoding under an adapter. It takes a batch of prompts and the largest number of tokens in a row."""
+    with backbone.role(adapter):
+        merged = MergedModel.try_merging(backbone.fast, backbone.tokenizer.pad_token_id)
+        if merged is not None:
+            yield lambda batch, capacity: MergedDecoding(merged, batch, capacity)
+            return
+    with backbone.merged(adapter):
+        yield lambda batch, capacity: TransformersDecoding(backbone.fast, batch, capacity)
+
+
 def _decode_batch(
     backbone: Backbone,
-    begin: Callable[[Batch, int], Passes],
+    begin: Callable[[Batch, int], Decoding],
     prompts: list[Sequence[int]],
     seeds: list[int],
     config: GenerationConfig,
     trace: bool,
 ) -> list[Response]:
-    """Token by token. Rows that have ended leave the batch once they are a fifth of it."""
-    tokenizer, device, R = backbone.tokenizer, backbone.device, config.max_new_tokens
-    B = len(prompts)
+    """Decode one batch token by token. Rows that have ended leave it (see SHRINK)."""
+    B, R, end = len(prompts), config.max_new_tokens, backbone.tokenizer.eos_token_id
+    batch = backbone.pad(prompts, [[]] * B)
+    P, device = batch.prompt_length, backbone.device
     uniforms = torch.from_numpy(np.stack([_uniforms(seed, R) for seed in seeds])).to(device)
-    batch = pad_batch(prompts, [[]] * B, tokenizer.pad_token_id, device)
-    P = batch.prompt_length
-    passes = begin(batch, P + R)
     tokens = torch.full((B, R), -1, device=device)
-    kept = _Kept(B, P, R) if trace else None
-    feed_last = trace and backbone.first_layer > 0  # the lower states of a response's last token are wanted too
-    rows = torch.arange(B, device=device)  # which prompt each row of the shrinking batch belongs to
+    buffers = _TraceBuffers(B, P, R) if trace else None
+    run_last = trace and backbone.start_layer > 0  # the start states of a response's last token are wanted too
+    rows = torch.arange(B, device=device)  # the prompt that each row of the shrinking batch belongs to
     running = torch.ones(B, dtype=torch.bool, device=device)
-    hidden = passes.prompts()
-    backbone.cache_bytes = max(backbone.cache_bytes, passes.cache_bytes)
-    if kept and passes.lower is not None:
-        kept.keep_lower(*batch.attention_mask[:, :P].nonzero(as_tuple=True), passes.lower)
+    decoding = begin(batch, P + R)
+    hidden = decoding.prefill()
+    if buffers and decoding.start_states is not None:
+        buffers.keep_start(*batch.attention_mask[:, :P].nonzero(as_tuple=True), decoding.start_states)
     for step in range(R):
-        logits = passes.logits(hidden)
+        logits = decoding.logits(hidden)
         token = _draw(logits, uniforms[rows, step], config)
-        if kept:
-            kept.keep(rows, step, hidden, logits / config.temperature, token)
+        if buffers:
+            buffers.keep(rows, step, hidden, logits / config.temperature, token)
         tokens[rows[running], step] = token[running]
-        still = running & (token != tokenizer.eos_token_id)
-        fed, running = running if feed_last else still, still
-        if not fed.any() or (step == R - 1 and not feed_last):
+        still = running & (token != end)
+        needed, running = running if run_last else still, still
+        if not needed.any() or (step == R - 1 and not run_last):
             break
-        wanted = -(-int(fed.sum()) // ROWS) * ROWS
-        if wanted <= SHRINK * len(rows):
-            stay = fed.logical_not().argsort(stable=True)[:wanted]
-            passes.keep(stay)
+        remaining = -(-int(needed.sum()) // ROWS) * ROWS
+        if remaining <= SHRINK * len(rows):
+            stay = needed.logical_not().argsort(stable=True)[:remaining]
+            decoding.keep(stay)
             rows, running, token = rows[stay], running[stay], token[stay]
-        hidden = passes.tokens(token)
-        if kept and passes.lower is not None:
-            kept.keep_lower(rows, P + step, passes.lower)
+        hidden = decoding.step(token)
+        if buffers and decoding.start_states is not None:
+            buffers.keep_start(rows, P + step, decoding.start_states)
         if not running.any():
             break
     responses = []
     for i, row in enumerate(tokens.tolist()):
         ids = [token for token in row if token >= 0]
-        responses.append(Response(ids, ids[-1] == tokenizer.eos_token_id, kept.trace(i, len(prompts[i]), len(ids)) if kept else None))
+        responses.append(Response(ids, ids[-1] == end, buffers.trace(i, len(prompts[i]), len(ids)) if buffers else None))
     return responses
 
 
-class _Kept:
-    """Buffers for the traces of one decoded batch of B rows, P prompt columns, R response columns."""
+class _TraceBuffers:
+    """Room for the traces of one batch of B rows, P prompt columns and R response columns."""
 
     def __init__(self, B: int, P: int, R: int):
         self.shape, self.P = (B, P + R), P
         self.buffers: dict[str, torch.Tensor] = {}
 
     def keep(self, rows: torch.Tensor, step: int, hidden: torch.Tensor, logits: torch.Tensor, token: torch.Tensor) -> None:
-        """What step `step` thought of its token. hidden [b, H], logits [b, V], token [b]."""
+        """Keep what predicted the token of a step. hidden [b, H], logits [b, V], token [b]."""
         distribution = logits.log_softmax(-1)
         self._write("states", rows, self.P + step, hidden)
         self._write("logprobs", rows, self.P + step, distribution.gather(-1, token[:, None])[:, 0])
         self._write("entropies", rows, self.P + step, -(distribution.exp() * distribution).sum(-1))
 
-    def keep_lower(self, rows: torch.Tensor, columns: torch.Tensor | int, states: torch.Tensor) -> None:
-        """states [n, H] of n tokens of the prompts, or of one token a row."""
-        self._write("lower", rows, columns, states)
+    def keep_start(self, rows: torch.Tensor, columns: torch.Tensor | int, states: torch.Tensor) -> None:
+        """Keep the start states [n, H] of n tokens of the prompts, or of one token of each row."""
+        self._write("start_states", rows, columns, states)
 
     def trace(self, row: int, prompt_length: int, length: int) -> Trace:
+        """Return the trace of a response of `length` tokens."""
         response = slice(self.P, self.P + length)
-        lower = self.buffers["lower"][row, self.P - prompt_length : self.P + length] if "lower" in self.buffers else None
-        return Trace(*(self.buffers[name][row, response] for name in ("logprobs", "entropies", "states")), lower)
+        whole = slice(self.P - prompt_length, self.P + length)
+        start_states = self.buffers["start_states"][row, whole] if "start_states" in self.buffers else None
+        return Trace(*(self.buffers[name][row, response] for name in ("logprobs", "entropies", "states")), start_states)
 
     def _write(self, name: str, rows: torch.Tensor, columns: torch.Tensor | int, values: torch.Tensor) -> None:
         if name not in self.buffers:
@@ -180,7 +170,7 @@ def _uniforms(seed: int, count: int) -> np.ndarray:
 
 
 def _draw(logits: torch.Tensor, uniforms: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """Token ids [B] from logits [B, V] at uniform numbers [B], after temperature, top-k and top-p."""
+    """Return the token ids [B] that uniform random numbers [B] select from logits [B, V], after temperature, top-k and top-p."""
     probabilities = torch.softmax(logits.double() / config.temperature, dim=-1)
     if config.top_k or config.top_p < 1.0:
         ordered, index = probabilities.sort(dim=-1, descending=True, stable=True)

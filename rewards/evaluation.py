@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
-import torch
-
 from configs.schema import GenerationConfig
 from policies.advantages import kl_per_token
 from policies.backbone import Backbone
-from policies.generation import Response
-from policies.logprobs import logprobs_of, response_states
-from policies.tokenization import pad_batch
+from policies.responses import Response, ResponseBatch
 from rewards.comparisons import Sample
 from rewards.rules import rules
 from rewards.world import writer
@@ -103,7 +99,6 @@ def defect_rates(samples: Sequence[Sample]) -> dict[str, float]:
     return {name: sum(row[name] for row in found) / len(found) for name in rules.DEFECTS}
 
 
-@torch.no_grad()
 def kl_to_reference(
     backbone: Backbone,
     policy: str | None,
@@ -117,13 +112,10 @@ def kl_to_reference(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i].token_ids))
     for start in range(0, len(order), KL_BATCH):
         rows = order[start : start + KL_BATCH]
-        ids = [responses[i].token_ids for i in rows]
-        batch = pad_batch([prompts[i] for i in rows], ids, backbone.tokenizer.pad_token_id, backbone.device)
-        logprobs = []
-        for adapter in (policy, reference):
-            with backbone.role(adapter):
-                states = response_states(backbone, batch)
-                logprobs.append(logprobs_of(backbone, states, batch, config.temperature))
+        batch = ResponseBatch.from_ids(
+            backbone, [prompts[i] for i in rows], [responses[i].token_ids for i in rows], temperature=config.temperature
+        )
+        logprobs = [batch.under(adapter)[1] for adapter in (policy, reference)]
         for i, kl in zip(rows, kl_per_token(*logprobs).sum(1).tolist(), strict=True):
             kls[i] = kl
     return kls

@@ -17,10 +17,10 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import generate_sharded
 from policies.tokenization import encode_prompt
-from policies.training import OnProgress, Progress, Resumable, logged, trainer_arguments
+from policies.training import Log, OnProgress, Training
 from rewards.comparisons import Comparison, PromptRecord, Sample
 from rewards.evaluation import Measurement, Summary
-from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequences
+from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequence
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """A score for each answer: who gives the higher one to the better answer chooses well."""
@@ -44,31 +44,29 @@ def train_reward_model(
     seed: int,
     on_progress: OnProgress,
     head: torch.Tensor | None = None,
-) -> tuple[Scorer, list[dict[str, float]]]:
-    """Fit `adapter`, which must exist, and `head` [1, H] (None: a new one). Returns the scorer, not yet normalised, and TRL's log."""
-    import trl
-    from datasets import Dataset
+) -> tuple[Scorer, Log]:
+    """Train `adapter`, which must exist, and a linear head, by TRL's RewardTrainer.
 
-    class Trainer(Resumable, trl.RewardTrainer):
-        pass
+    head: what the head [1, H] starts from; None means a random one. Returns the scorer, not yet normalised, and the log.
+    """
+    import trl  # late, because importing it takes seconds, and most stages do not need it
 
     rows = []
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
         rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
-    lengths = [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
-    order, arguments = trainer_arguments(config, seed, lengths)
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        trainer = Trainer(
-            model=model,
-            args=trl.RewardConfig(**arguments, max_length=None, activation_checkpointing=False),
-            train_dataset=Dataset.from_list(rows).select(order),
+        log = Training(config, checkpoints, seed, on_progress).fit(
+            trl.RewardTrainer,
+            trl.RewardConfig,
+            model,
+            rows,
+            [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows],
+            arguments={"max_length": None, "activation_checkpointing": False},
             processing_class=backbone.tokenizer,
-            callbacks=[Progress(on_progress, checkpoints)],
         )
-        trainer.fit(checkpoints)
-    return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss", "accuracy", "margin")
+    return Scorer(backbone, adapter, model.score.weight.detach()), log
 
 
 def normalize_on_reference(
@@ -92,7 +90,7 @@ def normalize_on_reference(
     encoded = [encode_prompt(tokenizer, record.prompt) for record in chosen]
     seeds = [derive_seed(seed, record.prompt_id) for record in chosen]
     responses = generate_sharded(scorer.backbone, reference, encoded, seeds, generation, checkpoints, "normalization")
-    scorer.normalize_on(judged_sequences(tokenizer, encoded, responses))
+    scorer.normalize_on([judged_sequence(tokenizer, ids, response.token_ids) for ids, response in zip(encoded, responses, strict=True)])
 
 
 def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from policies.backbone import SCORE_KEY, Backbone
+from policies.adapters import load_head
+from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.generation import Response, lower_states
-from policies.ppo import ScoreFunction
-from policies.tokenization import Batch, Prompt, as_read, encode_completion, encode_prompt, pad_batch
+from policies.fast.batches import Batch
+from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, kept_start_states
+from policies.tokenization import Prompt, as_read, encode_completion, encode_prompt
 from rewards.comparisons import Sample
 
 SCORING_BATCH = 128
@@ -42,7 +42,7 @@ class ScoringModel(transformers.PreTrainedModel):
         config = deepcopy(backbone.causal_lm.config)
         config.num_labels = 1
         super().__init__(config)
-        self.decoder = backbone.decoder
+        self.decoder = backbone.fast.decoder
         self._backbone = (backbone,)  # in a tuple, so that its modules are not registered a second time
         self.score = nn.Linear(backbone.hidden_size, 1, bias=False)
         with torch.random.fork_rng(devices=[]):
@@ -64,8 +64,8 @@ class ScoringModel(transformers.PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:
         """[B, T] -> logits [B, 1]."""
-        batch = Batch.of(input_ids, attention_mask)
-        pooled = self._backbone[0].hidden_states(batch, only=batch.packing.last)
+        batch = Batch.from_sequences(input_ids, attention_mask)
+        pooled = self._backbone[0].hidden_states(batch, only=batch.unpadded.last)
         return SequenceClassifierOutput(logits=self.score(pooled.to(self.score.weight.dtype)))
 
 
@@ -80,9 +80,8 @@ class Scorer:
     @classmethod
     def load(cls, backbone: Backbone, adapter: str, folder: Path) -> "Scorer":
         backbone.add_adapter(adapter, folder=folder)
-        head = load_file(folder / "adapter_model.safetensors")[SCORE_KEY]
         scale = json.loads((folder / "normalization.json").read_text())
-        return cls(backbone, adapter, head, scale["mean"], scale["std"])
+        return cls(backbone, adapter, load_head(folder), scale["mean"], scale["std"])
 
     def save(self, folder: Path) -> None:
         """A PEFT folder for sequence classification, and how its scores are normalised."""
@@ -102,22 +101,19 @@ class Scorer:
         return self.head / self.std, -self.mean / self.std
 
     @torch.no_grad()
-    def score(self, sequences: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """Normalised scores [B] of whole sequences (prompt and completion), on the CPU; similar lengths go together.
+    def score(self, sequences: Sequence[Sequence[int]], start_rows: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """Return the normalised scores [B] of whole sequences (prompt and completion), on the CPU.
 
-        `lower`: each sequence's states as in `Backbone.hidden_states`, where they are known.
+        start_rows: what enters the backbone's `start_layer` for each sequence, if it is known (see `ResponseBatch`).
         """
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # similar lengths share a batch
         scores = torch.zeros(len(sequences))
         with self.backbone.role(self.adapter):
             for start in range(0, len(order), SCORING_BATCH):
                 rows = order[start : start + SCORING_BATCH]
-                batch = pad_batch(
-                    [[]] * len(rows), [sequences[i] for i in rows], self.backbone.tokenizer.pad_token_id, self.backbone.device
-                )
-                known = torch.cat([lower[i] for i in rows]) if lower else None
-                pooled = self.backbone.hidden_states(batch, known, only=batch.packing.last).float()
-                scores[rows] = (pooled @ self.head.T)[:, 0].cpu()
+                known = [start_rows[i] for i in rows] if start_rows else None
+                batch = ResponseBatch.from_ids(self.backbone, [[]] * len(rows), [sequences[i] for i in rows], start_rows=known)
+                scores[rows] = (batch.final_states().float() @ self.head.T)[:, 0].cpu()
         return (scores - self.mean) / self.std
 
     def score_answers(self, answers: Sequence[Answer]) -> list[float]:
@@ -150,20 +146,19 @@ def ensemble(scorers: Sequence[Scorer], kind: str) -> ScoreFunction:
     """
     used = scorers[-1:] if kind == "last" else scorers
 
-    def score(prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> torch.Tensor:
-        sequences = judged_sequences(used[0].backbone.tokenizer, prompts, responses)
-        as_sampled = sequences == [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-        lower = lower_states(responses) if as_sampled else None
-        scores = torch.stack([scorer.score(sequences, lower) for scorer in used])
-        combined = scores.min(0).values if kind == "min" else scores.mean(0)
-        return combined.to(used[0].head.device)
+    def score(records: Sequence[ResponseRecord]) -> torch.Tensor:
+        sequences = [judged_sequence(used[0].backbone.tokenizer, r.prompt_token_ids, r.token_ids) for r in records]
+        as_sampled = sequences == [[*r.prompt_token_ids, *r.token_ids] for r in records]
+        start_rows = kept_start_states(records) if as_sampled else None
+        scores = torch.stack([scorer.score(sequences, start_rows) for scorer in used])
+        return scores.min(0).values if kind == "min" else scores.mean(0)
 
     return score
 
 
-def judged_sequences(tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Response]) -> list[list[int]]:
-    """Return prompt and response of each pair as one sequence, the response as the text of it is read (see `as_read`).
+def judged_sequence(tokenizer: Any, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[int]:
+    """Return prompt and response as one sequence, with the response as its text is read (see `as_read`).
 
     A reward model is trained on texts, so it must be asked about texts too.
     """
-    return [[*prompt, *as_read(tokenizer, response.token_ids)] for prompt, response in zip(prompts, responses, strict=True)]
+    return [*prompt_ids, *as_read(tokenizer, response_ids)]

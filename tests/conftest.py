@@ -21,7 +21,7 @@ SHARED_DATA = Path(os.environ.get("LOOP_SHARED_DATA", Path(__file__).parents[2] 
 
 @functools.cache
 def _trained_tokenizer():
-    from policies.training import train_tokenizer
+    from policies.tiny_base import train_tokenizer
 
     return train_tokenizer(["The mango is yellow.", "มะม่วงสีเหลืองค่ะ"], 300)
 

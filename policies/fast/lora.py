@@ -1,8 +1,13 @@
-"""LoRA linear layers that share an input, in few large operations: y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T, and the gradients.
+"""LoRA linear layers that share an input, computed in few large operations.
 
-PEFT's layer does the same in seven operations with three temporaries as large as y. Its modules, names and files stay; only the
-arithmetic is replaced (`backbone.py`, `fused.py`). Many tokens go through W_i + s_i B_i A_i, made for one pass; few through W_i, and
-what the adapter adds is added. Must never import PEFT. Letters: N tokens, r rank, R all ranks of a group. Source: arXiv 2106.09685.
+    y_i = x W_i^T + b_i + s_i (x A_i^T) B_i^T        and the gradients of x, A_i and B_i
+
+PEFT's layer does the same in seven operations with three temporaries as large as y. PEFT's modules, names and files stay; only the
+arithmetic is replaced (see `adapters.py` and `layers.py`). There are two ways to compute a layer:
+- Merged: for many tokens, W_i + s_i B_i A_i is computed once and used for the pass.
+- Beside: for few tokens, x goes through W_i, and the adapter's part is added to the result.
+
+Letters: N tokens, r rank, R sum of the ranks of a group. Source: arXiv 2106.09685.
 """
 
 from collections.abc import Sequence
@@ -11,15 +16,15 @@ from typing import Any, NamedTuple
 import torch
 
 TENSORS = 4
-"""of a `Linear`, which come first in it."""
+"""Tensors of a `Linear`. They come first among its fields."""
 MERGE = 2
-"""Merging costs in x out numbers, and saves N x (in + out): it is done where that is so many times as much."""
+"""Merging computes in x out numbers and saves N x (in + out) of them. It is done if it saves at least this many times its cost."""
 MERGED_SIZE = 2**17
-"""Numbers in a group's weights up to which it is done: copies of larger ones do not stay in a core's cache, and add up."""
+"""The largest number of weights in a group that is merged. Larger copies do not fit into a core's cache, and they add up in memory."""
 
 
 class Linear(NamedTuple):
-    """One linear layer with what its adapter adds, if one is active. Weight and bias are frozen."""
+    """One linear layer with the active adapter's matrices, if there is one. Weight and bias are frozen."""
 
     weight: torch.Tensor  # [out, in]
     bias: torch.Tensor | None  # [out]
@@ -28,70 +33,85 @@ class Linear(NamedTuple):
     scaling: float = 1.0
 
     def merged(self, out: torch.Tensor) -> torch.Tensor:
-        """W + s B A, written into `out` [out, in]."""
+        """Write W + s B A into `out` [out, in] and return it."""
         if self.a is None or self.b is None:
             return out.copy_(self.weight)
         return torch.addmm(self.weight, self.b, self.a, alpha=self.scaling, out=out)
 
 
-class Kept(NamedTuple):
-    """What `gradients` needs of `apply`, besides x."""
+class Saved(NamedTuple):
+    """What `gradients` needs from `apply` besides x."""
 
-    low: torch.Tensor | None = None  # [N, R]: x through all A of the group, each times its s; None: not yet worked out, or no adapter
-    merged: torch.Tensor | None = None  # [sum of out, in]
+    low: torch.Tensor | None = None  # [N, R]: x times every A of the group times its s; None: not computed, or no adapter
+    merged: torch.Tensor | None = None  # [sum of out, in]: the merged weights; None: not merged
 
 
-def apply(x: torch.Tensor, group: Sequence[Linear]) -> tuple[torch.Tensor, Kept]:
+def apply(x: torch.Tensor, group: Sequence[Linear]) -> tuple[torch.Tensor, Saved]:
     """x [N, in] -> all y_i side by side, [N, sum of out_i]."""
     sizes = [len(linear.weight) for linear in group]
-    if _merges(x, group):
+    if _should_merge(x, group):
         merged = x.new_empty(sum(sizes), x.shape[1])
         for linear, part in zip(group, merged.split(sizes), strict=True):
             linear.merged(out=part)
-        y, kept = torch.mm(x, merged.T), Kept(merged=merged)
+        y, saved = torch.mm(x, merged.T), Saved(merged=merged)
     else:
         down = _stacked(group)
-        kept = Kept(None if down is None else torch.mm(x, down.T))
+        saved = Saved(None if down is None else torch.mm(x, down.T))
         y, start = x.new_empty(len(x), sum(sizes)), 0
         for linear, columns in zip(group, y.split(sizes, 1), strict=True):
             torch.mm(x, linear.weight.T, out=columns)
-            if kept.low is not None and linear.a is not None and linear.b is not None:
-                columns.addmm_(kept.low[:, start : (start := start + len(linear.a))], linear.b.T)
-    if any(linear.bias is not None for linear in group):
-        for linear, columns in zip(group, y.split(sizes, 1), strict=True):
-            if linear.bias is not None:
-                columns += linear.bias
-    return y, kept
+            if saved.low is not None and linear.a is not None and linear.b is not None:
+                columns.addmm_(saved.low[:, start : (start := start + len(linear.a))], linear.b.T)
+    for linear, columns in zip(group, y.split(sizes, 1), strict=True):
+        if linear.bias is not None:
+            columns += linear.bias
+    return y, saved
 
 
 def gradients(
-    x: torch.Tensor, kept: Kept, group: Sequence[Linear], grad: torch.Tensor, wants_x: bool
+    x: torch.Tensor, saved: Saved, group: Sequence[Linear], grad: torch.Tensor, wants_x: bool
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
-    """From the gradient of `apply`'s y: that of x [N, in], and for every `Linear` those of its four tensors."""
-    of_tensors: list[torch.Tensor | None] = [None] * (TENSORS * len(group))
+    """From the gradient of `apply`'s y, return that of x [N, in], and for every `Linear` those of its four tensors.
+
+    wants_x: whether the gradient of x is needed; without it None is returned in its place.
+    """
     grads = grad.split([len(linear.weight) for linear in group], 1)
-    adapted = [i for i, linear in enumerate(group) if linear.a is not None]
-    ranks, down, grad_low = [len(group[i].a) for i in adapted], _stacked(group), None  # type: ignore[arg-type]
-    if down is not None:
-        low = torch.mm(x, down.T) if kept.low is None else kept.low
-        grad_low = torch.empty_like(low)
-        for i, part, grad_part in zip(adapted, low.split(ranks, 1), grad_low.split(ranks, 1), strict=True):
-            torch.mm(grads[i], group[i].b, out=grad_part)  # type: ignore[arg-type]
-            of_tensors[TENSORS * i + 3] = torch.mm(grads[i].T, part)
-        for i, grad_a in zip(adapted, torch.mm(grad_low.T, x).split(ranks), strict=True):
-            of_tensors[TENSORS * i + 2] = grad_a.mul_(group[i].scaling)
+    down = _stacked(group)
+    grad_tensors: list[torch.Tensor | None] = [None] * (TENSORS * len(group))
+    grad_low = None if down is None else _adapter_gradients(x, saved, group, grads, down, grad_tensors)
     if not wants_x:
-        return None, of_tensors
-    if kept.merged is not None:
-        return torch.mm(grad, kept.merged), of_tensors
+        return None, grad_tensors
+    if saved.merged is not None:
+        return torch.mm(grad, saved.merged), grad_tensors
     grad_x = torch.mm(grads[0], group[0].weight)
     for linear, part in zip(group[1:], grads[1:], strict=True):
         grad_x.addmm_(part, linear.weight)
-    return grad_x if down is None or grad_low is None else grad_x.addmm_(grad_low, down), of_tensors
+    return grad_x if down is None or grad_low is None else grad_x.addmm_(grad_low, down), grad_tensors
+
+
+def _adapter_gradients(
+    x: torch.Tensor,
+    saved: Saved,
+    group: Sequence[Linear],
+    grads: Sequence[torch.Tensor],
+    down: torch.Tensor,
+    grad_tensors: list[torch.Tensor | None],
+) -> torch.Tensor:
+    """Fill in the gradients of every A and B in `grad_tensors`. Returns the gradient of `Saved.low`, [N, R]."""
+    adapted = [(i, linear.a, linear.b) for i, linear in enumerate(group) if linear.a is not None and linear.b is not None]
+    ranks = [len(a) for _, a, _ in adapted]
+    low = torch.mm(x, down.T) if saved.low is None else saved.low
+    grad_low = torch.empty_like(low)
+    for (i, _, b), part, grad_part in zip(adapted, low.split(ranks, 1), grad_low.split(ranks, 1), strict=True):
+        torch.mm(grads[i], b, out=grad_part)
+        grad_tensors[TENSORS * i + 3] = torch.mm(grads[i].T, part)
+    for (i, _, _), grad_a in zip(adapted, torch.mm(grad_low.T, x).split(ranks), strict=True):
+        grad_tensors[TENSORS * i + 2] = grad_a.mul_(group[i].scaling)
+    return grad_low
 
 
 def flattened(group: Sequence[Linear]) -> tuple[list[torch.Tensor | None], list[float]]:
-    """The tensors of a group one after the other, as an autograd function takes and saves them, and its scalings."""
+    """Return the tensors of a group one after the other, as an autograd function takes and saves them, and the scalings."""
     return [tensor for linear in group for tensor in linear[:TENSORS]], [linear.scaling for linear in group]
 
 
@@ -101,13 +121,13 @@ def grouped(tensors: Sequence[Any], scalings: Sequence[float]) -> list[Linear]:
 
 
 class LoraLinear(torch.autograd.Function):
-    """x [..., in] -> [..., out] for a group of one. Gradients for x, A and B."""
+    """x [..., in] -> [..., out] for a group of one layer. Gradients for x, A and B."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scalings: list[float], *tensors: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        y, kept = apply(flat, grouped(tensors, scalings))
-        ctx.save_for_backward(flat, *kept, *tensors)
+        y, saved = apply(flat, grouped(tensors, scalings))
+        ctx.save_for_backward(flat, *saved, *tensors)
         ctx.scalings = scalings
         return y.view(*x.shape[:-1], -1)
 
@@ -115,12 +135,12 @@ class LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
         flat, low, merged, *tensors = ctx.saved_tensors
         g = grad.reshape(-1, grad.shape[-1])
-        grad_x, of_tensors = gradients(flat, Kept(low, merged), grouped(tensors, ctx.scalings), g, ctx.needs_input_grad[0])
-        return grad_x if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, *of_tensors
+        grad_x, grad_tensors = gradients(flat, Saved(low, merged), grouped(tensors, ctx.scalings), g, ctx.needs_input_grad[0])
+        return grad_x if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, *grad_tensors
 
 
-def _merges(x: torch.Tensor, group: Sequence[Linear]) -> bool:
-    """Whether it pays, and loses nothing: in less than float32 a small change to a weight is rounded away."""
+def _should_merge(x: torch.Tensor, group: Sequence[Linear]) -> bool:
+    """Tell whether merging is faster and loses nothing: below float32, small changes to a weight would be rounded away."""
     if x.dtype.itemsize < 4 or all(linear.a is None for linear in group):
         return False
     inside, outside = x.shape[1], sum(len(linear.weight) for linear in group)
@@ -128,6 +148,6 @@ def _merges(x: torch.Tensor, group: Sequence[Linear]) -> bool:
 
 
 def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
-    """All A of the group below each other, each times its s, [R, in]."""
+    """Stack every A of the group, each times its s: [R, in]. None if there is no adapter."""
     downs = [linear.a * linear.scaling for linear in group if linear.a is not None]
     return torch.cat(downs) if downs else None

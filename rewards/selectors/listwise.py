@@ -16,14 +16,14 @@ import transformers
 from configs.schema import SelectConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.training import OnProgress, Progress, ResumableTrainer, logged, trainer_arguments
+from policies.training import Log, OnProgress, Training
 from rewards.comparisons import CandidateGroup, Comparison, group_candidates
 from rewards.evaluation import Measurement
 from rewards.reward_model import Chooser, outcomes
 from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
 
 
-class ListwiseTrainer(ResumableTrainer):
+class ListwiseTrainer(transformers.Trainer):
     """transformers' Trainer with the listwise loss, on batches of `collate`."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
@@ -51,10 +51,11 @@ def train_selector(
     seed: int,
     on_progress: OnProgress,
     head: torch.Tensor | None = None,
-) -> tuple[Scorer, list[dict[str, float]]]:
-    """Fit `adapter`, which must exist, and a head (starting from `head` [1, H] where given). Returns the scorer and the log."""
-    from datasets import Dataset
+) -> tuple[Scorer, Log]:
+    """Train `adapter`, which must exist, and a linear head. Returns the scorer and the log.
 
+    head: what the head [1, H] starts from; None means a random one.
+    """
     rows = [
         {
             "sequences": [encode_pair(backbone.tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates],
@@ -62,18 +63,17 @@ def train_selector(
         }
         for group in groups
     ]
-    order, arguments = trainer_arguments(config, seed, [max(map(len, row["sequences"])) for row in rows])
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        trainer = ListwiseTrainer(
-            model=model,
-            args=transformers.TrainingArguments(**arguments),
-            train_dataset=Dataset.from_list(rows).select(order),
+        log = Training(config, checkpoints, seed, on_progress).fit(
+            ListwiseTrainer,
+            transformers.TrainingArguments,
+            model,
+            rows,
+            [max(map(len, row["sequences"])) for row in rows],
             data_collator=lambda items: collate(items, backbone.tokenizer.pad_token_id),
-            callbacks=[Progress(on_progress, checkpoints)],
         )
-        trainer.fit(checkpoints)
-    return Scorer(backbone, adapter, model.score.weight.detach()), logged(trainer, "loss")
+    return Scorer(backbone, adapter, model.score.weight.detach()), log
 
 
 def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -56,8 +56,9 @@ def train_ours(run: Path, out: Path, seed: int) -> float:
     """Train and save the adapter; returns the seconds of training."""
     from policies import ppo
     from policies.backbone import Backbone
-    from policies.generation import lower_states
-    from rewards.scoring import Scorer
+    from policies.batching import prompt_batches
+    from policies.responses import EncodedPrompt
+    from rewards.scoring import Scorer, ensemble
 
     config, prompts = load(run)
     backbone = Backbone.load(str(run / "setup/base"), config.base, config.lora)
@@ -65,14 +66,11 @@ def train_ours(run: Path, out: Path, seed: int) -> float:
     scorer = Scorer.load(backbone, "reward", run / "round-000/reward")
     backbone.add_adapter("policy", copy_of="sft")
 
-    def score(prompts, responses):
-        return scorer.score([[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)], lower_states(responses))
-
     value = ppo.ValueModel(backbone, *scorer.normalized_head, adapter=None)
-    trainer = ppo.PPOTrainer(backbone, value, score, config.ppo, config.generation, seed)
+    trainer = ppo.PPOTrainer(backbone, value, ensemble([scorer], "last"), config.ppo, config.generation, seed)
     started = time.perf_counter()
-    for update, rows in enumerate(ppo.prompt_batches(len(prompts), config.ppo.batch_size, UPDATES, seed)):
-        trainer.step(update, [prompts[i] for i in rows])
+    for update, rows in enumerate(prompt_batches(len(prompts), config.ppo.batch_size, UPDATES, seed)):
+        trainer.step(update, [EncodedPrompt(prompts[i]) for i in rows])
     seconds = time.perf_counter() - started
     backbone.save_adapter("policy", out)
     return seconds

@@ -100,7 +100,7 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     from configs.schema import GenerationConfig, LoraSection, PPOConfig
     from policies import parallel, ppo
     from policies.backbone import Backbone
-    from policies.generation import lower_states
+    from policies.responses import EncodedPrompt, kept_start_states
     from rewards.scoring import Scorer
 
     backbone = Backbone(make_model(case), make_tokenizer(), LoraSection(rank=16, layers=case["lora"]))
@@ -109,9 +109,9 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     head = torch.full((1, backbone.hidden_size), 0.01, device=backbone.device)
     scorer = Scorer(backbone, "reward", head)
 
-    def score(prompts, responses):
-        sequences = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-        return scorer.score(sequences, lower_states(responses)).to(backbone.device)
+    def score(records):
+        sequences = [[*record.prompt_token_ids, *record.token_ids] for record in records]
+        return scorer.score(sequences, kept_start_states(records))
 
     config = PPOConfig(num_updates=updates + 1, batch_size=BATCH, num_epochs=4, num_minibatches=4, learning_rate=3e-6, kl_coefficient=0.05)
     generation = GenerationConfig(temperature=TEMPERATURE, max_new_tokens=RESPONSE)
@@ -140,7 +140,7 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
         reduced[0] += time.perf_counter() - met
 
     parallel.sum_gradients = sum_gradients
-    prompts = make_prompts(BATCH * (updates + 1))
+    prompts = [EncodedPrompt(ids) for ids in make_prompts(BATCH * (updates + 1))]
     rows = []
     for update in range(updates + 1):
         waited[0] = reduced[0] = 0.0

@@ -11,8 +11,9 @@ import torch
 from configs.schema import BaseConfig, GenerationConfig, LoraSection, PPOConfig
 from policies import parallel
 from policies.backbone import Backbone
+from policies.fast.batches import pad_batch
 from policies.ppo import PPOTrainer, ValueModel
-from policies.tokenization import pad_batch
+from policies.responses import EncodedPrompt
 from tests.conftest import make_causal_lm, perturb
 from tests.integration.conftest import SMALL, Workspace
 
@@ -46,13 +47,13 @@ def test_an_update_in_every_precision(saved, dtype, quantization, checkpointing,
     base = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters() if "lora_" not in name}
     before = backbone.adapter_state("policy")
 
-    def score(prompts, responses):
-        return torch.tensor([float(len(r.token_ids)) for r in responses], device=backbone.device)
+    def score(records):
+        return torch.tensor([float(len(record.token_ids)) for record in records], device=backbone.device)
 
     ppo = PPOConfig(batch_size=16, num_updates=4, recompute_logprobs=True)
     value = ValueModel(backbone, torch.full((1, 64), 0.01), 0.0, None)
     trainer = PPOTrainer(backbone, value, score, ppo, GenerationConfig(max_new_tokens=8), seed=0)
-    prompts = [[3 + i, 4, 5][: 1 + i % 3] for i in range(16)]
+    prompts = [EncodedPrompt([3 + i, 4, 5][: 1 + i % 3]) for i in range(16)]
     metrics = [trainer.step(update, prompts) for update in range(2)]
     assert abs(metrics[0]["objective/kl"]) < 1e-5
     assert all(torch.isfinite(torch.tensor(list(row.values()))).all() for row in metrics)

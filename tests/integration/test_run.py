@@ -177,8 +177,8 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
 
     from configs.schema import BaseConfig, LoraSection
     from policies.backbone import Backbone
-    from policies.logprobs import logprobs_of, response_states
-    from policies.tokenization import encode_completion, encode_prompt, pad_batch
+    from policies.responses import ResponseBatch
+    from policies.tokenization import encode_completion, encode_prompt
 
     run = two_rounds.folder / "runs" / "whole"
     base, policy = str(run / "setup" / "base"), run / "round-001" / "policy"
@@ -189,9 +189,7 @@ def test_adapters_load_with_peft_and_give_the_same_logprobs(two_rounds):
 
     backbone = Backbone.load(base, BaseConfig(), LoraSection(rank=4))
     backbone.add_adapter("policy", folder=policy)
-    batch = pad_batch(prompts, answers, tokenizer.pad_token_id)
-    with torch.no_grad(), backbone.role("policy"):
-        ours = logprobs_of(backbone, response_states(backbone, batch), batch, 1.0)
+    _, ours = ResponseBatch.from_ids(backbone, prompts, answers).under("policy")
 
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), policy).eval()
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

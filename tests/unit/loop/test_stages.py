@@ -13,7 +13,8 @@ from loop import stages
 from loop.round import STAGES, run_rounds
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.generation import Response, generate
+from policies.generation import generate
+from policies.responses import EncodedPrompt, Response, make_records
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
 from rewards import reward_model
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
@@ -313,18 +314,20 @@ def test_ppo_is_scored_for_what_labelers_will_read():
     backbone = Backbone(model, tokenizer, LoraSection(rank=4, alpha=8, layers="upper-half"), name="tiny")
     backbone.add_adapter("reward")
     scorer = Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size))
-    prompts = [encode_prompt(tokenizer, text) for text in ("The mango", "yellow")]
+    texts = ("The mango", "yellow")
+    prompts = [encode_prompt(tokenizer, text) for text in texts]
+    encoded = [EncodedPrompt(ids, text) for ids, text in zip(prompts, texts, strict=True)]
     responses = generate(backbone, None, prompts, [1, 2], GenerationConfig(max_new_tokens=6), trace=True)
     score = ensemble([scorer], "last")
     sampled = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
     assert all(as_read(tokenizer, r.token_ids) == r.token_ids for r in responses)
-    torch.testing.assert_close(score(prompts, responses), scorer.score(sampled))
+    torch.testing.assert_close(score(make_records(tokenizer, encoded, responses)), scorer.score(sampled))
 
     responses[0].token_ids[1] = tokenizer.convert_tokens_to_ids("<|user|>")
     text = decode_completion(tokenizer, responses[0].token_ids)
     assert "<|user|>" in text
     read = [encode_pair(tokenizer, "The mango", text, responses[0].finished), sampled[1]]
-    torch.testing.assert_close(score(prompts, responses), scorer.score(read))
+    torch.testing.assert_close(score(make_records(tokenizer, encoded, responses)), scorer.score(read))
 
 
 def test_gold_on_unseen_facts_is_reported_by_itself(backbone, folders, tmp_path):

@@ -8,18 +8,17 @@ from peft import PeftModel
 
 from configs import UserError
 from configs.schema import BaseConfig, LoraSection
-from policies.backbone import Backbone, load_causal_lm
-from policies.logprobs import logprobs_of, response_states
-from policies.tokenization import pad_batch
+from policies.backbone import Backbone
+from policies.fast.batches import pad_batch
+from policies.loading import load_causal_lm
+from policies.responses import ResponseBatch
 from tests.conftest import make_causal_lm, perturb
 
 PROMPTS, RESPONSES = [[5, 6, 7], [8, 9]], [[10, 11, 1], [12, 13, 14, 15]]
 
 
 def logprobs(backbone, adapter, prompts=PROMPTS, responses=RESPONSES):
-    batch = pad_batch(prompts, responses, 0)
-    with torch.no_grad(), backbone.role(adapter):
-        return logprobs_of(backbone, response_states(backbone, batch), batch, 0.7)
+    return ResponseBatch.from_ids(backbone, prompts, responses, temperature=0.7).under(adapter)[1]
 
 
 def test_adapters_off_is_the_base_bit_for_bit(backbone):

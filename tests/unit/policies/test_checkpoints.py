@@ -9,7 +9,7 @@ from configs.errors import Stopped
 from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.training import train_sft
+from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import train_reward_model
 from rewards.selectors.listwise import train_selector

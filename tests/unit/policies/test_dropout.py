@@ -10,9 +10,8 @@ from configs import UserError
 from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.logprobs import logprobs_of, response_states
-from policies.tokenization import pad_batch
-from policies.training import train_sft
+from policies.responses import ResponseBatch
+from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import train_reward_model
 from rewards.selectors.listwise import train_selector
@@ -72,11 +71,12 @@ def tiny(kind: str) -> Any:
 def test_train_mode_computes_what_eval_mode_computes(kind):
     backbone = Backbone(*tiny(kind), LoraSection(rank=4))
     backbone.add_adapter("policy")
-    batch = pad_batch([[5, 6, 7], [8, 9]], [[10, 11, 1], [12, 13, 14, 15]], 0)
+    responses = ResponseBatch.from_ids(backbone, [[5, 6, 7], [8, 9]], [[10, 11, 1], [12, 13, 14, 15]])
+    batch = responses.batch
 
     def logprobs(train: bool) -> torch.Tensor:
         with torch.no_grad(), backbone.role("policy", train=train):
-            return logprobs_of(backbone, response_states(backbone, batch), batch, 1.0)
+            return responses.logprobs(responses.states())
 
     def logits_as_trl_asks(train: bool) -> torch.Tensor:
         with torch.no_grad(), backbone.role("policy", train=train):

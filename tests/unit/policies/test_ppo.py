@@ -6,12 +6,14 @@ import torch
 from configs.errors import LoopError
 from configs.schema import GenerationConfig, LoraSection, PPOConfig
 from policies.backbone import Backbone
-from policies.logprobs import logprobs_of, response_states
-from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss, prompt_batches
+from policies.batching import prompt_batches
+from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss
+from policies.ppo_metrics import standard_error
+from policies.responses import EncodedPrompt
 from tests.conftest import make_causal_lm, perturb
 
 GENERATION = GenerationConfig(max_new_tokens=8, temperature=0.7)
-PROMPTS = [[3 + i, 4, 5][: 1 + i % 3] for i in range(16)]
+PROMPTS = [EncodedPrompt([3 + i, 4, 5][: 1 + i % 3]) for i in range(16)]
 
 
 def make_trainer(backbone, value_model="head", **settings):
@@ -26,8 +28,8 @@ def make_trainer(backbone, value_model="head", **settings):
     value = ValueModel(backbone, torch.full((1, backbone.hidden_size), 0.01), 0.5, adapter)
     config = PPOConfig(batch_size=16, num_updates=20, value_model=value_model, **settings)
 
-    def score(prompts, responses):  # likes token 7
-        return torch.tensor([float(r.token_ids.count(7)) for r in responses])
+    def score(records):  # likes token 7
+        return torch.tensor([float(record.token_ids.count(7)) for record in records])
 
     return PPOTrainer(backbone, value, score, config, GENERATION, seed=0)
 
@@ -37,7 +39,7 @@ def test_a_batch_mean_has_the_error_of_its_prompts(backbone, group):
     """Scores 0, 1, 2, 5. Each a prompt of its own: mean 2, variance (4 + 1 + 0 + 9) / 3, error sqrt(14 / 3 / 4).
     Two prompts of two responses: their means 0.5 and 3.5, variance 4.5, error sqrt(4.5 / 2) = 1.5."""
     trainer = make_trainer(backbone, samples_per_prompt=group)
-    error = trainer._standard_error(torch.tensor([0.0, 1.0, 2.0, 5.0]), 2.0)
+    error = standard_error(torch.tensor([0.0, 1.0, 2.0, 5.0]), 2.0, group)
     assert error == pytest.approx((14 / 3 / 4) ** 0.5 if group == 1 else 1.5)
     metrics = trainer.step(0, PROMPTS[: 16 // group])
     assert metrics["objective/scores_standard_error"] > 0 and metrics["objective/kl_standard_error"] >= 0
@@ -64,9 +66,9 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, reco
     trainer = make_trainer(backbone, recompute_logprobs=recompute)
     rollout = trainer.roll_out(0, PROMPTS)
     assert rollout.kl.abs().max() < 1e-6
-    batch = rollout.batch
+    responses = rollout.responses
     with torch.no_grad(), backbone.role("policy", train=True):
-        logprobs = logprobs_of(backbone, response_states(backbone, batch), batch, GENERATION.temperature)
+        logprobs = responses.logprobs(responses.states())
     assert (torch.exp(logprobs - rollout.logprobs) - 1).abs().max() < 1e-6
 
 
@@ -74,11 +76,12 @@ def test_in_bfloat16_recomputed_logprobs_start_at_ratio_one(backbone):
     """Sampling from merged bfloat16 weights is off by about 1e-2; what is computed again by the training code is not."""
     backbone.causal_lm.bfloat16()
     trainer = make_trainer(backbone, recompute_logprobs=True, num_minibatches=1)
+    seen = []
+    trainer.score = lambda records: seen.extend(records) or torch.zeros(len(records))
     rollout = trainer.roll_out(0, PROMPTS)
-    kept = torch.cat([r.trace.logprobs for r in rollout.responses])
-    mask = rollout.batch.response_mask
-    assert 1e-4 < (kept - rollout.logprobs[mask]).abs().max() < 0.5
-    losses = trainer._minibatch(rollout, list(range(len(PROMPTS))))
+    kept = torch.cat([record.trace.logprobs for record in seen])
+    assert 1e-4 < (kept - rollout.logprobs[rollout.responses.mask]).abs().max() < 0.5
+    losses = trainer._optimize(rollout, list(range(len(PROMPTS))), "here")
     assert losses["approx_kl"] < 1e-6 and losses["grad_norm"] > 0
 
 
@@ -141,8 +144,8 @@ def test_a_score_that_is_no_number_stops_before_the_step(backbone):
     trainer = make_trainer(backbone)
     score = trainer.score
 
-    def broken(prompts, responses):
-        scores = score(prompts, responses)
+    def broken(records):
+        scores = score(records)
         scores[3] = float("nan")
         return scores
 

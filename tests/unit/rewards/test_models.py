@@ -9,7 +9,7 @@ from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, 
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.training import train_sft
+from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.evaluation import summarize
 from rewards.reward_model import outcomes, shortest, train_reward_model

@@ -8,10 +8,10 @@ import transformers
 
 from configs.schema import GenerationConfig, LoraSection
 from policies.backbone import Backbone
-from policies.generation import generate, lower_states
-from policies.logprobs import logprobs_of, response_states
-from policies.ppo import joined
-from policies.tokenization import pad_batch
+from policies.fast.batches import pad_batch
+from policies.fast.logprobs import token_logprobs
+from policies.generation import generate
+from policies.responses import ResponseBatch, kept_start_states
 from tests.conftest import make_causal_lm, perturb
 
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
@@ -46,9 +46,9 @@ def test_states_equal_those_of_each_row_alone(name):
     batch = pad_batch(PROMPTS, RESPONSES, 0)
     with torch.no_grad():
         ours = backbone.hidden_states(batch).split([len(p) + len(r) for p, r in zip(PROMPTS, RESPONSES, strict=True)])
-        last = backbone.hidden_states(batch, only=batch.packing.last)
+        last = backbone.hidden_states(batch, only=batch.unpadded.last)
         for states, end, prompt, response in zip(ours, last, PROMPTS, RESPONSES, strict=True):
-            alone = backbone.decoder(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
+            alone = backbone.fast.decoder(input_ids=torch.tensor([prompt + response])).last_hidden_state[0]
             assert torch.allclose(states, alone, atol=1e-4)
             assert torch.allclose(end, alone[-1], atol=1e-4)
 
@@ -70,23 +70,24 @@ def test_logits_are_those_of_the_model(name):
             [backbone.causal_lm(input_ids=torch.tensor([p + r])).logits[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
         )
         states = backbone.hidden_states(batch)
-        assert torch.allclose(backbone.logits(states), expected, atol=1e-3)
-        of_tokens = logprobs_of(backbone, states[batch.packing.predictors], batch, 1.0)[batch.response_mask]
-        tokens = batch.input_ids[:, batch.prompt_length :][batch.response_mask]
-        assert torch.allclose(of_tokens, expected.log_softmax(-1)[batch.packing.predictors, tokens], atol=1e-3)
+        assert torch.allclose(backbone.fast.logits(states), expected, atol=1e-3)
+        tokens = batch.response_ids
+        of_tokens = token_logprobs(backbone.fast, states[batch.unpadded.predictors], tokens, 1.0)
+        assert torch.allclose(of_tokens, expected.log_softmax(-1)[batch.unpadded.predictors, tokens], atol=1e-3)
 
 
 def test_what_each_architecture_can_do_is_found_out():
     """gemma2 caps its attention scores and gpt2 has no `layers`: they run, padded or whole. The others lose nothing."""
     found = {name: make_backbone(config, "upper-half" if name != "gpt2" else "all") for name, config in architectures().items()}
-    assert {n for n, b in found.items() if b.packs} >= {"llama", "mistral, window 3", "qwen2", "qwen3"}
-    assert {n for n, b in found.items() if b.trims} == {"llama", "mistral, window 3", "qwen2", "qwen3"}
-    assert {n for n, b in found.items() if b.first_layer == 2} >= {"llama", "qwen2", "qwen3"}
+    paths = {name: backbone.fast.paths for name, backbone in found.items()}
+    assert {n for n, p in paths.items() if p.unpadded} >= {"llama", "mistral, window 3", "qwen2", "qwen3"}
+    assert {n for n, p in paths.items() if p.trimmed} == {"llama", "mistral, window 3", "qwen2", "qwen3"}
+    assert {n for n, p in paths.items() if p.start_layer == 2} >= {"llama", "qwen2", "qwen3"}
 
 
 @pytest.mark.parametrize("layers", ["all", "upper-half"])
 def test_what_sampling_kept_is_what_training_computes(layers):
-    """Log-probs, states and lower states of a rollout, rows ending at different lengths and leaving the batch."""
+    """Log-probs, states and start states of a rollout, rows ending at different lengths and leaving the batch."""
     model, tokenizer = make_causal_lm()
     backbone = Backbone(model.double(), tokenizer, LoraSection(rank=4, layers=layers))
     backbone.add_adapter("policy")
@@ -98,17 +99,19 @@ def test_what_sampling_kept_is_what_training_computes(layers):
     responses = generate(backbone, "policy", prompts, list(range(40)), config, trace=True)
     lengths = {len(r.token_ids) for r in responses}
     assert len(lengths) > 4 and any(r.finished for r in responses) and not all(r.finished for r in responses)
-    lower = joined(lower_states(responses))
-    assert (lower is None) == (layers == "all")
-    batch = pad_batch(prompts, [r.token_ids for r in responses], 0)
+    start_rows = kept_start_states(responses)
+    assert (start_rows is None) == (layers == "all")
+    ids = [r.token_ids for r in responses]
+    batch = ResponseBatch.from_ids(backbone, prompts, ids, temperature=0.9)
     with torch.no_grad(), backbone.role("policy"):
-        whole = response_states(backbone, batch)
-        expected = logprobs_of(backbone, whole, batch, 0.9)[batch.response_mask]
-        if lower is not None:
-            assert torch.allclose(response_states(backbone, batch, lower), whole, atol=1e-9)
-            with backbone.capture() as captured:
-                backbone.hidden_states(batch)
-            assert torch.allclose(captured[0][0], lower, atol=1e-9)
+        whole = batch.states()
+        expected = batch.logprobs(whole)[batch.mask]
+        if start_rows is not None:
+            from_the_middle = ResponseBatch.from_ids(backbone, prompts, ids, start_rows=start_rows)
+            assert torch.allclose(from_the_middle.states(), whole, atol=1e-9)
+            with backbone.fast.capture_start_states() as captured:
+                backbone.hidden_states(batch.batch)
+            assert torch.allclose(captured[0][0], torch.cat(start_rows), atol=1e-9)
     assert torch.allclose(torch.cat([r.trace.states for r in responses]), whole, atol=1e-9)
     assert torch.allclose(torch.cat([r.trace.logprobs for r in responses]), expected, atol=1e-9)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 
+from policies.fast.batches import pad_batch
 from policies.fast.lora import LoraLinear
-from policies.tokenization import pad_batch
 from tests.conftest import perturb
 
 
@@ -25,9 +25,9 @@ def test_a_model_gives_pefts_states_and_gradients(backbone):
     perturb(backbone, "policy")
     batch = pad_batch([[5, 6, 7], [8]], [[9, 10], [11, 12, 13]], 0)
     found = []
-    fused = [layer for layer in backbone._layers if "forward" in vars(layer)]
+    fused = [layer for layer in backbone._lora_layers if "forward" in vars(layer)]
     assert fused and all(type(layer) is Linear for layer in fused)
-    parts = [m for m in backbone.decoder.modules() if "forward" in vars(m) and m not in fused]
+    parts = [m for m in backbone.fast.decoder.modules() if "forward" in vars(m) and m not in fused]
     assert {type(m).__name__ for m in parts} == {"LlamaModel", "LlamaDecoderLayer", "LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
     for own in (False, True):
         if own:

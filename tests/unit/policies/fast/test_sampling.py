@@ -9,8 +9,9 @@ from torch import nn
 
 from configs.schema import GenerationConfig, LoraSection
 from policies.backbone import Backbone
-from policies.fast.sampling import BLOCKS, MergedDecoder, Product, in_blocks
+from policies.fast.sampling import BLOCKS, MergedModel, Product, in_blocks
 from policies.generation import generate
+from policies.responses import ResponseBatch
 from tests.conftest import make_causal_lm, perturb
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
@@ -49,7 +50,7 @@ def make_backbone(config, dtype=torch.float64, layers="all", target_modules="all
 
 def merges(backbone):
     with torch.no_grad(), backbone.role("policy"):
-        return MergedDecoder.of(backbone) is not None
+        return MergedModel.try_merging(backbone.fast, 0) is not None
 
 
 @pytest.mark.parametrize("layers", ["all", "upper-half"])
@@ -62,14 +63,14 @@ def test_the_same_responses_and_traces_as_from_transformers(name, layers):
     common = tokens.most_common(12)[-1][0]
     backbone.tokenizer.eos_token = backbone.tokenizer.convert_ids_to_tokens(common)  # one that comes up, so that rows end
     ours = generate(backbone, "policy", PROMPTS, SEEDS, config, trace=True)
-    backbone.merges = False
+    backbone.fast.paths.merged_decoding = False
     theirs = generate(backbone, "policy", PROMPTS, SEEDS, config, trace=True)
     assert ours == theirs
     assert len({len(response.token_ids) for response in ours}) > 3  # rows left the batch at different times
     for one, other in zip(ours, theirs, strict=True):
-        for part in ("logprobs", "entropies", "states", "lower"):
+        for part in ("logprobs", "entropies", "states", "start_states"):
             found, expected = getattr(one.trace, part), getattr(other.trace, part)
-            assert (found is None) == (expected is None) == (part == "lower" and layers == "all")
+            assert (found is None) == (expected is None) == (part == "start_states" and layers == "all")
             assert found is None or torch.allclose(found, expected, atol=1e-9)
 
 
@@ -81,10 +82,10 @@ def test_what_is_not_known_goes_through_transformers(name):
 def test_a_model_whose_numbers_differ_is_not_trusted():
     """Same names, another form: twice the residual. The first use compares, and falls back."""
     backbone = make_backbone(KNOWN["llama"])
-    layer = backbone.decoder.layers[1]
+    layer = backbone.fast.decoder.layers[1]
     forward = layer.forward
     layer.forward = lambda *args, **kwargs: 2 * forward(*args, **kwargs)
-    assert not merges(backbone) and backbone.merges is False
+    assert not merges(backbone) and backbone.fast.paths.merged_decoding is False
 
 
 def test_adapters_on_some_modules_only():
@@ -92,7 +93,7 @@ def test_adapters_on_some_modules_only():
     config = GenerationConfig(max_new_tokens=12)
     assert merges(backbone)
     ours = generate(backbone, "policy", PROMPTS, SEEDS, config)
-    backbone.merges = False
+    backbone.fast.paths.merged_decoding = False
     assert generate(backbone, "policy", PROMPTS, SEEDS, config) == ours
 
 
@@ -102,7 +103,7 @@ def test_a_packed_product_is_the_layers_side_by_side(biases):
     modules = [nn.Linear(256, 200, bias=bias).requires_grad_(False) for bias in biases]
     with torch.no_grad():
         product = Product(modules, torch.empty(2**17))
-        assert product.packed
+        assert product.prepacked
         for rows in (1, 15, 16, 17, BLOCKS[1], BLOCKS[0] + BLOCKS[1] + 3):
             x = torch.randn(rows, 256)
             expected = torch.cat([module(x) for module in modules], 1)
@@ -111,9 +112,6 @@ def test_a_packed_product_is_the_layers_side_by_side(biases):
 
 def test_packed_sampling_keeps_the_log_probs_of_training():
     """Float32 and wide enough to be packed: the sampler's log-probs are the trainer's within 1e-5, as ARCHITECTURE.md says."""
-    from policies.logprobs import logprobs_of, response_states
-    from policies.tokenization import pad_batch
-
     config = transformers.LlamaConfig(**GROUPED | {"hidden_size": 256, "intermediate_size": 512})
     torch.manual_seed(0)
     _, tokenizer = make_causal_lm()
@@ -123,10 +121,10 @@ def test_packed_sampling_keeps_the_log_probs_of_training():
     before = {name: (p.data_ptr(), p.detach().clone()) for name, p in backbone.causal_lm.named_parameters()}
     responses = generate(backbone, "policy", PROMPTS, SEEDS, GenerationConfig(max_new_tokens=16), trace=True)
     with torch.no_grad(), backbone.role("policy"):
-        merged = MergedDecoder.of(backbone)
-        assert merged is not None and merged.layers[0].inner.packed
-        batch = pad_batch(PROMPTS, [response.token_ids for response in responses], 0)
-        expected = logprobs_of(backbone, response_states(backbone, batch), batch, 1.0)[batch.response_mask]
+        merged = MergedModel.try_merging(backbone.fast, 0)
+        assert merged is not None and merged.layers[0].inner.prepacked
+        batch = ResponseBatch.from_ids(backbone, PROMPTS, [response.token_ids for response in responses])
+        expected = batch.logprobs(batch.states())[batch.mask]
     assert torch.allclose(torch.cat([response.trace.logprobs for response in responses]), expected, atol=1e-5)
     for name, p in backbone.causal_lm.named_parameters():
         assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1])

@@ -9,7 +9,13 @@ from configs import UserError
 from configs.schema import TrainerSection
 from policies import parallel
 from policies.checkpoints import Checkpoints
-from policies.training import train_sft, train_tokenizer, trainer_arguments, training_order
+from policies.sft import train_sft
+from policies.tiny_base import train_tokenizer
+from policies.training import Training, training_order
+
+
+def plan(section, lengths, num_batches=None):
+    return Training(section, Checkpoints(), 0, lambda done, total: None, num_batches).order_and_arguments(lengths)
 
 
 def test_every_row_once_an_epoch_and_lengths_together():
@@ -55,15 +61,15 @@ def test_the_seed_decides():
 )
 def test_workers_and_parts_of_epochs(monkeypatch, rows, epochs, batches, workers):
     section = TrainerSection(num_epochs=epochs, batch_size=64, micro_batch_size=16)
-    alone, _ = trainer_arguments(section, 0, range(rows))
+    alone, _ = plan(section, range(rows))
     monkeypatch.setattr(parallel, "world_size", lambda: workers)
-    order, arguments = trainer_arguments(section, 0, range(rows))
+    order, arguments = plan(section, range(rows))
     assert order == alone and len(order) == batches * 64
     assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] * workers == 64
 
 
 def test_the_number_of_steps_can_be_given():
-    assert len(trainer_arguments(TrainerSection(batch_size=16), 0, [5] * 100, num_batches=23)[0]) == 23 * 16
+    assert len(plan(TrainerSection(batch_size=16), [5] * 100, num_batches=23)[0]) == 23 * 16
 
 
 def test_the_model_sees_the_longest_rows(backbone):
@@ -83,7 +89,7 @@ def test_the_model_sees_the_longest_rows(backbone):
 
 def test_no_rows_are_refused():
     with pytest.raises(UserError, match="no rows to train on"):
-        trainer_arguments(TrainerSection(), 0, [])
+        plan(TrainerSection(), [])
 
 
 def test_thai_marks_stay_with_their_letters():

@@ -7,9 +7,10 @@ from torch.autograd import gradcheck
 
 from policies.fast import lora
 from policies.fast.attention import causal_bias
-from policies.fast.layers import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention, fuse, unfuse
-from policies.logprobs import LogProbs
-from policies.tokenization import pad_batch
+from policies.fast.batches import pad_batch
+from policies.fast.functions import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention
+from policies.fast.layers import fuse, unfuse
+from policies.fast.logprobs import LogProbs
 
 
 @pytest.fixture(autouse=True)
@@ -60,29 +61,29 @@ def test_gated_mlp(without):
 @pytest.mark.parametrize("without", [None, 1])
 def test_rotated_heads(without):
     """Four query heads, two of keys and values, rows of different lengths."""
-    packing = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).packing
+    unpadded = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).unpadded
     angles = random(6, 1, 1, grad=False)
-    check(RotatedHeads, random(6, 3), make_group((8, 3), (4, 3), (4, 3), without=without), angles.cos(), angles.sin(), packing)
+    check(RotatedHeads, random(6, 3), make_group((8, 3), (4, 3), (4, 3), without=without), angles.cos(), angles.sin(), unpadded)
 
 
 @pytest.mark.parametrize("without", [None, 1])
 @pytest.mark.parametrize("prompts", [[[2, 3], [4]], [[2], [4]]])
 def test_short_attention(prompts, without):
     """Two heads; rows of different lengths, and of one, where nothing is padded; a window of two."""
-    packing = pad_batch(prompts, [[5, 6], [7, 8]], 0).packing
-    angles = random(len(packing.index), 1, 1, grad=False)
-    bias, group = causal_bias(packing.shape[1], 2, torch.double, torch.device("cpu")), make_group((4, 3), (4, 3), (4, 3), without=without)
-    check(ShortAttention, random(len(packing.index), 3), group, angles.cos(), angles.sin(), packing, bias, 0.7)
+    unpadded = pad_batch(prompts, [[5, 6], [7, 8]], 0).unpadded
+    angles = random(len(unpadded.index), 1, 1, grad=False)
+    bias, group = causal_bias(unpadded.shape[1], 2, torch.double, torch.device("cpu")), make_group((4, 3), (4, 3), (4, 3), without=without)
+    check(ShortAttention, random(len(unpadded.index), 3), group, angles.cos(), angles.sin(), unpadded, bias, 0.7)
 
 
 @pytest.mark.parametrize("without", [None, 1, 5])
 @pytest.mark.parametrize("only", [None, [0, 2, 3]])
 def test_layer(only, without):
     """The whole layer, or its second half for three of six tokens."""
-    packing = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).packing
+    unpadded = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).unpadded
     angles = random(6, 1, 1, grad=False)
-    bias = causal_bias(packing.shape[1], None, torch.double, torch.device("cpu"))
-    attention = (angles.cos(), angles.sin(), packing, bias, 0.7)
+    bias = causal_bias(unpadded.shape[1], None, torch.double, torch.device("cpu"))
+    attention = (angles.cos(), angles.sin(), unpadded, bias, 0.7)
     norms = [(random(4, grad=False), 1e-3) for _ in range(2)]
     group = make_group((4, 4), (4, 4), (4, 4), (4, 4), (6, 4), (6, 4), (4, 6), without=without)
     check(Layer, random(6, 4), group, None if only is None else torch.tensor(only), norms, attention)
@@ -91,7 +92,7 @@ def test_layer(only, without):
 @pytest.mark.parametrize("chunk", [1, 10_000])
 def test_log_probs(monkeypatch, chunk):
     """Values against log_softmax, gradients against finite differences, in chunks of one token and in one."""
-    monkeypatch.setattr("policies.logprobs.CHUNK", chunk)
+    monkeypatch.setattr("policies.fast.logprobs.CHUNK", chunk)
     states, weight, bias, tokens = random(5, 3), random(7, 3, grad=False), random(7, grad=False), torch.tensor([0, 6, 2, 2, 1])
     for offset in (bias, None):
         expected = (torch.nn.functional.linear(states, weight, offset) / 0.7).log_softmax(-1)[range(5), tokens]

@@ -1,0 +1,37 @@
+"""Which prompts and which responses an update of PPO sees, and which of them are this worker's.
+
+Everything follows from the seed, and the batches are the same for any number of workers.
+"""
+
+import torch
+
+from configs.seeds import derive_seed
+from policies import parallel
+
+
+def prompt_batches(num_prompts: int, batch_size: int, num_updates: int, seed: int) -> list[list[int]]:
+    """Return the prompts of each update. One random order of all prompts follows another, so none is repeated within an order."""
+    rows: list[int] = []
+    orders = 0
+    while len(rows) < batch_size * num_updates:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "pass", orders))
+        rows += torch.randperm(num_prompts, generator=generator).tolist()
+        orders += 1
+    return [rows[i * batch_size : (i + 1) * batch_size] for i in range(num_updates)]
+
+
+def worker_rows(size: int, group_size: int) -> list[int]:
+    """Return this worker's rows of a batch of `size` responses. Prompts, with their `group_size` responses, go round the workers."""
+    return [i for i in range(size) if i // group_size % parallel.world_size() == parallel.rank()]
+
+
+def minibatches(size: int, group_size: int, num_minibatches: int, num_epochs: int, *seed: int) -> list[list[int]]:
+    """Return this worker's rows of each minibatch of each epoch, counted among its own rows."""
+    own = {i: row for row, i in enumerate(worker_rows(size, group_size))}
+    found = []
+    for epoch in range(num_epochs):
+        generator = torch.Generator().manual_seed(derive_seed(*seed, "epoch", epoch))
+        order = torch.randperm(size, generator=generator)
+        for part in order.chunk(num_minibatches):
+            found.append([own[i] for i in part.tolist() if i in own])
+    return found

@@ -1,0 +1,43 @@
+"""What an update of PPO reports, under TRL's names: objective/*, policy/*, val/*. Means are over the responses of all workers."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from policies import parallel
+from policies.advantages import masked_mean
+
+LOSS_NAMES = {
+    "policy_loss": "loss/policy_avg",
+    "value_loss": "loss/value_avg",
+    "clip_fraction": "policy/clipfrac_avg",
+    "approx_kl": "policy/approxkl_avg",
+    "grad_norm": "policy/grad_norm",
+}
+"""The names under which the averages of a minibatch's losses are reported."""
+
+
+def response_metrics(values: dict[str, torch.Tensor], group_size: int) -> dict[str, float]:
+    """Return the mean of each value over all responses, and the standard errors of the KL and of the scores. Values are [B] each."""
+    metrics = {name: masked_mean(value, torch.ones_like(value), parallel.all_sum).item() for name, value in values.items()}
+    for name in ("objective/kl", "objective/scores"):
+        metrics[f"{name}_standard_error"] = standard_error(values[name], metrics[name], group_size)
+    return metrics
+
+
+def loss_metrics(losses: Sequence[dict[str, float]], device: torch.device) -> dict[str, float]:
+    """Return the averages of the minibatches' losses over all workers."""
+    averages = torch.tensor([sum(loss.get(key, 0.0) for loss in losses) / len(losses) for key in LOSS_NAMES], device=device)
+    averages = parallel.all_sum(averages) / parallel.world_size()
+    return dict(zip(LOSS_NAMES.values(), averages.tolist(), strict=True))
+
+
+def standard_error(values: torch.Tensor, mean: float, group_size: int) -> float:
+    """Return the standard error of the mean over all workers' responses, [B] of this worker.
+
+    The `group_size` responses to one prompt count as one. The result is 0 if there is only one prompt.
+    """
+    deviations = values.view(-1, group_size).mean(1).double() - mean
+    squares, number = parallel.all_sum(torch.stack([deviations.square().sum(), deviations.new_tensor(len(deviations))])).tolist()
+    return math.sqrt(squares / max(1.0, number - 1) / number)

@@ -1,0 +1,175 @@
+"""Prompts, responses to them, and batches of both that can be run under any adapter.
+
+Letters: B batch, P prompt tokens, R response tokens, M real response tokens of a batch (row after row), H hidden.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from policies.backbone import Backbone
+from policies.fast.batches import Batch
+from policies.fast.logprobs import token_logprobs
+from policies.tokenization import Prompt, decode_completion
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as token ids, ready for the model to answer, with the text and the origin that score functions may ask for."""
+
+    token_ids: Sequence[int]
+    prompt: Prompt = ""
+    prompt_id: str = ""
+    source: str = ""
+
+
+@dataclass
+class Trace:
+    """What sampling computed for one response, kept so that PPO need not compute it again."""
+
+    logprobs: torch.Tensor  # [R], at the sampling temperature, before top-k and top-p
+    entropies: torch.Tensor  # [R], nats
+    states: torch.Tensor  # [R, H]: the hidden states that predicted the tokens
+    start_states: torch.Tensor | None  # [P + R, H]: what entered the backbone's `start_layer`, if it has one
+
+
+@dataclass
+class Response:
+    """One sampled response. `token_ids` ends with the end token if `finished`."""
+
+    token_ids: list[int]
+    finished: bool
+    trace: Trace | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class ResponseRecord:
+    """A response as a score function gets it: as text and as token ids, with its prompt and where the prompt comes from."""
+
+    prompt: Prompt
+    """Plain text, or messages of `role` and `content`."""
+    completion: str
+    """The text of the response, without its end token."""
+    finished: bool
+    """Whether the response ended with the end token, and not at the length limit."""
+    prompt_id: str
+    source: str
+    """The data set, or the part of it, that the prompt comes from."""
+    prompt_token_ids: Sequence[int]
+    token_ids: Sequence[int]
+    """The response's tokens as they were sampled, with the end token if it is finished."""
+    trace: Trace | None = field(default=None, compare=False, repr=False)
+    """What sampling kept; reward models on the same backbone use it to save time."""
+
+
+ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor]
+"""Gives each response a score: [B], float32. PPO maximises it."""
+
+
+def make_records(tokenizer: Any, prompts: Sequence[EncodedPrompt], responses: Sequence[Response]) -> list[ResponseRecord]:
+    """Pair prompts with their responses, and decode these."""
+    return [
+        ResponseRecord(
+            prompt=prompt.prompt,
+            completion=decode_completion(tokenizer, response.token_ids),
+            finished=response.finished,
+            prompt_id=prompt.prompt_id,
+            source=prompt.source,
+            prompt_token_ids=prompt.token_ids,
+            token_ids=response.token_ids,
+            trace=response.trace,
+        )
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def kept_start_states(records: Sequence[Response | ResponseRecord]) -> list[torch.Tensor] | None:
+    """Return the start states that sampling kept, if it kept them for all responses."""
+    kept = [record.trace.start_states for record in records if record.trace and record.trace.start_states is not None]
+    return kept if kept and len(kept) == len(records) else None
+
+
+@dataclass
+class ResponseBatch:
+    """Prompts with their responses as one batch, to be run under one adapter after another."""
+
+    backbone: Backbone
+    batch: Batch
+    temperature: float = 1.0
+    """Divides the logits, as it did in sampling (arXiv 2403.17031, section 7)."""
+    start_rows: Sequence[torch.Tensor] | None = None
+    """What enters the backbone's `start_layer`, [P_i + R_i, H] of each row, if it is known. Passes then start there."""
+
+    @classmethod
+    def from_ids(
+        cls,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        responses: Sequence[Sequence[int]],
+        temperature: float = 1.0,
+        start_rows: Sequence[torch.Tensor] | None = None,
+    ) -> "ResponseBatch":
+        """Make a batch of the token ids of prompts and responses."""
+        return cls(backbone, backbone.pad(prompts, responses), temperature, start_rows)
+
+    @classmethod
+    def from_records(cls, backbone: Backbone, records: Sequence[ResponseRecord], temperature: float = 1.0) -> "ResponseBatch":
+        """Make a batch of sampled responses. Passes start from the states that sampling kept."""
+        prompts, responses = [record.prompt_token_ids for record in records], [record.token_ids for record in records]
+        return cls.from_ids(backbone, prompts, responses, temperature, kept_start_states(records))
+
+    def __len__(self) -> int:
+        return len(self.batch.input_ids)
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """[B, R]: True for the tokens of the responses."""
+        return self.batch.response_mask
+
+    def rows(self, rows: Sequence[int]) -> "ResponseBatch":
+        """Return a batch of some of the rows."""
+        batch = self.batch.rows(torch.tensor(rows, device=self.backbone.device))
+        return replace(self, batch=batch, start_rows=None if self.start_rows is None else [self.start_rows[i] for i in rows])
+
+    # -- one pass under the present role ------------------------------------------------------------------------------
+
+    def states(self) -> torch.Tensor:
+        """Return the hidden states that predict the response tokens, [M, H]."""
+        unpadded = self.batch.unpadded_but_last
+        return self.backbone.hidden_states(self.batch, self._start_states, only=unpadded.predictors, unpadded=unpadded)
+
+    def final_states(self) -> torch.Tensor:
+        """Return the hidden state at the last token of each row, [B, H]."""
+        return self.backbone.hidden_states(self.batch, self._start_states, only=self.batch.unpadded.last)
+
+    def logprobs(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the log-probs [B, R] of the response tokens, predicted from `states` [M, H]. Masked places are 0."""
+        return self.on_grid(token_logprobs(self.backbone.fast, states, self.batch.response_ids, self.temperature))
+
+    def on_grid(self, values: torch.Tensor) -> torch.Tensor:
+        """Lay out one value for each response token, [M] -> [B, R]. Masked places are 0."""
+        return torch.zeros(self.mask.shape, dtype=values.dtype, device=values.device).masked_scatter(self.mask, values)
+
+    @cached_property
+    def _start_states(self) -> torch.Tensor | None:
+        return None if self.start_rows is None else torch.cat(list(self.start_rows))
+
+    # -- a pass under an adapter, without gradients -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def under(self, adapter: str | None, rows_at_a_time: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states [M, H] and log-probs [B, R] of the response tokens under an adapter (None: the bare base).
+
+        rows_at_a_time: limits the memory that a pass needs.
+        """
+        states, logprobs = [], []
+        size = rows_at_a_time or len(self)
+        with self.backbone.role(adapter):
+            for start in range(0, len(self), size):
+                part = self.rows(range(start, min(start + size, len(self))))
+                states.append(part.states())
+                logprobs.append(part.logprobs(states[-1])[part.mask])
+        return torch.cat(states), self.on_grid(torch.cat(logprobs))
