@@ -1,1 +1,1 @@
-"""The language model and how reinforcement learning trains it. Knows nothing of comparisons or rounds."""
+"""The language model and how reinforcement learning trains it. It does not know of comparisons or rounds."""

@@ -8,15 +8,16 @@ from collections.abc import Callable
 import torch
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-"""Sums a tensor over the data-parallel workers; the identity where there is one."""
+"""Sums a tensor over the data-parallel workers. With one worker it is the identity."""
 
 
 def identity(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor itself."""
     return tensor
 
 
 def kl_per_token(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str = "k1") -> torch.Tensor:
-    """Estimates of KL(policy || reference) from samples of the policy, [B, R] -> [B, R], in nats.
+    """Estimate KL(policy || reference) from samples of the policy, [B, R] -> [B, R], in nats.
 
     k1 = log p - log q; k3 = q/p - 1 - log(q/p), never negative (Schulman, "Approximating KL divergence", 2020).
     """
@@ -27,9 +28,9 @@ def kl_per_token(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str
 
 
 def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:
-    """Per-token rewards [B, R]: -coefficient x KL everywhere, plus the score [B] at the last real token.
+    """Return per-token rewards [B, R]: -coefficient x KL for every token, plus the score [B] for the last real token.
 
-    arXiv 1909.08593, equation 2. Rows without a real token get nothing.
+    arXiv 1909.08593, equation 2. Rows without a real token get no score.
     """
     rewards = -kl_coefficient * kl * mask
     lengths = mask.sum(1)
@@ -41,7 +42,10 @@ def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl
 def generalized_advantages(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """GAE (arXiv 1506.02438, equations 11 and 16) on [B, R]: (advantages, returns). The state after the last real token is worth 0."""
+    """Return advantages and returns, [B, R] each, by GAE (arXiv 1506.02438, equations 11 and 16).
+
+    The state after the last real token is worth 0.
+    """
     values = values * mask
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])
@@ -54,10 +58,10 @@ def generalized_advantages(
 
 
 def group_advantages(totals: torch.Tensor, group_size: int, estimator: str) -> torch.Tensor:
-    """Advantages [B] of whole responses worth `totals` [B], of which `group_size` in a row answer one prompt.
+    """Return advantages [B] of whole responses with total rewards [B]. Each `group_size` responses in a row answer the same prompt.
 
-    rloo: minus the mean of the others in the group (arXiv 2402.14740, equation 7). grpo: minus the group's mean, divided by its
-    standard deviation + 1e-4 (arXiv 2402.03300, section 4.1.2; the constant is TRL's).
+    rloo: the total minus the mean of the others in the group (arXiv 2402.14740, equation 7). grpo: the total minus the group's mean,
+    divided by the group's standard deviation + 1e-4 (arXiv 2402.03300, section 4.1.2; the constant is TRL's).
     """
     groups = totals.view(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
@@ -67,15 +71,15 @@ def group_advantages(totals: torch.Tensor, group_size: int, estimator: str) -> t
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = identity) -> torch.Tensor:
-    """Mean over kept entries of all workers."""
+    """Return the mean over the kept entries of all workers."""
     sums = reduce(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
     return sums[0] / sums[1].clamp(min=1.0)
 
 
 def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, reduce: Reduce = identity) -> torch.Tensor:
-    """Scale kept entries to variance 1 over all workers, and to mean 0 if `shift_mean`.
+    """Scale the kept entries to variance 1 over all workers, and shift them to mean 0 if `shift_mean`.
 
-    The population variance, as in OpenAI's code and arXiv 2403.17031 (`unbiased=False`); TRL 1.12 takes the sample variance.
+    The variance is the population variance, as in OpenAI's code and arXiv 2403.17031 (`unbiased=False`). TRL 1.12 uses the sample variance.
     """
     mean = masked_mean(values, mask, reduce)
     variance = masked_mean((values - mean) ** 2, mask, reduce)
@@ -84,13 +88,13 @@ def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, re
 
 
 class KLController:
-    """The KL coefficient: fixed, or steered to a target (arXiv 1909.08593, section 2.2)."""
+    """The KL coefficient: fixed, or adapted to reach a target (arXiv 1909.08593, section 2.2)."""
 
     def __init__(self, coefficient: float, target: float | None = None, horizon: int = 10_000):
         self.coefficient, self.target, self.horizon = coefficient, target, horizon
 
     def update(self, kl: float, num_samples: int) -> None:
-        """kl: nats per response, measured on `num_samples` responses."""
+        """Adapt the coefficient. kl: nats per response, measured on `num_samples` responses."""
         if self.target is not None:
             error = min(max(kl / self.target - 1.0, -0.2), 0.2)
             self.coefficient *= 1.0 + error * num_samples / self.horizon

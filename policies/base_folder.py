@@ -1,7 +1,7 @@
-"""What can be told of a base model without loading it: from the plain JSON files of its folder. Must never import an ML library.
+"""Checks of a base model that need no ML library, only the JSON files in its folder.
 
-The driver looks here before Ray starts. What only transformers can tell (a model of the hub, a tokenizer's special tokens) is
-checked by the `base` stage, in `backbone.py`.
+The driver runs them before Ray starts. What only transformers can check (a model on the hub, the special tokens of a tokenizer) is checked
+by the `base` stage, with `loading.py`.
 """
 
 import json
@@ -14,9 +14,9 @@ from configs.errors import UserError
 from configs.schema import DataConfig, RunConfig
 
 MAX_POSITIONS = 1024
-"""Of the embedded base."""
+"""Positions of the embedded base."""
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
-"""What architectures call the longest sequence that they can read. Those without a limit have none of them."""
+"""Names that architectures use for the longest sequence that they can read. Architectures without a limit have none of them."""
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
 PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -24,9 +24,9 @@ PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def check_base(config: RunConfig, where: str) -> None:
-    """Raises UserError where the base cannot work: no model there, no tokenizer, too few positions. `where`: what named it.
+    """Raise UserError if the base cannot work: no model, no tokenizer, or too few positions. A hub id passes unchecked.
 
-    A hub id passes: nothing of it is here yet.
+    where: the setting or file that names the base.
     """
     model = config.base.model
     if model == "embedded":
@@ -40,7 +40,7 @@ def check_base(config: RunConfig, where: str) -> None:
 
 
 def check_architecture(found: Mapping[str, Any], where: str) -> None:
-    """Raises UserError if a model's config.json does not declare a decoder-only language model."""
+    """Raise UserError if a model's config.json does not declare a decoder-only language model."""
     declared = " ".join(found.get("architectures") or [])
     if found.get("is_encoder_decoder") or (declared and "CausalLM" not in declared and "LMHead" not in declared):
         kind = declared or found.get("model_type", "an encoder and a decoder")
@@ -48,7 +48,7 @@ def check_architecture(found: Mapping[str, Any], where: str) -> None:
 
 
 def check_positions(found: Mapping[str, Any], limits: DataConfig, model: str) -> None:
-    """Raises UserError if the longest prompt and completion that `limits` allows are more tokens than the model can read."""
+    """Raise UserError if the longest prompt and completion that `limits` allow are together more tokens than the model can read."""
     text: Mapping[str, Any] = found.get("text_config") or found
     positions = next((int(text[name]) for name in POSITIONS if text.get(name)), None)
     longest = limits.max_prompt_tokens + limits.max_completion_tokens
@@ -79,6 +79,7 @@ def _check_folder(folder: Path, config: RunConfig, where: str) -> None:
 
 
 def no_end_token(where: str) -> UserError:
+    """Return the error for a tokenizer without an end token."""
     return UserError(
         "the base's tokenizer has no end token, so no answer could end", where, "set its eos_token and save it (save_pretrained)"
     )
@@ -89,7 +90,7 @@ def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty where there is no file. Raises UserError for anything else."""
+    """Return the object in a JSON file, or an empty one if there is no file. Raises UserError for anything else."""
     if not path.exists():
         return {}
     try:

@@ -1,10 +1,10 @@
-"""How far a stage has come, on disk: the newest state of its training, and the shards that it has finished.
+"""The progress of a stage on disk: the newest state of its training, and the shards that it has finished.
 
-    checkpoints/train/step-00000040/            complete or absent: filled under another name, fsynced, renamed; one is kept
+    checkpoints/train/step-00000040/            complete or absent: filled under another name, fsynced, then renamed; one is kept
     checkpoints/<name>/00000128-00000256.json   a finished shard of sampling or labelling: the results of items 128 to 255
 
-Whoever trains says after each step what there is to save; here is only when, where, and that it is whole. The folder belongs
-to one stage key: the driver empties it when another recipe comes. Must never know what is saved.
+A trainer decides what to save. This file decides when and where, and makes sure that a save is complete. The folder belongs to one stage
+key: the driver empties it when the stage has another key.
 """
 
 import json
@@ -20,14 +20,14 @@ from configs.errors import Stopped
 from policies import parallel
 
 MAX_COST = 0.02
-"""Share of the time that saving may take: after a slow save the next one comes later."""
+"""The largest fraction of the time that saving may take. After a slow save, the next one comes later."""
 
 
 class Checkpoints:
-    """The progress of one stage. Without a folder nothing is kept and nothing found."""
+    """The progress of one stage. Without a folder, nothing is saved and nothing is found."""
 
     def __init__(self, folder: Path | None = None, seconds: float = 30.0, stop: Path | None = None):
-        """seconds: between saves, 0 for after every step. stop: once this file exists, the stage saves, and raises Stopped."""
+        """seconds: time between two saves; 0 saves after every step. stop: once this file exists, the stage saves and raises Stopped."""
         self.folder, self.stop = folder, stop
         self._pause, self._saved_at = seconds, time.monotonic()
         self._seconds = seconds
@@ -35,14 +35,14 @@ class Checkpoints:
     # -- training -----------------------------------------------------------------------------------------------------
 
     def due(self) -> bool:
-        """Whether to save after this step; the same answer on all workers."""
+        """Tell whether to save after this step. All workers get the same answer."""
         if self.folder is None:
             return False
-        return parallel.agree(time.monotonic() - self._saved_at >= self._pause or self._asked_to_stop())
+        return parallel.agree(time.monotonic() - self._saved_at >= self._pause or self._stop_requested())
 
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
-        """A folder to save into, on all workers; whole and found by `newest` once the block ends. Raises Stopped if asked to."""
+        """Yield a folder to save into, on all workers. `newest` finds it after the block. Raises Stopped if a stop was requested."""
         assert self.folder is not None
         started = time.monotonic()
         final = self.folder / "train" / f"step-{step:08d}"
@@ -56,17 +56,17 @@ class Checkpoints:
             try:
                 work.rename(final)
             except OSError:
-                if not final.exists():  # else a late worker of a dead attempt has just saved the same step
+                if not final.exists():  # it exists if a late worker of a dead attempt has just saved the same step
                     raise
             _sync(final.parent)
             self._remove_all_but(final)
         self._saved_at = time.monotonic()
         self._pause = max(self._seconds, (self._saved_at - started) / MAX_COST) if self._seconds else 0.0
-        if parallel.agree(self._asked_to_stop()):
+        if parallel.agree(self._stop_requested()):
             raise Stopped(f"stopped after step {step}")
 
     def newest(self) -> Path | None:
-        """The last whole save, None where there is none."""
+        """Return the folder of the last complete save, or None if there is none."""
         found = sorted((self.folder / "train").glob("step-*")) if self.folder else []
         return found[-1] if found else None
 
@@ -80,17 +80,17 @@ class Checkpoints:
         compute: Callable[[Sequence[Any]], list[Any]],
         on_progress: Callable[[int], None] = lambda done: None,
     ) -> list[Any]:
-        """compute(items), `size` items at a time, in a queue of shards that all workers share; all results on every worker.
+        """Call `compute` on `size` items at a time. All workers take shards from one queue, and every worker gets all results.
 
-        A result is plain data, one for each item. Shards that an earlier attempt finished are read instead; their names say which items
-        they hold, so that one of another size is not taken for them. Raises Stopped if asked to.
+        A result is plain data, one for each item. Shards that an earlier attempt has finished are read from disk. Their names say which
+        items they hold, so shards of another size are never mistaken for them. Raises Stopped if a stop was requested.
         """
         mine = []
         for shard in parallel.take_shards(-(-len(items) // size)):
             start, stop = shard * size, min((shard + 1) * size, len(items))
             mine.append((shard, self._shard(f"{name}/{start:08d}-{stop:08d}.json", items[start:stop], compute)))
             on_progress(stop)
-            if self._asked_to_stop():
+            if self._stop_requested():
                 raise Stopped(f"stopped after item {stop} of {name}")
         return [result for _, results in sorted(parallel.gather(mine), key=lambda one: one[0]) for result in results]
 
@@ -102,7 +102,7 @@ class Checkpoints:
             found = json.loads(path.read_text(encoding="utf-8"))
             if len(found) == len(items):
                 return found
-        except (OSError, ValueError):  # not there, or torn by a power cut: shards are renamed into place but not fsynced
+        except (OSError, ValueError):  # missing, or torn by a power cut, because shards are renamed into place but not fsynced
             pass
         results = compute(items)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +111,13 @@ class Checkpoints:
         temporary.replace(path)
         return results
 
-    def _asked_to_stop(self) -> bool:
+    def _stop_requested(self) -> bool:
         return self.stop is not None and self.stop.exists()
 
     def _remove_all_but(self, kept: Path) -> None:
         for old in kept.parent.iterdir():
             if old != kept:
-                gone = old.with_name(f"gone-{old.name}")  # so that what is called step-... is whole, even while it is being removed
+                gone = old.with_name(f"gone-{old.name}")  # so every folder called step-... is complete, even during the removal
                 try:
                     old.rename(gone)
                 except OSError:

@@ -1,6 +1,6 @@
-"""What lies beside an adapter that somebody takes away: the tokenizer, and a card that says what it is and how to load it.
+"""The files beside an adapter that make it usable elsewhere: the tokenizer, and a model card that says what it is and how to load it.
 
-The same bytes in every run directory: the base that the run itself has made is named by its place relative to the adapter.
+The card has the same bytes in every run directory, because a base that the run has made is named by its place relative to the adapter.
 """
 
 from pathlib import Path
@@ -9,18 +9,18 @@ from typing import Any
 from policies.backbone import Backbone
 
 OWN_BASE = "../../setup/base"
-"""Where the embedded base lies, seen from a stage's directory."""
+"""The place of the embedded base, relative to a stage's directory."""
 WHAT = {
     "sft": "The policy after supervised fine-tuning on the chosen completions: where PPO starts, and the reference of its KL.",
     "policy": "The policy after PPO against the reward model of the same round.",
     "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
     "retrain": "The reward model after retraining on the original pairs and the comparisons of all rounds so far; the next round uses it.",
 }
-"""By the stage that makes the adapter."""
+"""What the adapter is, by the stage that makes it."""
 CHAT = """messages = [{"role": "user", "content": "What colour is a mango?"}]
 prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]"""
 PLAIN = """prompt = tokenizer("\\n\\nHuman: What colour is a mango?\\n\\nAssistant:")["input_ids"]"""
-"""Bases without a chat template are asked as in `policies/tokenization.py`."""
+"""Bases without a chat template get the form of `tokenization.encode_messages`."""
 GENERATE = """import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -48,14 +48,14 @@ print((raw - scale["mean"]) / scale["std"])"""
 
 
 def write_card(folder: Path, backbone: Backbone, stage: str, round_number: int | None) -> None:
-    """Put tokenizer and README.md beside the adapter in `folder`, made by `stage` (a key of WHAT)."""
+    """Write tokenizer and README.md beside the adapter in `folder`. stage: a key of WHAT."""
     backbone.tokenizer.save_pretrained(folder)
     base = OWN_BASE if backbone.name == "embedded" else backbone.name
     (folder / "README.md").write_text(card(stage, round_number, base, backbone.tokenizer), encoding="utf-8")
 
 
 def card(stage: str, round_number: int | None, base: str, tokenizer: Any) -> str:
-    """The text of README.md, with PEFT's front matter."""
+    """Return the text of README.md, with PEFT's front matter."""
     is_policy = stage in ("sft", "policy")
     made = "before round 0" if round_number is None else f"in round {round_number}"
     code = (GENERATE if is_policy else SCORE).replace("{prompt}", CHAT if tokenizer.chat_template else PLAIN)

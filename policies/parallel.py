@@ -1,6 +1,6 @@
-"""Data parallelism: this process's rank, sums over workers, and a queue of shards. One worker needs none of it.
+"""Data parallelism: the rank of this process, sums over workers, and a queue of shards. With one worker all of it does nothing.
 
-The queue is a counter in torch.distributed's store, so a slow worker takes fewer shards. Must never know what is trained.
+The queue is a counter in torch.distributed's store, so a slow worker takes fewer shards.
 """
 
 import os
@@ -20,7 +20,7 @@ _queue_number = count()
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where the workers find each other. `listener` is the open port itself, on the first worker only."""
+    """Where the workers find each other. `listener` is the open port; only the first worker has it."""
 
     host: str
     port: int
@@ -30,7 +30,7 @@ class Meeting:
 def join(rank: int, world_size: int, host: str, meeting: Meeting, seconds: float) -> None:
     """Make this process number `rank` of `world_size`; transformers and accelerate read the same variables.
 
-    host: this worker's address. Nothing listens on any other, and loopback is reached by no other machine.
+    host: the address of this worker. Nothing listens on any other address, and other machines cannot reach the loopback address.
     seconds: how long a sum over the workers, or another wait for them, may take before it raises (see `lost_another`).
     """
     os.environ |= {
@@ -44,7 +44,7 @@ def join(rank: int, world_size: int, host: str, meeting: Meeting, seconds: float
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
     timeout = timedelta(seconds=seconds)
-    # Without a listener that is given, the store opens its port on all interfaces.
+    # If the store opened the port itself, it would open it on all interfaces.
     listener = meeting.listener.detach() if meeting.listener else None
     store = dist.TCPStore(meeting.host, meeting.port, world_size, listener is not None, timeout, master_listen_fd=listener, use_libuv=True)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -52,7 +52,7 @@ def join(rank: int, world_size: int, host: str, meeting: Meeting, seconds: float
 
 
 def interface_of(host: str) -> str | None:
-    """The name of this machine's network interface that has the address; None where none has it."""
+    """Return the name of the network interface of this machine that has the address, or None."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == host for address in addresses):
             return name
@@ -60,29 +60,35 @@ def interface_of(host: str) -> str | None:
 
 
 def lost_another(error: RuntimeError) -> bool:
-    """Whether this says that another worker is gone or does not come. Gloo says so in a plain RuntimeError that names its source file."""
+    """Tell whether an error means that another worker is gone or does not answer.
+
+    Gloo raises a plain RuntimeError that names its source file.
+    """
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def rank() -> int:
+    """Return the number of this process, counted from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
+    """Tell whether this is the main worker, which writes what is the same on all of them."""
     return rank() == 0
 
 
 def agree(flag: bool) -> bool:
-    """The main worker's answer, on all workers."""
+    """Return the main worker's answer on all workers."""
     return bool(agree_number(int(flag)))
 
 
 def agree_number(number: int) -> int:
-    """The main worker's number, on all workers."""
+    """Return the main worker's number on all workers."""
     if not dist.is_initialized():
         return number
     box = torch.tensor([number], device="cuda" if torch.cuda.is_available() else "cpu")
@@ -91,12 +97,13 @@ def agree_number(number: int) -> int:
 
 
 def barrier() -> None:
+    """Wait until all workers are here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor summed over all workers."""
+    """Return the sum of the tensor over all workers."""
     if dist.is_initialized():
         tensor = tensor.contiguous()
         dist.all_reduce(tensor)
@@ -104,10 +111,10 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def flattened(parameters: list[torch.nn.Parameter]) -> torch.nn.Parameter:
-    """One vector [numbers of all], with a gradient, of which these parameters, of one dtype, and their gradients become views.
+    """Return one vector with a gradient, and make these parameters (of one dtype) and their gradients views of it.
 
-    Clipping, the optimiser and the sum over workers then take one operation instead of one for each of a hundred small tensors.
-    They stay views as long as gradients are set to zero in place: `zero_grad(set_to_none=False)`.
+    Clipping, the optimiser and the sum over workers then need one operation instead of one for each of a hundred small tensors. The
+    parameters stay views as long as gradients are set to zero in place: `zero_grad(set_to_none=False)`.
     """
     vector = torch.nn.Parameter(parameters_to_vector(parameters).detach())
     vector.grad = torch.zeros_like(vector)
@@ -118,14 +125,14 @@ def flattened(parameters: list[torch.nn.Parameter]) -> torch.nn.Parameter:
 
 
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
-    """Replace every gradient, in place, by its sum over the workers: a few MB of adapters."""
+    """Replace every gradient in place by its sum over the workers. These are only a few MB, because only adapters are trained."""
     if dist.is_initialized():
         for parameter in parameters:
             dist.all_reduce(parameter.grad)
 
 
 def take_shards(num_shards: int) -> Iterator[int]:
-    """Shard numbers for this worker, until the queue that all workers share is empty. Call it on every worker alike."""
+    """Yield shard numbers for this worker until the queue is empty. All workers share the queue, and all must call this."""
     queue = f"shards-{next(_queue_number)}"
     if not dist.is_initialized():
         yield from range(num_shards)
@@ -136,7 +143,7 @@ def take_shards(num_shards: int) -> Iterator[int]:
 
 
 def gather(items: list) -> list:
-    """Everybody's items, in rank order, on every worker. Plain data only."""
+    """Return the items of all workers on every worker, in the order of their ranks. For plain data only."""
     if not dist.is_initialized():
         return items
     parts: list = [None] * world_size()

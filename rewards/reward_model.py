@@ -1,9 +1,10 @@
-"""The reward model: Bradley-Terry on comparisons by TRL's RewardTrainer, over the shared base, normalised before use.
+"""The reward model: trained on comparisons, normalised, and judged by how often it prefers the chosen completion.
 
-    loss = -log sigmoid(r(chosen) - r(rejected))        (arXiv 2009.01325, equation 1)
+    loss = -log sigmoid(r(chosen) - r(rejected))        (Bradley-Terry; arXiv 2009.01325, equation 1)
 
-An artifact is a PEFT folder with head, and `normalization.json`: mean 0, std 1 on samples of the reference policy, so that
-the KL coefficient means the same in every round (arXiv 1909.08593, section 2.2).
+TRL's RewardTrainer trains it on the shared base. An artifact is a PEFT folder with the head, and `normalization.json`: the scores have
+mean 0 and standard deviation 1 on samples of the reference policy, so the KL coefficient means the same in every round (arXiv 1909.08593,
+section 2.2).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +24,11 @@ from rewards.evaluation import Measurement, Summary
 from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequence
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
-"""A score for each answer: who gives the higher one to the better answer chooses well."""
+"""Gives each answer a score. The answer with the highest score is chosen."""
 
 
 def encode_comparison(backbone: Backbone, pair: Comparison) -> tuple[list[int], list[int]]:
-    """Token ids of (chosen, rejected), prompt included."""
+    """Return the token ids of the chosen and of the rejected completion, each with the prompt."""
     tokenizer = backbone.tokenizer
     return (
         encode_pair(tokenizer, pair.prompt, pair.chosen, pair.chosen_finished),
@@ -99,9 +100,9 @@ def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:
 
 
 def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
-    """For each pair that is no tie: 1 where the chosen completion scores higher, 0 where lower, 1/2 where they score the same.
+    """Return one number for each pair that is no tie: 1 if the chosen completion scores higher, 0 if lower, 1/2 if both score the same.
 
-    Every accuracy on comparisons is the mean of these, whoever reports it.
+    Every accuracy on comparisons that a stage reports is the mean of these numbers.
     """
     decided = [pair for pair in pairs if not pair.tie]
     chosen = chooser([(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
@@ -111,12 +112,12 @@ def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
 
 
 def shortest(answers: Sequence[Answer]) -> list[float]:
-    """The shorter a completion, in characters, the higher its score."""
+    """Score completions by length in characters: the shorter, the higher."""
     return [-float(len(completion)) for _, completion, _ in answers]
 
 
 def beside_shortest(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, Summary]:
-    """A reward model's accuracy on pairs, that of "the shorter completion wins", and the difference, which is paired."""
+    """Compare a reward model with "the shorter completion wins": both accuracies, and their paired difference."""
     right, simple = outcomes(scorer.score_answers, pairs), outcomes(shortest, pairs)
     return {
         "accuracy_heldout": right.accuracy(),

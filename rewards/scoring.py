@@ -1,7 +1,7 @@
-"""A scalar head on an adapter: the form that reward model and selector share. Trains under TRL and transformers, scores tokens.
+"""A scalar head on an adapter, which is the form that reward models and selectors share, and score functions made of them.
 
-The score is read at the last real token, found by the attention mask, so that a pad token which is also the end token
-does no harm. Letters: B batch, T tokens, H hidden.
+`ScoringModel` is trained by TRL and transformers; `Scorer` gives scores. The score is read at the last real token. The attention mask
+tells which one that is, so it does not matter if the pad token is also the end token. Letters: B batch, T tokens, H hidden.
 """
 
 import json
@@ -31,19 +31,19 @@ Answer = tuple[Prompt, str, bool]
 
 
 class ScoringModel(transformers.PreTrainedModel):
-    """The shared decoder under a linear head, as sequence classification with one label; any decoder-only architecture."""
+    """The shared decoder with a linear head: sequence classification with one label, for every decoder-only architecture."""
 
     config_class = transformers.PretrainedConfig
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, backbone: Backbone, seed: int, head: torch.Tensor | None = None):
-        """`head` [1, H]: what the linear head starts from; None: at random."""
+        """head: what the linear head [1, H] starts from; None means random numbers that `seed` decides."""
         config = deepcopy(backbone.causal_lm.config)
         config.num_labels = 1
         super().__init__(config)
         self.decoder = backbone.fast.decoder
-        self._backbone = (backbone,)  # in a tuple, so that its modules are not registered a second time
+        self._backbone = (backbone,)  # in a tuple, so its modules are not registered a second time
         self.score = nn.Linear(backbone.hidden_size, 1, bias=False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -54,11 +54,11 @@ class ScoringModel(transformers.PreTrainedModel):
         self._trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def train(self, mode: bool = True) -> "ScoringModel":
-        """As `nn.Module`, but free where nothing changes: transformers asks before every step, and the walk takes a tenth of one."""
+        """Like `nn.Module.train`, but free if nothing changes: transformers calls it before every step."""
         return self if self.training == mode and self.decoder.training == mode else super().train(mode)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of what is trained, which is a small part."""
+        """Clear the gradients of the trained parameters, which are few."""
         for parameter in self._trained:
             parameter.grad = None
 
@@ -70,7 +70,7 @@ class ScoringModel(transformers.PreTrainedModel):
 
 
 class Scorer:
-    """A trained adapter with its head, giving normalised scores: (raw - mean) / std."""
+    """A trained adapter with its head. It gives normalised scores: (raw - mean) / std."""
 
     def __init__(self, backbone: Backbone, adapter: str, head: torch.Tensor, mean: float = 0.0, std: float = 1.0):
         self.backbone, self.adapter = backbone, adapter
@@ -79,25 +79,26 @@ class Scorer:
 
     @classmethod
     def load(cls, backbone: Backbone, adapter: str, folder: Path) -> "Scorer":
+        """Load what `save` has written, and call the adapter `adapter`."""
         backbone.add_adapter(adapter, folder=folder)
         scale = json.loads((folder / "normalization.json").read_text())
         return cls(backbone, adapter, load_head(folder), scale["mean"], scale["std"])
 
     def save(self, folder: Path) -> None:
-        """A PEFT folder for sequence classification, and how its scores are normalised."""
+        """Write a PEFT folder for sequence classification, with the mean and std of its scores."""
         self.backbone.save_adapter(self.adapter, folder, head=self.head)
         scale = {"mean": self.mean, "std": self.std}
         (folder / "normalization.json").write_text(json.dumps(scale, indent=2) + "\n")
 
     def normalize_on(self, sequences: Sequence[Sequence[int]]) -> None:
-        """Set mean and std so that these sequences score mean 0, std 1."""
+        """Set mean and std so that the scores of these sequences have mean 0 and standard deviation 1."""
         self.mean, self.std = 0.0, 1.0
         scores = self.score(sequences)
         self.mean, self.std = scores.mean().item(), max(scores.std().item(), 1e-6)
 
     @property
     def normalized_head(self) -> tuple[torch.Tensor, float]:
-        """Weight [1, H] and bias of the same scores as one linear layer."""
+        """Weight [1, H] and bias of a linear layer that gives the normalised scores."""
         return self.head / self.std, -self.mean / self.std
 
     @torch.no_grad()
@@ -126,7 +127,7 @@ class Scorer:
 
 
 def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:
-    """Prompt and completion as one sequence, the form in which every scorer is trained and asked."""
+    """Return prompt and completion as one sequence, the form in which every scorer is trained and asked."""
     return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)
 
 

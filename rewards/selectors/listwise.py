@@ -1,9 +1,9 @@
-"""The selector: given a prompt's candidates, which one will be preferred? An adapter and a head, trained listwise.
+"""The listwise selector: an adapter and a head that predict which of a prompt's candidates will be preferred.
 
-    loss = - sum_i w_i log softmax(s)_i        over the candidates of one prompt, w_i = candidate i's share of the wins
+    loss = - sum_i w_i log softmax(s)_i        over the candidates i of one prompt with scores s_i
 
-(ListNet with wins as the target, Cao et al. 2007.) It is judged on comparisons that nothing was trained on, beside random
-choice, the longest candidate and the reward model's argmax.
+w_i is the fraction of the wins that candidate i has (ListNet with wins as the target, Cao et al. 2007). The selector is judged on
+comparisons that nothing was trained on, and compared with chance, the longest candidate and the reward model's favourite.
 """
 
 from collections.abc import Sequence
@@ -24,16 +24,20 @@ from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
 
 
 class ListwiseTrainer(transformers.Trainer):
-    """transformers' Trainer with the listwise loss, on batches of `collate`."""
+    """transformers' Trainer with the listwise loss. Its batches come from `collate`."""
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Return the loss, and the scores if the Trainer asks for outputs."""
         logits = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, 0]
         loss = listwise_loss(logits, inputs["group"], inputs["target"])
         return (loss, logits) if return_outputs else loss
 
 
 def listwise_loss(scores: torch.Tensor, group: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean over groups of the cross-entropy between `target` and softmax(scores) within a group. All [N]; group: 0, 1, 2, ..."""
+    """Return the mean over groups of the cross-entropy between `target` and softmax(scores) within the group.
+
+    All arguments are [N], one number for each candidate. group: the number of its group, counted from 0.
+    """
     num_groups = int(group.max()) + 1
     grid = torch.full((num_groups, len(scores)), float("-inf"), device=scores.device, dtype=scores.dtype)
     columns = torch.arange(len(scores), device=scores.device)
@@ -77,22 +81,25 @@ def train_selector(
 
 
 def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Groups of candidates as one flat batch: input_ids and attention_mask [N, T], group [N], target [N]."""
+    """Return groups of candidates as one flat batch: input_ids and attention_mask [N, T], group [N], target [N]."""
     sequences = [torch.tensor(ids) for item in items for ids in item["sequences"]]
     pad = torch.nn.utils.rnn.pad_sequence
     return {
         "input_ids": pad(sequences, batch_first=True, padding_value=pad_id),
         "attention_mask": pad([torch.ones_like(ids) for ids in sequences], batch_first=True),
         "group": torch.tensor([number for number, item in enumerate(items) for _ in item["sequences"]]),
-        "target": torch.tensor([share for item in items for share in item["target"]]),
+        "target": torch.tensor([wins for item in items for wins in item["target"]]),
     }
 
 
 def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """For each way to choose: `pairwise`, how often it puts the chosen above the rejected completion, and `top1`, how often its
-    favourite among a prompt's candidates is a most preferred one, of the prompts whose candidates differ in wins.
+    """Measure how well each chooser chooses.
 
-    `A_over_B`, for the first chooser A: its paired differences from each other one. `random`: the `top1` of chance.
+    - `pairwise`: how often it scores the chosen completion above the rejected one.
+    - `top1`: how often its favourite among a prompt's candidates is one of the most preferred. Only prompts whose candidates differ in wins
+      count.
+
+    `A_over_B` has the paired differences of the first chooser A from every other one. `random` has the `top1` of chance.
     """
     groups = [group for group in group_candidates(comparisons) if len({c.wins for c in group.candidates}) > 1]
     names, units = list(choosers), [group.prompt_id for group in groups]
@@ -114,5 +121,5 @@ def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Compariso
 
 
 def longest(answers: Sequence[Answer]) -> list[float]:
-    """Scores by length in characters."""
+    """Score completions by length in characters: the longer, the higher."""
     return [float(len(completion)) for _, completion, _ in answers]
