@@ -12,12 +12,12 @@ PINNED = {
     "setup/sft": "998443d5",
     "setup/baseline": "c9f25208",
     "round-000/reward": "bc2215ef",
-    "round-000/policy": "46831b44",
-    "round-000/sample": "6716c1b8",
-    "round-000/label": "03061385",
-    "round-000/retrain": "c8c70013",
-    "round-000/select": "7633f17c",
-    "round-000/evaluate": "6e9848fc",
+    "round-000/policy": "4725b8cc",
+    "round-000/sample": "bc2863c0",
+    "round-000/label": "15f16740",
+    "round-000/retrain": "ff1fca29",
+    "round-000/select": "6c3bd4be",
+    "round-000/evaluate": "ee6dacd2",
 }
 
 
