@@ -65,8 +65,8 @@ class ResponseRecord:
     """What sampling kept; reward models on the same backbone use it to save time."""
 
 
-ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor]
-"""Gives each response a score: [B], float32. PPO maximises it."""
+ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor | Sequence[float]]
+"""Gives each of B responses a score, as a tensor [B] or as a list of numbers. PPO maximises it."""
 
 
 def make_records(tokenizer: Any, prompts: Sequence[EncodedPrompt], responses: Sequence[Response]) -> list[ResponseRecord]:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 
 from configs import UserError
@@ -120,3 +121,37 @@ def test_a_four_bit_base_carries_adapters(tmp_path):
     perturb(backbone, "policy")
     assert not torch.equal(logprobs(backbone, "policy"), before)
     assert torch.equal(logprobs(backbone, None), before)
+
+
+def test_merged_weights_leave_the_base_bit_for_bit(backbone):
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    before = {name: (p.data_ptr(), p.detach().clone()) for name, p in backbone.causal_lm.named_parameters()}
+    batch = pad_batch(PROMPTS, RESPONSES, 0)
+    with torch.no_grad():
+        with backbone.role("policy"):
+            beside = backbone.hidden_states(batch)
+        with pytest.raises(RuntimeError), backbone.merged("policy"):
+            assert torch.allclose(backbone.hidden_states(batch), beside, atol=1e-4)
+            raise RuntimeError
+    for name, p in backbone.causal_lm.named_parameters():
+        assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1]) and not p.requires_grad
+
+
+def test_all_roles_together_store_little_more_than_the_base():
+    """Rank 16 on 8 x 512: an adapter has 8 x (4 x 1,024 + 3 x 2,048) x 16 = 1.31 M weights, the base 29.4 M, so four adapters
+    (reference, policy, reward, selector) and four heads add 18 %. Counted by storage, so that a hidden copy would show."""
+    config = transformers.LlamaConfig(
+        vocab_size=2048, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, pad_token_id=0
+    )
+    backbone = Backbone(transformers.LlamaForCausalLM(config), make_causal_lm()[1], LoraSection(rank=16))
+
+    def stored(*more):
+        tensors = [*backbone.causal_lm.parameters(), *more]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+    base = stored()
+    for name in ("sft", "policy", "reward", "selector"):
+        backbone.add_adapter(name)
+    heads = [torch.zeros(1, 512) for _ in range(4)]
+    assert 1.1 * base < stored(*heads) <= 1.25 * base

@@ -6,10 +6,10 @@ import torch
 from configs.errors import LoopError
 from configs.schema import GenerationConfig, LoraSection, PPOConfig
 from policies.backbone import Backbone
-from policies.batching import prompt_batches
 from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss
 from policies.ppo_metrics import standard_error
 from policies.responses import EncodedPrompt
+from policies.tokenization import decode_completion
 from tests.conftest import make_causal_lm, perturb
 
 GENERATION = GenerationConfig(max_new_tokens=8, temperature=0.7)
@@ -132,12 +132,21 @@ def test_the_kl_penalty_holds_the_policy(backbone):
     assert kls[1] < kls[0]
 
 
-def test_prompt_batches_use_every_prompt_before_any_again():
-    batches = prompt_batches(10, 4, 5, seed=0)
-    assert [len(b) for b in batches] == [4] * 5
-    flat = [row for batch in batches for row in batch]
-    assert sorted(flat[:10]) == list(range(10)) and sorted(flat[10:]) == list(range(10))
-    assert batches == prompt_batches(10, 4, 5, seed=0) != prompt_batches(10, 4, 5, seed=1)
+@pytest.mark.parametrize("group", [1, 2])
+def test_the_score_function_gets_records(backbone, group):
+    """Each response with its text, and with the text, the id and the source of its prompt. Responses to one prompt follow each other."""
+    trainer = make_trainer(backbone, samples_per_prompt=group)
+    prompts = [EncodedPrompt([3 + i, 4], f"question {i}", f"p{i}", "web") for i in range(16 // group)]
+    seen = []
+    trainer.score = lambda records: seen.extend(records) or [0.5] * len(records)
+    rollout = trainer.roll_out(0, prompts)
+    assert rollout.raw_scores.tolist() == [0.5] * 16
+    for i, record in enumerate(seen):
+        asked = prompts[i // group]
+        assert (record.prompt, record.prompt_id, record.source) == (asked.prompt, asked.prompt_id, "web")
+        assert record.prompt_token_ids == asked.token_ids
+        assert record.completion == decode_completion(backbone.tokenizer, record.token_ids)
+        assert record.finished == (record.token_ids[-1] == backbone.tokenizer.eos_token_id) == bool(rollout.finished[i])
 
 
 def test_a_score_that_is_no_number_stops_before_the_step(backbone):
