@@ -11,7 +11,6 @@ from loop import stages
 from loop.round import LABEL, run_rounds
 from loop.store import artifacts
 from loop.store.layout import place
-from policies import training
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.ppo import PPOTrainer
@@ -85,11 +84,15 @@ def trained_on(monkeypatch):
         return {tokenizer.decode(ids).split("<|user|>")[1].split("<|")[0].strip() for ids in prompts}
 
     monkeypatch.setattr(stages, "NUM_PRETRAINING_DIALOGUES", 2000)
-    record(training, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
-    record(training, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
+    record(stages, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
+    record(stages, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
     record(stages, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
     record(stages, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
-    record(PPOTrainer, "train", lambda self, batches, *rest: of_ids(self.backbone.tokenizer, [ids for batch in batches for ids in batch]))
+    record(
+        PPOTrainer,
+        "train",
+        lambda self, batches, *rest: of_ids(self.backbone.tokenizer, [prompt.token_ids for batch in batches for prompt in batch]),
+    )
     return openings
 
 

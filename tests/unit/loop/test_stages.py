@@ -238,7 +238,9 @@ def test_labels_of_held_out_prompts_alone_are_refused(backbone, tmp_path):
 
 
 def test_completions_may_not_be_sampled_longer_than_the_limit():
-    with pytest.raises(ValueError, match="generation.max_new_tokens is 65, and data.max_completion_tokens is 64"):
+    with pytest.raises(
+        ValueError, match="generation.max_new_tokens is 65, but data.max_completion_tokens allows completions of only 64 tokens"
+    ):
         RunConfig.model_validate({"generation": {"max_new_tokens": 65}})
 
 
