@@ -1,7 +1,7 @@
 """The driver of a run. It decides which stages must be made, has an executor make them, commits them and writes the journal.
 
 This is the `Run` that `round.py` talks to. When a worker dies or hangs, the executor replaces it and the stage continues from its
-last checkpoint. ARCHITECTURE.md tells what a crash leaves at each point. Must never import torch or Ray.
+last checkpoint. docs/durability.md tells what a crash leaves at each point. Must never import torch or Ray.
 """
 
 import os

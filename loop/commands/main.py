@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="loop",
         description="Iterated RLHF. Each round trains a reward model, trains the policy against it, samples from the policy, has the "
         "samples judged, and trains the reward model again.",
-        epilog="`COMMAND --help` describes one command. README.md explains what a run shows.",
+        epilog="`COMMAND --help` describes one command. docs/quickstart.md explains what a run shows.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     for name, module in COMMANDS.items():
