@@ -11,7 +11,7 @@ After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details
 Letters: B batch, R response tokens, M real response tokens of a batch, H hidden.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,7 @@ from policies.generation import generate
 from policies.memory import resident_bytes
 from policies.ppo_checkpoints import load_state, save_state
 from policies.ppo_metrics import loss_metrics, response_metrics
+from policies.reporting import Report
 from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records
 
 MICRO_BATCHES_PER_PASS = 4
@@ -102,15 +103,13 @@ class PPOTrainer:
         self.parameters = [parallel.flattened(parameters) for parameters in owners]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
-    def train(
-        self, batches: Sequence[Sequence[EncodedPrompt]], checkpoints: Checkpoints, on_progress: Callable[[int, int], None]
-    ) -> list[dict[str, float]]:
+    def train(self, batches: Sequence[Sequence[EncodedPrompt]], checkpoints: Checkpoints, report: Report) -> list[dict[str, float]]:
         """Do one update for each batch of prompts, starting from the last checkpoint. Returns the metrics of all updates."""
         state = self.parameters, self.optimizer, self.kl
         log = load_state(checkpoints.newest(), *state)
         for update in range(len(log), len(batches)):
             log.append({"update": update} | self.step(update, batches[update]))
-            on_progress(update + 1, len(batches))
+            report(update + 1, len(batches), log[-1])
             if checkpoints.due():
                 with checkpoints.saving(update + 1) as folder:
                     save_state(folder, *state, log)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from configs.schema import TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.training import Log, OnProgress, Training
+from policies.reporting import Report
+from policies.training import Log, Training
 
 IGNORED = -100
 """The label of tokens without a loss."""
@@ -18,14 +19,14 @@ def train_sft(
     section: TrainerSection,
     checkpoints: Checkpoints,
     seed: int,
-    on_progress: OnProgress,
+    report: Report,
 ) -> Log:
     """Train `adapter` on pairs of prompt ids and completion ids. The loss is on the completion only. Returns the log."""
     import trl  # late, because importing it takes seconds, and most stages do not need it
 
     rows = [{"input_ids": [*prompt, *completion], "labels": [IGNORED] * len(prompt) + list(completion)} for prompt, completion in examples]
     with backbone.role(adapter, train=True):
-        return Training(section, checkpoints, seed, on_progress).fit(
+        return Training(section, checkpoints, seed, report).fit(
             trl.SFTTrainer,
             trl.SFTConfig,
             backbone.causal_lm,

@@ -12,8 +12,9 @@ from configs.schema import BaseConfig, TrainerSection
 from policies import parallel
 from policies.base_folder import MAX_POSITIONS
 from policies.checkpoints import Checkpoints
+from policies.reporting import Report
 from policies.tokenization import encode_messages
-from policies.training import Log, OnProgress, Training
+from policies.training import Log, Training
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% if m['role'] == 'assistant' %}<|end|>{% endif %}"
@@ -53,7 +54,7 @@ def train_tiny_base(
     output: Path,
     checkpoints: Checkpoints,
     seed: int,
-    on_progress: OnProgress,
+    report: Report,
 ) -> Log:
     """Train tokenizer and model on pairs of messages and answer, and save both to `output` as `from_pretrained` reads them.
 
@@ -68,7 +69,7 @@ def train_tiny_base(
     torch.manual_seed(seed % 2**31)
     model = _small_llama(tokenizer, config)
     section = TrainerSection(learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size)
-    log = Training(section, checkpoints, seed, on_progress, config.pretraining_steps).fit(
+    log = Training(section, checkpoints, seed, report, config.pretraining_steps).fit(
         transformers.Trainer,
         transformers.TrainingArguments,
         model,

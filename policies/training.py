@@ -1,6 +1,6 @@
 """The frame of every supervised training: SFT, the tiny base, the reward model and the selector.
 
-    log = Training(section, checkpoints, seed, on_progress).fit(trl.SFTTrainer, trl.SFTConfig, model, rows, lengths)
+    log = Training(section, checkpoints, seed, report).fit(trl.SFTTrainer, trl.SFTConfig, model, rows, lengths)
 
 The trainers are those of TRL and transformers. The frame decides the order of the rows and the arguments that all trainers share. It
 reports progress, saves checkpoints, and resumes from them. It does not know where the rows come from.
@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, cycle, islice
 from pathlib import Path
@@ -26,9 +26,8 @@ from configs.schema import TrainerSection
 from configs.seeds import derive_seed
 from policies import parallel
 from policies.checkpoints import Checkpoints
+from policies.reporting import Report
 
-OnProgress = Callable[[int, int], None]
-"""(steps done, steps in all)."""
 Log = list[dict[str, float]]
 """Step and losses of each step."""
 TRAINED = "trained.safetensors"
@@ -45,7 +44,7 @@ class Training:
     section: TrainerSection
     checkpoints: Checkpoints
     seed: int
-    on_progress: OnProgress
+    report: Report
     num_batches: int | None = None
     """Number of optimiser steps; None means `section.num_epochs`."""
 
@@ -69,7 +68,7 @@ class Training:
             model=model,
             args=arguments_class(**shared | (arguments or {})),
             train_dataset=Dataset.from_list(list(rows)).select(order),
-            callbacks=[Progress(self.on_progress, self.checkpoints)],
+            callbacks=[Progress(self.report, self.checkpoints)],
             **parts,
         )
         trainer.fit(self.checkpoints)
@@ -159,14 +158,19 @@ def quiet() -> None:
 
 
 class Progress(transformers.TrainerCallback):
-    """Reports every step, and has the trainer save if a checkpoint is due."""
+    """Reports every step with the newest losses, and has the trainer save if a checkpoint is due."""
 
-    def __init__(self, on_progress: OnProgress, checkpoints: Checkpoints):
-        self.on_progress, self.checkpoints = on_progress, checkpoints
+    def __init__(self, report: Report, checkpoints: Checkpoints):
+        self.report, self.checkpoints = report, checkpoints
+        self.losses: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Called by the trainer with the losses of a step, after `on_step_end`."""
+        self.losses = {name: logs[name] for name in LOGGED if name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after each optimiser step."""
-        self.on_progress(state.global_step, state.max_steps)
+        self.report(state.global_step, state.max_steps, self.losses)
         control.should_save = self.checkpoints.due()
 
 

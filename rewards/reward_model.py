@@ -17,8 +17,9 @@ from configs.seeds import derive_seed, draw
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import generate_sharded
+from policies.reporting import Report
 from policies.tokenization import encode_prompt
-from policies.training import Log, OnProgress, Training
+from policies.training import Log, Training
 from rewards.comparisons import Comparison, PromptRecord, Sample
 from rewards.evaluation import Measurement, Summary
 from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequence
@@ -43,7 +44,7 @@ def train_reward_model(
     config: RewardConfig,
     checkpoints: Checkpoints,
     seed: int,
-    on_progress: OnProgress,
+    report: Report,
     head: torch.Tensor | None = None,
 ) -> tuple[Scorer, Log]:
     """Train `adapter`, which must exist, and a linear head, by TRL's RewardTrainer.
@@ -58,7 +59,7 @@ def train_reward_model(
         rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        log = Training(config, checkpoints, seed, on_progress).fit(
+        log = Training(config, checkpoints, seed, report).fit(
             trl.RewardTrainer,
             trl.RewardConfig,
             model,

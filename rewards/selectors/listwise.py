@@ -16,7 +16,8 @@ import transformers
 from configs.schema import SelectConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
-from policies.training import Log, OnProgress, Training
+from policies.reporting import Report
+from policies.training import Log, Training
 from rewards.comparisons import CandidateGroup, Comparison, group_candidates
 from rewards.evaluation import Measurement
 from rewards.reward_model import Chooser, outcomes
@@ -53,7 +54,7 @@ def train_selector(
     config: SelectConfig,
     checkpoints: Checkpoints,
     seed: int,
-    on_progress: OnProgress,
+    report: Report,
     head: torch.Tensor | None = None,
 ) -> tuple[Scorer, Log]:
     """Train `adapter`, which must exist, and a linear head. Returns the scorer and the log.
@@ -69,7 +70,7 @@ def train_selector(
     ]
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        log = Training(config, checkpoints, seed, on_progress).fit(
+        log = Training(config, checkpoints, seed, report).fit(
             ListwiseTrainer,
             transformers.TrainingArguments,
             model,

@@ -9,6 +9,7 @@ from configs.errors import Stopped
 from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.reporting import report_nothing
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.reward_model import train_reward_model
@@ -22,44 +23,44 @@ def fresh_backbone():
     return Backbone(model, tokenizer, LoraSection(rank=4, alpha=8), name="tiny")
 
 
-def fit(kind, checkpoints, on_progress):
+def fit(kind, checkpoints, report):
     """Train one thing from the start in a new backbone; returns its adapter's tensors and its log."""
     backbone = fresh_backbone()
     if kind.startswith("ppo"):
         trainer = make_trainer(backbone, value_model=kind.removeprefix("ppo-"), num_epochs=1, kl_target=1.0)
-        log = trainer.train([PROMPTS] * 5, checkpoints, on_progress)
+        log = trainer.train([PROMPTS] * 5, checkpoints, report)
         return backbone.adapter_state("policy") | {"head": trainer.value.head.weight.detach()}, log
     backbone.add_adapter("x", seed=1)
     if kind == "sft":
         examples = [([5, 6, 7 + i % 9], [8, 9 + i % 5, 1]) for i in range(40)]
-        log = train_sft(backbone, "x", examples, TrainerSection(batch_size=8), checkpoints, 0, on_progress)
+        log = train_sft(backbone, "x", examples, TrainerSection(batch_size=8), checkpoints, 0, report)
         return backbone.adapter_state("x"), log
     if kind == "reward":
         pairs = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(40)]
-        scorer, log = train_reward_model(backbone, "x", pairs, RewardConfig(batch_size=8, num_epochs=1), checkpoints, 0, on_progress)
+        scorer, log = train_reward_model(backbone, "x", pairs, RewardConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
     else:
         groups = [CandidateGroup(f"p{i}", f"q {i}", [Candidate("yes", True, 2), Candidate("no", True, 1)]) for i in range(40)]
         config = SelectConfig(batch_size=8, num_epochs=1)
-        scorer, log = train_selector(backbone, "x", groups, config, checkpoints, 0, on_progress)
+        scorer, log = train_selector(backbone, "x", groups, config, checkpoints, 0, report)
     return backbone.adapter_state("x") | {"head": scorer.head}, log
 
 
 @pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "sft", "reward", "select"])
 def test_stopped_after_every_step_and_gone_on_with(kind, tmp_path):
     """Five steps; a stop after each of the first four, every time with a new backbone, against one run without checkpoints."""
-    expected, expected_log = fit(kind, Checkpoints(), lambda done, total: None)
+    expected, expected_log = fit(kind, Checkpoints(), report_nothing)
     stop, steps = tmp_path / "stop", []
 
-    def on_progress(done, total):
+    def report(done, total, metrics):
         steps.append(done)
         if done < 5:
             stop.touch()
 
     for _ in range(4):
         with pytest.raises(Stopped):
-            fit(kind, Checkpoints(tmp_path / "checkpoints", seconds=1e6, stop=stop), on_progress)
+            fit(kind, Checkpoints(tmp_path / "checkpoints", seconds=1e6, stop=stop), report)
         stop.unlink()
-    found, log = fit(kind, Checkpoints(tmp_path / "checkpoints", stop=stop), on_progress)
+    found, log = fit(kind, Checkpoints(tmp_path / "checkpoints", stop=stop), report)
     assert steps == [1, 2, 3, 4, 5]
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     assert log == expected_log and len(log) == 5
@@ -67,7 +68,7 @@ def test_stopped_after_every_step_and_gone_on_with(kind, tmp_path):
 
 def test_a_checkpoint_holds_what_is_trained_and_not_the_base(tmp_path):
     checkpoints = Checkpoints(tmp_path, seconds=0.0)
-    fit("sft", checkpoints, lambda done, total: None)
+    fit("sft", checkpoints, report_nothing)
     assert [path.name for path in (tmp_path / "train").iterdir()] == ["step-00000005"]
     base = sum(p.numel() * 4 for p in fresh_backbone().causal_lm.parameters())
     trained = (checkpoints.newest() / "checkpoint-5" / "trained.safetensors").stat().st_size

@@ -10,6 +10,7 @@ from configs import UserError
 from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.reporting import report_nothing
 from policies.responses import ResponseBatch
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
@@ -101,10 +102,6 @@ def test_a_base_that_is_random_in_train_mode_by_other_means_is_refused():
         Backbone(model, tokenizer, LoraSection(rank=4), name="noisy")
 
 
-def quiet(done, total):
-    pass
-
-
 def test_training_leaves_nothing_behind_but_its_adapter():
     """A process that trained the reward model must go on as one that resumed after it. TRL's RewardTrainer used to leave other
     dropout behind."""
@@ -125,11 +122,11 @@ def test_training_leaves_nothing_behind_but_its_adapter():
         return modules | frozen | {"config": backbone.causal_lm.config.to_dict(), "tokenizer": repr(backbone.tokenizer)}
 
     before = state()
-    train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 16, TrainerSection(batch_size=8), Checkpoints(), 0, quiet)
+    train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 16, TrainerSection(batch_size=8), Checkpoints(), 0, report_nothing)
     assert state() == before
     pairs = [Comparison(f"p{i}", f"mango {i}?", "yellow", "green") for i in range(16)]
-    train_reward_model(backbone, "reward", pairs, RewardConfig(batch_size=8), Checkpoints(), 0, quiet)
+    train_reward_model(backbone, "reward", pairs, RewardConfig(batch_size=8), Checkpoints(), 0, report_nothing)
     assert state() == before
     groups = [CandidateGroup(f"p{i}", "mango?", [Candidate("green", True, 0.0), Candidate("yellow", True, 2.0)]) for i in range(16)]
-    train_selector(backbone, "selector", groups, SelectConfig(batch_size=8), Checkpoints(), 0, quiet)
+    train_selector(backbone, "selector", groups, SelectConfig(batch_size=8), Checkpoints(), 0, report_nothing)
     assert state() == before

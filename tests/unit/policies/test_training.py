@@ -9,13 +9,14 @@ from configs import UserError
 from configs.schema import TrainerSection
 from policies import parallel
 from policies.checkpoints import Checkpoints
+from policies.reporting import report_nothing
 from policies.sft import train_sft
 from policies.tiny_base import train_tokenizer
 from policies.training import Training, training_order
 
 
 def plan(section, lengths, num_batches=None):
-    return Training(section, Checkpoints(), 0, lambda done, total: None, num_batches).order_and_arguments(lengths)
+    return Training(section, Checkpoints(), 0, report_nothing, num_batches).order_and_arguments(lengths)
 
 
 def test_every_row_once_an_epoch_and_lengths_together():
@@ -82,7 +83,7 @@ def test_the_model_sees_the_longest_rows(backbone):
     backbone.add_adapter("sft")
     handle = backbone.causal_lm.register_forward_pre_hook(note, with_kwargs=True)
     examples = [([5], [6] * i) for i in range(1, 101)]
-    train_sft(backbone, "sft", examples, TrainerSection(batch_size=64), Checkpoints(), 0, lambda done, total: None)
+    train_sft(backbone, "sft", examples, TrainerSection(batch_size=64), Checkpoints(), 0, report_nothing)
     handle.remove()
     assert seen == set(range(2, 102))
 

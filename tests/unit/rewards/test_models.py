@@ -9,6 +9,7 @@ from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, 
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.reporting import report_nothing
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
 from rewards.evaluation import summarize
@@ -16,10 +17,6 @@ from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selectors.listwise import judge_choosers, listwise_loss, longest, train_selector
 from tests.conftest import make_causal_lm, perturb
-
-
-def quiet(done, total):
-    pass
 
 
 def pairs(n=64):
@@ -32,7 +29,7 @@ def scorer(backbone, tmp_path):
     backbone.add_adapter("sft")
     backbone.add_adapter("reward", copy_of="sft")
     config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16)
-    return train_reward_model(backbone, "reward", pairs(), config, Checkpoints(), 0, quiet)[0]
+    return train_reward_model(backbone, "reward", pairs(), config, Checkpoints(), 0, report_nothing)[0]
 
 
 def test_it_learns_and_leaves_the_rest_alone(backbone, tmp_path):
@@ -40,7 +37,7 @@ def test_it_learns_and_leaves_the_rest_alone(backbone, tmp_path):
     backbone.add_adapter("reward", copy_of="sft")
     before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
     config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16)
-    scorer, log = train_reward_model(backbone, "reward", pairs(), config, Checkpoints(), 0, quiet)
+    scorer, log = train_reward_model(backbone, "reward", pairs(), config, Checkpoints(), 0, report_nothing)
     assert outcomes(scorer.score_answers, pairs(20)).mean()["mean"] == 1.0
     assert log[0]["loss"] > log[-1]["loss"]
     changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
@@ -80,12 +77,12 @@ def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
     backbone = Backbone.load(base, config, LoraSection(rank=4))
     backbone.add_adapter("sft")
     before = {name: p.detach().clone() for name, p in backbone.causal_lm.named_parameters()}
-    train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 64, TrainerSection(batch_size=8), Checkpoints(), 0, quiet)
+    train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 64, TrainerSection(batch_size=8), Checkpoints(), 0, report_nothing)
     changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".sft." in name for name in changed)
     backbone.add_adapter("reward", copy_of="sft")
     settings = RewardConfig(learning_rate=1e-2, batch_size=16)
-    scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, Checkpoints(), 0, quiet)
+    scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, Checkpoints(), 0, report_nothing)
     assert outcomes(scorer.score_answers, pairs(20)).mean()["mean"] == 1.0
 
 
@@ -108,7 +105,7 @@ def test_the_selector_learns_to_prefer(backbone, tmp_path):
         for i in range(48)
     ]
     config = SelectConfig(learning_rate=1e-2, num_epochs=4, batch_size=8)
-    scorer, log = train_selector(backbone, "selector", groups, config, Checkpoints(), 0, quiet)
+    scorer, log = train_selector(backbone, "selector", groups, config, Checkpoints(), 0, report_nothing)
     assert log[-1]["loss"] < log[0]["loss"] - 0.1
     assert scorer.score([backbone.tokenizer("mango 3?yellow")["input_ids"]]).isfinite().all()
 
