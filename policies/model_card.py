@@ -11,10 +11,10 @@ from policies.backbone import Backbone
 OWN_BASE = "../../setup/base"
 """The place of the embedded base, relative to a stage's directory."""
 WHAT = {
-    "sft": "The policy after supervised fine-tuning on the chosen completions: where PPO starts, and the reference of its KL.",
+    "sft": "The policy after supervised fine-tuning on the chosen completions. PPO starts from it, and its KL penalty refers to it.",
     "policy": "The policy after PPO against the reward model of the same round.",
     "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
-    "retrain": "The reward model after retraining on the original pairs and the comparisons of all rounds so far; the next round uses it.",
+    "retrain": "The reward model after retraining on original pairs and on comparisons of the rounds so far. The next round uses it.",
 }
 """What the adapter is, by the stage that makes it."""
 CHAT = """messages = [{"role": "user", "content": "What colour is a mango?"}]
@@ -78,7 +78,7 @@ tags:
 {WHAT[stage]}
 
 This is a LoRA adapter for the base model `{base}`. `adapter_config.json` names the base by its place on the machine where the run was made.
-Where the base lies somewhere else, change `base_model_name_or_path` in your copy of the adapter.
+If the base is in another place on your machine, change `base_model_name_or_path` in your copy of the adapter.
 
 {scale}```python
 {code}
