@@ -37,7 +37,7 @@ from policies.memory import resident_bytes
 from policies.ppo_checkpoints import load_state, save_state
 from policies.ppo_metrics import loss_metrics, response_metrics
 from policies.reporting import Report
-from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records
+from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records, mean_entropy
 
 MICRO_BATCHES_PER_PASS = 4
 """A pass without gradients takes this many micro-batches at a time. It then needs no more memory than a pass with gradients."""
@@ -138,14 +138,12 @@ class PPOTrainer:
         """Respond to this worker's prompts, and compute what each token was worth."""
         config = self.config
         records = self._respond(update, prompts)
-        traces = [record.trace for record in records if record.trace]
         responses = ResponseBatch.from_records(self.backbone, records, self.generation.temperature)
 
         if config.recompute_logprobs:
             states, logprobs = self._run(responses, self.policy)
         else:
-            states = torch.cat([trace.states for trace in traces])
-            logprobs = responses.on_grid(torch.cat([trace.logprobs for trace in traces]))
+            states, logprobs = responses.as_sampled(records)
         if self.value.adapter:
             states, _ = self._run(responses, self.value.adapter)
         values = self.value.values(responses, states)
@@ -157,7 +155,7 @@ class PPOTrainer:
         kl = kl_per_token(logprobs, reference, config.kl_estimator) * responses.mask
         rewards = shape_rewards(scores, kl, responses.mask, self.kl.coefficient)
         advantages, returns = self._advantages(rewards, values, responses.mask)
-        entropy = torch.cat([trace.entropies for trace in traces]).mean().item()
+        entropy = mean_entropy(records)
         return Rollout(responses, logprobs, values, kl, advantages, returns, raw_scores, scores, finished, entropy)
 
     def _respond(self, update: int, prompts: Sequence[EncodedPrompt]) -> list[ResponseRecord]:

@@ -92,6 +92,11 @@ def kept_start_states(records: Sequence[Response | ResponseRecord]) -> list[torc
     return kept if kept and len(kept) == len(records) else None
 
 
+def mean_entropy(records: Sequence[ResponseRecord]) -> float:
+    """Return the mean entropy of the sampling distribution, in nats per token."""
+    return torch.cat([record.trace.entropies for record in records if record.trace]).mean().item()
+
+
 @dataclass
 class ResponseBatch:
     """Prompts with their responses as one batch, to be run under one adapter after another."""
@@ -148,6 +153,11 @@ class ResponseBatch:
     def logprobs(self, states: torch.Tensor) -> torch.Tensor:
         """Return the log-probs [B, R] of the response tokens, predicted from `states` [M, H]. Masked places are 0."""
         return self.on_grid(token_logprobs(self.backbone.fast, states, self.batch.response_ids, self.temperature))
+
+    def as_sampled(self, records: Sequence[ResponseRecord]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the states [M, H] and log-probs [B, R] that sampling kept for the records of this batch, instead of a pass."""
+        traces = [record.trace for record in records if record.trace]
+        return torch.cat([trace.states for trace in traces]), self.on_grid(torch.cat([trace.logprobs for trace in traces]))
 
     def on_grid(self, values: torch.Tensor) -> torch.Tensor:
         """Lay out one value for each response token, [M] -> [B, R]. Masked places are 0."""
