@@ -6,14 +6,14 @@ Letters: B batch, P prompt tokens, R response tokens, M real response tokens of 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from policies.backbone import Backbone
 from policies.fast.batches import Batch
 from policies.fast.logprobs import token_logprobs
-from policies.tokenization import Prompt, decode_completion
+from policies.tokenization import Prompt, as_read, decode_completion
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,25 @@ def kept_start_states(records: Sequence[Response | ResponseRecord]) -> list[torc
     return kept if kept and len(kept) == len(records) else None
 
 
+class WholeSequence(NamedTuple):
+    """A prompt and its completion as one sequence, for a scorer."""
+
+    token_ids: Sequence[int]
+    start_states: torch.Tensor | None = None  # [tokens, H]: what sampling kept (see `Trace`)
+
+
+def as_judged(tokenizer: Any, records: Sequence[ResponseRecord]) -> list[WholeSequence]:
+    """Return each response with its prompt as one sequence, in the form in which it is judged (see `as_read`).
+
+    A reward model is trained on texts, so it must be asked about texts too. If the text of one response reads differently from its
+    tokens, no sequence keeps its start states.
+    """
+    sequences = [[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids)] for record in records]
+    as_sampled = sequences == [[*record.prompt_token_ids, *record.token_ids] for record in records]
+    kept = kept_start_states(records) if as_sampled else None
+    return [WholeSequence(ids, kept[i] if kept else None) for i, ids in enumerate(sequences)]
+
+
 def mean_entropy(records: Sequence[ResponseRecord]) -> float:
     """Return the mean entropy of the sampling distribution, in nats per token."""
     return torch.cat([record.trace.entropies for record in records if record.trace]).mean().item()
@@ -125,6 +144,13 @@ class ResponseBatch:
         """Make a batch of sampled responses. Passes start from the states that sampling kept."""
         prompts, responses = [record.prompt_token_ids for record in records], [record.token_ids for record in records]
         return cls.from_ids(backbone, prompts, responses, temperature, kept_start_states(records))
+
+    @classmethod
+    def from_sequences(cls, backbone: Backbone, sequences: Sequence[WholeSequence]) -> "ResponseBatch":
+        """Make a batch of whole sequences. It does not know which tokens are the prompt's, so only `final_states` makes sense."""
+        kept = [sequence.start_states for sequence in sequences if sequence.start_states is not None]
+        ids = [sequence.token_ids for sequence in sequences]
+        return cls.from_ids(backbone, [[]] * len(ids), ids, start_rows=kept if len(kept) == len(ids) else None)
 
     def __len__(self) -> int:
         return len(self.batch.input_ids)

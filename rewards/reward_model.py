@@ -18,11 +18,11 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import generate_sharded
 from policies.reporting import Report
-from policies.tokenization import encode_prompt
+from policies.tokenization import as_read, encode_prompt
 from policies.training import Log, Training
 from rewards.comparisons import Comparison, PromptRecord, Sample
 from rewards.evaluation import Measurement, Summary
-from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair, judged_sequence
+from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """Gives each answer a score. The answer with the highest score is chosen."""
@@ -92,7 +92,7 @@ def normalize_on_reference(
     encoded = [encode_prompt(tokenizer, record.prompt) for record in chosen]
     seeds = [derive_seed(seed, record.prompt_id) for record in chosen]
     responses = generate_sharded(scorer.backbone, reference, encoded, seeds, generation, checkpoints, "normalization")
-    scorer.normalize_on([judged_sequence(tokenizer, ids, response.token_ids) for ids, response in zip(encoded, responses, strict=True)])
+    scorer.normalize_on([[*ids, *as_read(tokenizer, response.token_ids)] for ids, response in zip(encoded, responses, strict=True)])
 
 
 def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:

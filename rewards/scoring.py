@@ -19,8 +19,8 @@ from policies.adapters import load_head
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.fast.batches import Batch
-from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, kept_start_states
-from policies.tokenization import Prompt, as_read, encode_completion, encode_prompt
+from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, WholeSequence, as_judged
+from policies.tokenization import Prompt, encode_completion, encode_prompt
 from rewards.comparisons import Sample
 
 SCORING_BATCH = 128
@@ -101,19 +101,19 @@ class Scorer:
         """Weight [1, H] and bias of a linear layer that gives the normalised scores."""
         return self.head / self.std, -self.mean / self.std
 
-    @torch.no_grad()
-    def score(self, sequences: Sequence[Sequence[int]], start_rows: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """Return the normalised scores [B] of whole sequences (prompt and completion), on the CPU.
+    def score(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the normalised scores [B] of token ids, prompt and completion together, on the CPU."""
+        return self.score_sequences([WholeSequence(ids) for ids in sequences])
 
-        start_rows: what enters the backbone's `start_layer` for each sequence, if it is known (see `ResponseBatch`).
-        """
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # similar lengths share a batch
+    @torch.no_grad()
+    def score_sequences(self, sequences: Sequence[WholeSequence]) -> torch.Tensor:
+        """Return the normalised scores [B] of whole sequences, on the CPU."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].token_ids))  # similar lengths share a batch
         scores = torch.zeros(len(sequences))
         with self.backbone.role(self.adapter):
             for start in range(0, len(order), SCORING_BATCH):
                 rows = order[start : start + SCORING_BATCH]
-                known = [start_rows[i] for i in rows] if start_rows else None
-                batch = ResponseBatch.from_ids(self.backbone, [[]] * len(rows), [sequences[i] for i in rows], start_rows=known)
+                batch = ResponseBatch.from_sequences(self.backbone, [sequences[i] for i in rows])
                 scores[rows] = (batch.final_states().float() @ self.head.T)[:, 0].cpu()
         return (scores - self.mean) / self.std
 
@@ -148,18 +148,8 @@ def ensemble(scorers: Sequence[Scorer], kind: str) -> ScoreFunction:
     used = scorers[-1:] if kind == "last" else scorers
 
     def score(records: Sequence[ResponseRecord]) -> torch.Tensor:
-        sequences = [judged_sequence(used[0].backbone.tokenizer, r.prompt_token_ids, r.token_ids) for r in records]
-        as_sampled = sequences == [[*r.prompt_token_ids, *r.token_ids] for r in records]
-        start_rows = kept_start_states(records) if as_sampled else None
-        scores = torch.stack([scorer.score(sequences, start_rows) for scorer in used])
+        sequences = as_judged(used[0].backbone.tokenizer, records)
+        scores = torch.stack([scorer.score_sequences(sequences) for scorer in used])
         return scores.min(0).values if kind == "min" else scores.mean(0)
 
     return score
-
-
-def judged_sequence(tokenizer: Any, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[int]:
-    """Return prompt and response as one sequence, with the response as its text is read (see `as_read`).
-
-    A reward model is trained on texts, so it must be asked about texts too.
-    """
-    return [*prompt_ids, *as_read(tokenizer, response_ids)]

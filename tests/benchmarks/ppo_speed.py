@@ -100,8 +100,8 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     from configs.schema import GenerationConfig, LoraSection, PPOConfig
     from policies import parallel, ppo
     from policies.backbone import Backbone
-    from policies.responses import EncodedPrompt, kept_start_states
-    from rewards.scoring import Scorer
+    from policies.responses import EncodedPrompt
+    from rewards.scoring import Scorer, ensemble
 
     backbone = Backbone(make_model(case), make_tokenizer(), LoraSection(rank=16, layers=case["lora"]))
     backbone.add_adapter("policy")
@@ -109,13 +109,11 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     head = torch.full((1, backbone.hidden_size), 0.01, device=backbone.device)
     scorer = Scorer(backbone, "reward", head)
 
-    def score(records):
-        sequences = [[*record.prompt_token_ids, *record.token_ids] for record in records]
-        return scorer.score(sequences, kept_start_states(records))
-
     config = PPOConfig(num_updates=updates + 1, batch_size=BATCH, num_epochs=4, num_minibatches=4, learning_rate=3e-6, kl_coefficient=0.05)
     generation = GenerationConfig(temperature=TEMPERATURE, max_new_tokens=RESPONSE)
-    trainer = ppo.PPOTrainer(backbone, ppo.ValueModel(backbone, head, 0.0, None), score, config, generation, seed=0, reference=None)
+    trainer = ppo.PPOTrainer(
+        backbone, ppo.ValueModel(backbone, head, 0.0, None), ensemble([scorer], "last"), config, generation, seed=0, reference=None
+    )
     marks: dict[str, float] = {}
     generate, roll_out = ppo.generate, trainer.roll_out
 
