@@ -1,4 +1,4 @@
-"""Reward shaping, GAE, whitening and KL against cases worked by hand and an independent numpy reference."""
+"""Reward shaping, GAE, whitening and KL agree with cases worked out by hand and with an independent numpy reference."""
 
 import numpy as np
 import pytest

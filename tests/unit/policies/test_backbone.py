@@ -1,4 +1,4 @@
-"""One base, many adapters: roles restore everything, artifacts are PEFT's, the base never changes."""
+"""Many adapters on one base: roles restore everything, artifacts are PEFT's, and the base never changes."""
 
 import json
 
@@ -140,7 +140,7 @@ def test_merged_weights_leave_the_base_bit_for_bit(backbone):
 
 def test_all_roles_together_store_little_more_than_the_base():
     """Rank 16 on 8 x 512: an adapter has 8 x (4 x 1,024 + 3 x 2,048) x 16 = 1.31 M weights, the base 29.4 M, so four adapters
-    (reference, policy, reward, selector) and four heads add 18 %. Counted by storage, so that a hidden copy would show."""
+    (reference, policy, reward, selector) and four heads add 18 %. Bytes are counted by storage, so a hidden copy would show."""
     config = transformers.LlamaConfig(
         vocab_size=2048, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8, pad_token_id=0
     )

@@ -1,4 +1,4 @@
-"""A base is looked at before anything is started: what its folder's JSON tells, and what only transformers can tell."""
+"""Bases are checked before anything starts: first the JSON files in the folder, then what only transformers can check."""
 
 import json
 
@@ -16,7 +16,7 @@ WHERE = "the command line: base=…"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A whole model as `save_pretrained` writes it; 256 positions, 300 tokens."""
+    """A complete model as `save_pretrained` writes it, with 256 positions and 300 tokens."""
     model, tokenizer = make_causal_lm()
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -69,7 +69,7 @@ def test_broken_and_other_models_are_refused(folder):
 
 @pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions"])
 def test_more_tokens_than_positions_are_refused(folder, name):
-    """256 positions: 192 + 64 are as many, one token more is too many."""
+    """With 256 positions, 192 + 64 tokens fit, and one more does not."""
     found = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({name: found.pop("max_position_embeddings"), **found}))
     check_base(load_config(overrides=[f"base={folder}", "data.max_prompt_tokens=192"]), WHERE)
@@ -84,7 +84,7 @@ def test_the_embedded_base_has_its_limit_as_well():
 
 
 def test_a_tokenizer_without_end_token_is_refused(folder):
-    """A plain tokenizer file: before anything is loaded. A tokenizer of a class of its own: once transformers has read it."""
+    """A plain tokenizer file is refused before anything is loaded, and one with a class of its own once transformers has read it."""
     plain = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").unlink()
     plain.save_pretrained(folder)
@@ -121,7 +121,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(folder):
 
 
 def test_a_hub_that_cannot_be_reached_is_said_to_be_that(monkeypatch):
-    """What transformers raises after its tries, without waiting for them."""
+    """Raise what transformers raises after its retries, without waiting for them."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="the hub cannot be reached") as caught:
         check_causal_lm("nobody/has-this-model", BaseConfig(model="nobody/has-this-model"))

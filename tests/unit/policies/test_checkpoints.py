@@ -1,4 +1,4 @@
-"""A stage that is stopped after any step and gone on with by a new process ends with the same bytes."""
+"""A stage that is stopped after any step and resumed by a new process ends with the same bytes."""
 
 import json
 
@@ -24,7 +24,7 @@ def fresh_backbone():
 
 
 def fit(kind, checkpoints, report):
-    """Train one thing from the start in a new backbone; returns its adapter's tensors and its log."""
+    """Train one thing from the start on a new backbone. Returns the adapter's tensors and the log."""
     backbone = fresh_backbone()
     if kind.startswith("ppo"):
         trainer = make_trainer(backbone, value_model=kind.removeprefix("ppo-"), num_epochs=1, kl_target=1.0)
@@ -46,8 +46,8 @@ def fit(kind, checkpoints, report):
 
 
 @pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "sft", "reward", "select"])
-def test_stopped_after_every_step_and_gone_on_with(kind, tmp_path):
-    """Five steps; a stop after each of the first four, every time with a new backbone, against one run without checkpoints."""
+def test_stopped_after_every_step_and_resumed(kind, tmp_path):
+    """Stop after each of the first four of five steps, each time with a new backbone, and compare with one run without checkpoints."""
     expected, expected_log = fit(kind, Checkpoints(), report_nothing)
     stop, steps = tmp_path / "stop", []
 
@@ -89,7 +89,7 @@ def test_a_save_is_whole_or_absent(tmp_path):
 
 
 def test_half_removed_old_saves_are_not_taken_up(tmp_path):
-    """A kill while the old save is being removed: it is renamed first, so what is left of it is not found."""
+    """After a kill during the removal of an old save, its remains are not found, because it is renamed first."""
     checkpoints = Checkpoints(tmp_path, seconds=0.0)
     with checkpoints.saving(1):
         pass
@@ -118,7 +118,7 @@ def test_finished_shards_are_not_computed_again(tmp_path):
 
 
 def test_shards_of_another_size_are_not_mixed_up(tmp_path):
-    """Ten items in shards of 4, then of 2: both have a second shard, of items 4 to 7 and of items 2 and 3."""
+    """Ten items are in shards of 4, then of 2. The second shard has the items 4 to 7 in one case, and 2 and 3 in the other."""
     items = list(range(10))
     double = lambda part: [2 * item for item in part]  # noqa: E731
     assert Checkpoints(tmp_path).in_shards("x", items, 4, double) == [2 * i for i in items]
@@ -137,7 +137,7 @@ def test_stopped_between_shards(tmp_path):
 
 
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
-    """A save of 0.4 s at an interval of 5 s: the next one comes after 0.4 / 0.02 = 20 s."""
+    """A save takes 0.4 s at an interval of 5 s, so the next one comes after 0.4 / 0.02 = 20 s."""
     clock = [0.0]
     monkeypatch.setattr("policies.checkpoints.time.monotonic", lambda: clock[0])
     checkpoints = Checkpoints(tmp_path, seconds=5.0)

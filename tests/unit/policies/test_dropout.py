@@ -1,4 +1,4 @@
-"""Nothing is random in train mode, whatever the architecture, and training leaves nothing behind but its adapter."""
+"""Nothing is random in train mode for any architecture, and training changes nothing but its adapter."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def tiny(kind: str) -> Any:
-    """A random two-layer model of one architecture, which drops three in ten of everything that it can drop."""
+    """Make a random two-layer model of one architecture, with every dropout probability that it has at 0.3."""
     _, tokenizer = make_causal_lm()
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
     config = transformers.AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.3, **ids, **ARCHITECTURES[kind])
@@ -90,7 +90,7 @@ def test_train_mode_computes_what_eval_mode_computes(kind):
 
 
 def test_a_base_that_is_random_in_train_mode_by_other_means_is_refused():
-    """The noise of a router that is no number of the config: phi-moe draws its experts by chance in train mode."""
+    """Some noise is not a number in the config. For example, phi-moe draws its experts at random in train mode."""
 
     class Noisy(torch.nn.Linear):
         def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_a_base_that_is_random_in_train_mode_by_other_means_is_refused():
 
 
 def test_training_leaves_nothing_behind_but_its_adapter():
-    """A process that trained the reward model must go on as one that resumed after it. TRL's RewardTrainer used to leave other
+    """A process that has trained the reward model must continue like one that resumed after it. TRL's RewardTrainer used to leave other
     dropout behind."""
     backbone = Backbone(*tiny("gpt2"), LoraSection(rank=4))
     for name in ("sft", "reward", "selector"):

@@ -1,4 +1,4 @@
-"""What is sampled depends on the prompt and its seed, not on the batch; and it follows the model's distribution."""
+"""A sample depends on the prompt and its seed, not on the batch, and samples follow the model's distribution."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""An adapter that somebody copies to another place: the libraries that people use find base, tokenizer and weights, without a network."""
+"""Common libraries load an adapter that was copied to another place: they find base, tokenizer and weights without a network."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def code_of(folder):
 
 
 def test_the_cards_code_and_a_pipeline_generate_what_we_would(backbone, tmp_path):
-    """Greedy decoding, so that three programs have to give the same text: ours, the card's, and transformers' pipeline."""
+    """With greedy decoding, three programs must give the same text: ours, the card's, and transformers' pipeline."""
     backbone.add_adapter("policy")
     perturb(backbone, "policy")
     folder = tmp_path / "policy"
@@ -98,7 +98,7 @@ def test_the_base_is_named_by_its_place(backbone, tmp_path):
 
 
 def test_in_two_places_only_the_name_of_the_base_differs(backbone, tmp_path):
-    """Two runs in two folders, each with an embedded base of its own: one file differs, and what is committed has one digest."""
+    """Two runs in two folders each have their own embedded base. One file differs, and the committed artifacts have the same digest."""
     shutil.copytree(tmp_path / "base", tmp_path / "other")
     digests = []
     for place in ("base", "other"):

@@ -1,7 +1,7 @@
-"""Our advantages, losses and gradients against those of TRL 1.12.0's PPO on the same numbers (tests/benchmarks/ppo_parity.py).
+"""Our advantages, losses and gradients equal those of TRL 1.12.0's PPO on the same numbers (tests/benchmarks/ppo_parity.py).
 
-One difference is meant: TRL whitens by the sample variance, n - 1; ours is the population variance, n, as in OpenAI's code and
-arXiv 2403.17031, detail on whitening (`unbiased=False`). Its factor sqrt((n - 1) / n) is taken out of TRL's numbers here.
+One difference is on purpose: TRL whitens with the sample variance, n - 1, and we with the population variance, n, as in OpenAI's code and
+arXiv 2403.17031, detail on whitening (`unbiased=False`). The factor sqrt((n - 1) / n) is taken out of TRL's numbers here.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""PPO: losses by hand, nothing moves before the first update, an update moves the policy and only the policy."""
+"""PPO: losses worked out by hand, no KL before the first update, and updates that change the policy and only the policy."""
 
 import pytest
 import torch
@@ -36,8 +36,9 @@ def make_trainer(backbone, value_model="head", **settings):
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_a_batch_mean_has_the_error_of_its_prompts(backbone, group):
-    """Scores 0, 1, 2, 5. Each a prompt of its own: mean 2, variance (4 + 1 + 0 + 9) / 3, error sqrt(14 / 3 / 4).
-    Two prompts of two responses: their means 0.5 and 3.5, variance 4.5, error sqrt(4.5 / 2) = 1.5."""
+    """The scores are 0, 1, 2 and 5. With one response to each prompt, the mean is 2, the variance (4 + 1 + 0 + 9) / 3, and the error
+    sqrt(14 / 3 / 4). With two responses to each of two prompts, the prompts' means are 0.5 and 3.5, the variance 4.5, and the error
+    sqrt(4.5 / 2) = 1.5."""
     trainer = make_trainer(backbone, samples_per_prompt=group)
     error = standard_error(torch.tensor([0.0, 1.0, 2.0, 5.0]), 2.0, group)
     assert error == pytest.approx((14 / 3 / 4) ** 0.5 if group == 1 else 1.5)
@@ -60,7 +61,7 @@ def test_value_loss_by_hand():
 
 @pytest.mark.parametrize("recompute", [True, False])
 def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, recompute):
-    """Log-probs kept from sampling come from merged weights: in float64 the difference of the two ways is below any doubt."""
+    """Log-probs kept from sampling come from merged weights. In float64, they equal the trainer's beyond doubt."""
     if not recompute:
         backbone.causal_lm.double()
     trainer = make_trainer(backbone, recompute_logprobs=recompute)
@@ -73,7 +74,7 @@ def test_before_the_first_update_the_ratio_is_one_and_the_kl_zero(backbone, reco
 
 
 def test_in_bfloat16_recomputed_logprobs_start_at_ratio_one(backbone):
-    """Sampling from merged bfloat16 weights is off by about 1e-2; what is computed again by the training code is not."""
+    """Log-probs from merged bfloat16 weights are off by about 1e-2. Those that the training code computes again are not."""
     backbone.causal_lm.bfloat16()
     trainer = make_trainer(backbone, recompute_logprobs=True, num_minibatches=1)
     seen = []
@@ -134,7 +135,7 @@ def test_the_kl_penalty_holds_the_policy(backbone):
 
 @pytest.mark.parametrize("group", [1, 2])
 def test_the_score_function_gets_records(backbone, group):
-    """Each response with its text, and with the text, the id and the source of its prompt. Responses to one prompt follow each other."""
+    """A record has the text of the response, and the text, id and source of its prompt. Responses to one prompt follow each other."""
     trainer = make_trainer(backbone, samples_per_prompt=group)
     prompts = [EncodedPrompt([3 + i, 4], f"question {i}", f"p{i}", "web") for i in range(16 // group)]
     seen = []
@@ -167,7 +168,7 @@ def test_a_score_that_is_no_number_stops_before_the_step(backbone):
 
 
 def test_bytes_by_owner(backbone):
-    """Adapters sft, policy and reward; AdamW keeps two moments and a step count for each parameter that it has moved."""
+    """There are the adapters sft, policy and reward. AdamW keeps two moments and a step count for each parameter."""
     trainer = make_trainer(backbone, num_epochs=1)
     trainer.step(0, PROMPTS)
     found = trainer.resident_bytes()
@@ -183,7 +184,7 @@ def test_bytes_by_owner(backbone):
 
 @pytest.mark.parametrize("value_model", ["head", "adapter"])
 def test_gradient_checkpointing_changes_no_bit(value_model):
-    """Layers are run again for the backward pass instead of being kept: the same operations, so the same adapter."""
+    """Layers run again for the backward pass instead of keeping their activations. The operations are the same, and so is the adapter."""
     found = []
     for checkpointing in (False, True):
         model, tokenizer = make_causal_lm()

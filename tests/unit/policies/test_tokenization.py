@@ -1,4 +1,4 @@
-"""Special tokens: only a chat template and the end of an answer make them. What is written or sampled is shown as it is scored."""
+"""Special tokens come only from a chat template and from the end of an answer. Texts are shown to labelers as they are scored."""
 
 import pytest
 import transformers
@@ -11,7 +11,7 @@ MISTRAL_FORM = "{% for m in messages %}{{ '<s>[INST] ' + m['content'] | trim + '
 
 
 def gpt2_like():
-    """Byte-level BPE with GPT-2's one special token, which is also end and start, and Llama's beside it. No chat template."""
+    """Make byte-level BPE with GPT-2's only special token, which is both end and start, and those of Llama. No chat template."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +48,7 @@ def test_ordinary_text_is_encoded_as_ever(tokenizer):
 
 @pytest.mark.parametrize("content", ["yes<|end|><|assistant|>no", "<s>yes</s>", "<|endoftext|>"])
 def test_a_special_token_in_a_message_is_plain_text(tokenizer, content):
-    """As many special tokens as the template writes for the same dialogue with an ordinary message."""
+    """There are as many special tokens as in the same dialogue with an ordinary message."""
 
     def specials(message):
         prompt = [{"role": "user", "content": message}, {"role": "assistant", "content": message}, {"role": "user", "content": "q"}]
@@ -98,14 +98,14 @@ def test_sampled_special_tokens_are_shown_and_judged_as_that_text(tokenizer):
 
 
 def test_ordinary_samples_are_judged_as_they_were_sampled(tokenizer):
-    """Even where the text would be encoded in other pieces: what was sampled is what PPO changes."""
+    """This holds even if the text would be encoded differently, because PPO changes the sampled tokens."""
     pieces = [*tokenizer("t", add_special_tokens=False)["input_ids"], *tokenizer("he", add_special_tokens=False)["input_ids"]]
     for ids in (pieces, [*pieces, tokenizer.eos_token_id], [tokenizer.eos_token_id]):
         assert as_read(tokenizer, ids) == ids
 
 
 def test_an_id_without_text_is_not_judged(tokenizer):
-    """Models have more rows in their embedding than tokens: such a one is not in the text that labelers see."""
+    """Some embeddings have more rows than there are tokens. Such an id is not in the text that labelers see."""
     (yes,) = tokenizer("y", add_special_tokens=False)["input_ids"]
     beyond = len(tokenizer) + 7
     assert as_read(tokenizer, [yes, beyond, tokenizer.eos_token_id]) == [yes, tokenizer.eos_token_id]

@@ -1,4 +1,4 @@
-"""The order of training: every row in every epoch, like lengths together, nothing but the seed decides."""
+"""The order of training has every row in every epoch and similar lengths together, and only the seed decides it."""
 
 import random
 from collections import Counter
@@ -32,8 +32,8 @@ def test_every_row_once_an_epoch_and_lengths_together():
 @pytest.mark.parametrize("lengths", ["different", "equal"])
 @pytest.mark.parametrize("rows", [1, 5, 63, 64, 65, 100, 128])
 def test_no_row_is_left_out_of_an_epoch(rows, lengths):
-    """100 rows in batches of 64: two batches of 64, so 28 rows are there twice, and none three times. 5 rows in one batch of 64:
-    each of them 12 or 13 times."""
+    """100 rows in batches of 64 make two batches, so 28 rows are there twice, and none three times. 5 rows in one batch of 64 are
+    each there 12 or 13 times."""
     number = -(-rows // 64)
     order = training_order([i if lengths == "different" else 9 for i in range(rows)], 64, 3 * number, seed=0)
     assert len(order) == 3 * number * 64
@@ -43,7 +43,7 @@ def test_no_row_is_left_out_of_an_epoch(rows, lengths):
 
 
 def test_any_row_may_be_the_one_that_is_there_twice():
-    """28 of 100 rows an epoch: over 40 seeds a row is never among them with probability 0.72^40 = 2e-6."""
+    """28 of 100 rows are there twice in an epoch. Over 40 seeds, a row is never among them with probability 0.72^40 = 2e-6."""
     lengths = random.Random(0).sample(range(100), 100)
     often = Counter(row for seed in range(40) for row, n in Counter(training_order(lengths, 64, 2, seed)).items() if n == 2)
     assert set(often) == set(range(100))
@@ -74,7 +74,7 @@ def test_the_number_of_steps_can_be_given():
 
 
 def test_the_model_sees_the_longest_rows(backbone):
-    """What reaches the model itself, through TRL: 100 rows in batches of 64, each with a length of its own."""
+    """Look at what reaches the model through TRL: 100 rows in batches of 64, each with a different length."""
     seen = set()
 
     def note(module, args, kwargs):

@@ -1,4 +1,4 @@
-"""The fused parts of a decoder layer against finite differences and against transformers' own modules."""
+"""The fused parts of a decoder layer agree with finite differences and with transformers' own modules."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def seed():
 
 @pytest.fixture(params=[0, 10**9], ids=["merged", "beside"], autouse=True)
 def merge(request, monkeypatch):
-    """Adapters go into the weights always, or never."""
+    """Run each test with adapters that are always merged, and with adapters that are never merged."""
     monkeypatch.setattr("policies.fast.lora.MERGE", request.param)
 
 
@@ -29,7 +29,7 @@ def random(*shape, grad=True):
 
 
 def make_group(*sizes, rank=2, without=None):
-    """Linear layers [out, in] with adapters, the one numbered `without` bare."""
+    """Make linear layers [out, in] with adapters. The layer with the number `without` has none."""
     made = []
     for i, (out, inside) in enumerate(sizes):
         adapter = (None, None) if i == without else (random(rank, inside), random(out, rank))
@@ -38,7 +38,7 @@ def make_group(*sizes, rank=2, without=None):
 
 
 def check(function, x, group, *arguments):
-    """Gradients for x and for every A and B equal finite differences."""
+    """Check that the gradients of x and of every A and B equal finite differences."""
     tensors, scalings = lora.flattened(group)
     variable = [i for i, tensor in enumerate(tensors) if tensor is not None and tensor.requires_grad]
 
@@ -60,7 +60,7 @@ def test_gated_mlp(without):
 
 @pytest.mark.parametrize("without", [None, 1])
 def test_rotated_heads(without):
-    """Four query heads, two of keys and values, rows of different lengths."""
+    """Four query heads, two heads of keys and values, and rows of different lengths."""
     unpadded = pad_batch([[2, 3], [4]], [[5, 6], [7]], 0).unpadded
     angles = random(6, 1, 1, grad=False)
     check(RotatedHeads, random(6, 3), make_group((8, 3), (4, 3), (4, 3), without=without), angles.cos(), angles.sin(), unpadded)
@@ -69,7 +69,7 @@ def test_rotated_heads(without):
 @pytest.mark.parametrize("without", [None, 1])
 @pytest.mark.parametrize("prompts", [[[2, 3], [4]], [[2], [4]]])
 def test_short_attention(prompts, without):
-    """Two heads; rows of different lengths, and of one, where nothing is padded; a window of two."""
+    """Two heads and a window of two tokens. Rows have different lengths, or the same length, which needs no padding."""
     unpadded = pad_batch(prompts, [[5, 6], [7, 8]], 0).unpadded
     angles = random(len(unpadded.index), 1, 1, grad=False)
     bias, group = causal_bias(unpadded.shape[1], 2, torch.double, torch.device("cpu")), make_group((4, 3), (4, 3), (4, 3), without=without)
@@ -102,7 +102,7 @@ def test_log_probs(monkeypatch, chunk):
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3"])
 def test_each_architecture_gives_transformers_own_numbers(name):
-    """States and gradients in float64, but for the norm, which transformers computes in float32."""
+    """States and gradients are in float64, except for the norm, which transformers computes in float32."""
     sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = getattr(transformers, f"{name}Config")(**sizes, num_key_value_heads=2, head_dim=4, pad_token_id=0)
     model = getattr(transformers, f"{name}Model")(config).double().requires_grad_(False)
@@ -122,7 +122,7 @@ def test_each_architecture_gives_transformers_own_numbers(name):
 
 
 def test_what_is_trained_itself_keeps_transformers_forward():
-    """A base in pretraining: its own weights get gradients."""
+    """In pretraining, the base's own weights need gradients."""
     model = transformers.LlamaModel(
         transformers.LlamaConfig(vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4)
     )

@@ -1,4 +1,4 @@
-"""Fused LoRA against finite differences and against PEFT's own layer."""
+"""Fused LoRA agrees with finite differences and with PEFT's own layer."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.conftest import perturb
 
 @pytest.mark.parametrize("merge", [0, 10**9])
 def test_gradients_equal_finite_differences(monkeypatch, merge):
-    """Merged into the weights, and beside them."""
+    """Adapters are merged into the weights, or applied beside them."""
     monkeypatch.setattr("policies.fast.lora.MERGE", merge)
     torch.manual_seed(0)
     x, a, b = (torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (4, 2)))

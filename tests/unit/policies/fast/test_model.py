@@ -1,4 +1,4 @@
-"""Batches without padding, starting in the middle, trimmed at the end: the same numbers as transformers' own forward pass."""
+"""Each fast path gives the numbers of transformers' own forward pass: no padding, a start at a middle layer, a trimmed last layer."""
 
 from collections import Counter
 
@@ -55,7 +55,7 @@ def test_states_equal_those_of_each_row_alone(name):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2, capped", "granite, scaled", "cohere, scaled"])
 def test_logits_are_those_of_the_model(name):
-    """Also where the model caps or scales what its head gives, which sampling and log-probs must not miss."""
+    """Some models cap or scale their logits, and sampling and log-probs must do so too."""
     gqa = SIZES | {"num_key_value_heads": 2, "pad_token_id": 0}
     config = {
         "llama": transformers.LlamaConfig(**gqa),
@@ -77,7 +77,7 @@ def test_logits_are_those_of_the_model(name):
 
 
 def test_what_each_architecture_can_do_is_found_out():
-    """gemma2 caps its attention scores and gpt2 has no `layers`: they run, padded or whole. The others lose nothing."""
+    """gemma2 caps its attention scores, and gpt2 has no `layers`, so they do without some fast paths. The others use all of them."""
     found = {name: make_backbone(config, "upper-half" if name != "gpt2" else "all") for name, config in architectures().items()}
     paths = {name: backbone.fast.paths for name, backbone in found.items()}
     assert {n for n, p in paths.items() if p.unpadded} >= {"llama", "mistral, window 3", "qwen2", "qwen3"}
@@ -87,7 +87,7 @@ def test_what_each_architecture_can_do_is_found_out():
 
 @pytest.mark.parametrize("layers", ["all", "upper-half"])
 def test_what_sampling_kept_is_what_training_computes(layers):
-    """Log-probs, states and start states of a rollout, rows ending at different lengths and leaving the batch."""
+    """Compare log-probs, states and start states of a rollout whose rows end at different lengths and leave the batch."""
     model, tokenizer = make_causal_lm()
     backbone = Backbone(model.double(), tokenizer, LoraSection(rank=4, layers=layers))
     backbone.add_adapter("policy")

@@ -1,4 +1,4 @@
-"""Sampling with merged weights in packed products gives what transformers' own decoder gives, and leaves the base as it is."""
+"""Decoding with merged weights gives the numbers of transformers' own decoder, and does not change the base."""
 
 from collections import Counter
 
@@ -80,7 +80,7 @@ def test_what_is_not_known_goes_through_transformers(name):
 
 
 def test_a_model_whose_numbers_differ_is_not_trusted():
-    """Same names, another form: twice the residual. The first use compares, and falls back."""
+    """A layer with a known name computes something else. The comparison on first use finds that, and transformers decodes."""
     backbone = make_backbone(KNOWN["llama"])
     layer = backbone.fast.decoder.layers[1]
     forward = layer.forward
@@ -111,7 +111,7 @@ def test_a_packed_product_is_the_layers_side_by_side(biases):
 
 
 def test_packed_sampling_keeps_the_log_probs_of_training():
-    """Float32 and wide enough to be packed: the sampler's log-probs are the trainer's within 1e-5, as ARCHITECTURE.md says."""
+    """In float32, with weights large enough to be prepacked, the sampler's log-probs equal the trainer's within 1e-5."""
     config = transformers.LlamaConfig(**GROUPED | {"hidden_size": 256, "intermediate_size": 512})
     torch.manual_seed(0)
     _, tokenizer = make_causal_lm()
