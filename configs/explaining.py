@@ -71,6 +71,7 @@ EXPECTED = {
     "finite": "a finite number",
     "bool": "true or false",
     "string": "text",
+    "string_pattern_mismatch": "module:function or file.py:function",
     "list": "a list of texts",
     "model": "a group of settings",
     "greater_than": "greater than {gt:g}",

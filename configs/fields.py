@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from configs.user_functions import PATTERN
+
 RUN_TIME = "run time"
 """Marks a setting that says how a run is computed, not what is computed. Such a setting is part of no stage's key, so it may change
 between two starts of the same run. The results stay the same, up to the order in which floating-point numbers are added."""
@@ -16,6 +18,8 @@ between two starts of the same run. The results stay the same, up to the order i
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A number from 0 to 1, both included."""
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
+FunctionName = Annotated[str, Field(pattern=PATTERN)]
+"""A function of the user's, `file.py:function` or `module:function`, in place of a built-in one (`user_functions.py`)."""
 MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]
 """The number of rows in one forward pass of one worker. None means all rows of the batch that belong to this worker."""
 

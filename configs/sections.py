@@ -5,11 +5,24 @@ the entry's source. The defaults are those of the embedded world. The presets be
 `schema.py` joins the groups and checks what must fit together. Must never import an ML library.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from configs.fields import RUN_TIME, BadValue, Fraction, MicroBatchSize, NonNegativeFloat, Section
+from configs.fields import RUN_TIME, BadValue, Fraction, FunctionName, MicroBatchSize, NonNegativeFloat, Section
+
+RuleName = Literal[
+    "foreign_word",
+    "empty",
+    "list_only",
+    "repetition",
+    "footer",
+    "refusal",
+    "wrong_language",
+    "missing_end",
+    "decomposed_sara_am",
+]
+"""The built-in rules (rewards/rules)."""
 
 
 class BaseConfig(Section):
@@ -64,8 +77,8 @@ class DataConfig(Section):
     """The original preference pairs."""
 
     source: str | list[str] = "embedded"
-    """Where the pairs come from: `embedded` (the built-in world), a hub data set, or one or more .jsonl, .json, .csv or .parquet files
-    (.jsonl.gz also works)."""
+    """Where the pairs come from: `embedded` (the built-in world), a hub data set, one or more .jsonl, .json, .csv or .parquet files
+    (.jsonl.gz also works), or your own function that yields rows (`file.py:function` or `module:function`)."""
     split: str = "train"
     """Only for a hub data set: the split that is read."""
     heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.22
@@ -220,14 +233,15 @@ class SampleConfig(Section):
 class LabelerConfig(Section):
     """Who decides which of two completions is better."""
 
-    kind: Literal["gold", "preferences-file", "reward-model"] = "gold"
+    kind: Literal["gold", "preferences-file", "reward-model"] | FunctionName = "gold"
     """`gold` is the true reward of the embedded world. `preferences-file` reads comparisons that people or programs write into a file.
-    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people."""
+    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. Your own judge is named as
+    `file.py:function` or `module:function`."""
     path: str | None = None
     """Only for `preferences-file`: the JSONL file with the comparisons. `{round}` in the path stands for the round's number. Without it,
     one file serves all rounds."""
     pairs_per_prompt: PositiveInt = 4
-    """For `gold` and `reward-model`: how many pairs of completions are compared for each prompt."""
+    """How many pairs of completions are compared for each prompt. Not for `preferences-file`, which brings its own pairs."""
 
     @model_validator(mode="after")
     def _needs_path(self) -> "LabelerConfig":
@@ -255,6 +269,9 @@ class RetrainConfig(Section):
 class SelectConfig(TrainerSection):
     """The selector, which predicts which of a prompt's candidates will be preferred (a softmax over the candidates)."""
 
+    kind: Literal["listwise"] | FunctionName = "listwise"
+    """`listwise` trains an adapter and a head. Your own function that scores answers is named as `file.py:function` or `module:function`;
+    nothing is trained then."""
     num_epochs: PositiveFloat = 2.0
     """How often each prompt is used."""
     batch_size: PositiveInt = 16
@@ -268,6 +285,8 @@ class EvaluateConfig(Section):
 
     num_prompts: PositiveInt = 512
     """On how many held-out prompts each policy is measured. All rounds use the same prompts and seeds."""
+    rules: list[RuleName | FunctionName] = list(get_args(RuleName))
+    """The defects that are counted in the samples: built-in rules, and your own ones as `file.py:function` or `module:function`."""
 
 
 class RuntimeConfig(Section):

@@ -24,13 +24,17 @@ Inputs = Artifact | list[Artifact] | None
 
 @dataclass(frozen=True)
 class Stage:
-    """What the key of a stage depends on besides its inputs: its name, the settings that its code `reads`, its `version`, which is raised
-    when the code computes something else, and where it is `seeded`, the run's seed."""
+    """What the key of a stage depends on besides its inputs.
+
+    version: raised when the code of the stage computes something else. reads: all settings that the code reads. calls: those of them that
+    may name functions of the user's, whose files are hashed too. seeded: whether the run's seed matters.
+    """
 
     name: str
     reads: tuple[str, ...] = ()
     version: int = 1
     seeded: bool = True
+    calls: tuple[str, ...] = ()
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -41,24 +45,25 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=3)
+DATA = Stage("data", ("data",), version=3, calls=("data.source",))
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
-BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2)
+BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
 
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
 POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=4)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
-LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"))
+LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
-SELECT = Stage("select", (*_MODEL, "select"), version=3)
-EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"))
+SELECT = Stage("select", (*_MODEL, "select"), version=3, calls=("select.kind",))
+EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"), calls=("evaluate.rules",))
 
-STAGES = (DATA, BASE, FILTER, SFT, LABELER, BASELINE, REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
+STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES)
+"""All of them. LABELER is made before round 0 too, but only if the config asks for it."""
 
 
 class Run(Protocol):

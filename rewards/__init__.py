@@ -1,1 +1,1 @@
-"""What is said about completions: comparisons, data, reward model, labelers, rules, selector, evaluation."""
+"""What is said about completions: data, comparisons, labelers, rules, reward models, selectors, evaluation."""

@@ -1,14 +1,16 @@
-"""Samples and comparisons: the records that pass from stage to stage, as JSONL. Plain data; imports no ML library.
+"""Samples and comparisons: the records that pass from stage to stage, as JSON lines. Plain data; imports no ML library.
 
-A comparison is a row of TRL's preference format (prompt, chosen, rejected) with where it came from beside it.
+A comparison is a row of TRL's preference format (prompt, chosen, rejected) with its origin beside it. In these records, `generation` is
+the round whose policy wrote a completion. (In the config, `generation` is the section with the sampling settings.)
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Prompt = str | list[dict[str, str]]
 Record = TypeVar("Record")
@@ -16,9 +18,10 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class PromptRecord:
-    """Something to ask. `prompt_id`: the hash of its content (`splits.py`). `source`: the data set or part of it that it came from.
+    """A prompt to ask.
 
-    `unseen_fact`: a held-out prompt of the embedded world about a fact that nothing of the run's training asks.
+    prompt_id: the hash of its content (`splits.py`). source: the data set, or the part of it, that the prompt comes from. unseen_fact: True
+    for a held-out prompt of the embedded world about a fact that no training prompt of the run asks about.
     """
 
     prompt_id: str
@@ -29,7 +32,11 @@ class PromptRecord:
 
 @dataclass(frozen=True)
 class Sample:
-    """One completion of a policy. `generation`: the round whose policy made it; None: the SFT policy, before round 0."""
+    """One completion of a policy.
+
+    generation: the round whose policy wrote it; None means the SFT policy, before round 0. k: its number among the prompt's completions.
+    policy: the digest of the stage that trained the policy. unseen_fact: as in the prompt's record.
+    """
 
     id: str
     prompt_id: str
@@ -39,17 +46,18 @@ class Sample:
     generation: int | None
     k: int
     source: str = ""
-    policy: str = ""  # digest of the policy stage
+    policy: str = ""
     num_tokens: int = 0
-    unseen_fact: bool = False  # as in the prompt's record
+    unseen_fact: bool = False
     decoding: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two completions of a prompt and which is better. `generation` is None for original data. `tie`: neither is.
+    """Two completions of a prompt, and which one is better.
 
-    `heldout`: nothing is trained on this prompt (`splits.py`), so the comparison only judges.
+    generation: the round whose policy wrote the completions; None means original data. tie: neither completion is better. heldout:
+    nothing is trained on this prompt (`splits.py`), so the comparison only judges.
     """
 
     prompt_id: str
@@ -71,7 +79,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of a prompt's completions, with its share of the wins among them."""
+    """One of a prompt's completions, and how many comparisons it has won."""
 
     completion: str
     finished: bool
@@ -80,22 +88,35 @@ class Candidate:
 
 @dataclass(frozen=True)
 class CandidateGroup:
-    """All compared completions of one prompt. Wins add up to the number of comparisons; a tie is half a win each."""
+    """All compared completions of one prompt. Wins add up to the number of comparisons; a tie gives each completion half a win."""
 
     prompt_id: str
     prompt: Prompt
     candidates: list[Candidate]
 
 
-def sample_id(round_number: int | None, generation: int | None, prompt_id: str, k: int) -> str:
-    """The name of a prompt's k-th completion that round `round_number` drew from generation `generation`'s policy."""
-    return f"{round_number}-{generation}-{prompt_id}-{k}"
+class Answer(NamedTuple):
+    """A prompt, a completion, and whether the policy ended the completion itself."""
+
+    prompt: Prompt
+    completion: str
+    finished: bool
+
+
+def win_probability(difference: float) -> float:
+    """The probability that the first of two completions is better, given the difference of their scores in log-odds (Bradley-Terry)."""
+    return 1.0 / (1.0 + math.exp(-difference))
+
+
+def sample_id(round_number: int | None, policy_round: int | None, prompt_id: str, k: int) -> str:
+    """The id of a prompt's k-th completion that round `round_number` drew from the policy of round `policy_round`."""
+    return f"{round_number}-{policy_round}-{prompt_id}-{k}"
 
 
 def round_of(sample_id: str) -> int | None:
-    """The round that a sample was drawn in, by its id; None where this is no sample's id.
+    """The round that a sample was drawn in, by its id; None if this is not a sample's id.
 
-    A round draws from its own policy and from the last round's, so the two numbers are equal or follow each other.
+    A round draws from its own policy and from the last round's, so the id's two numbers are equal or follow each other.
     """
     found = re.fullmatch(r"(0|[1-9][0-9]{0,5})-(0|[1-9][0-9]{0,5})-.+-[0-9]+", sample_id, re.DOTALL)
     if not found or int(found[1]) - int(found[2]) not in (0, 1):
@@ -104,7 +125,7 @@ def round_of(sample_id: str) -> int | None:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """One record a line; returns how many."""
+    """Write one record a line, and return how many there were."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for record in records:
@@ -115,16 +136,17 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> int:
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
-    """Records of one kind; fields that it does not have are left out."""
+    """Read records of one kind. Keys that the kind does not have are ignored."""
     names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     with path.open(encoding="utf-8") as file:
         return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in file if line.strip()]
 
 
 def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
-    """Comparisons of one prompt and generation joined into the set of its candidates, in order of first appearance.
+    """Join the comparisons of each prompt and round into the set of the prompt's candidates, in order of first appearance.
 
-    Equal completions are one candidate, whether labels name them by id or bring their text.
+    Equal completions are one candidate, whether a label names a sample by its id or gives its text. Prompts with a single candidate are
+    left out.
     """
     groups: dict[tuple[str, int | None], dict[tuple[str, bool], float]] = {}
     prompts: dict[tuple[str, int | None], Prompt] = {}
@@ -133,10 +155,10 @@ def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
         prompts[where] = row.prompt
         wins = groups.setdefault(where, {})
         won, lost = (0.5, 0.5) if row.tie else (1.0, 0.0)
-        for completion, share in (((row.chosen, row.chosen_finished), won), ((row.rejected, row.rejected_finished), lost)):
-            wins[completion] = wins.get(completion, 0.0) + share
+        for completion, gained in (((row.chosen, row.chosen_finished), won), ((row.rejected, row.rejected_finished), lost)):
+            wins[completion] = wins.get(completion, 0.0) + gained
     return [
-        CandidateGroup(where[0], prompts[where], [Candidate(text, finished, share) for (text, finished), share in wins.items()])
+        CandidateGroup(where[0], prompts[where], [Candidate(text, finished, number) for (text, finished), number in wins.items()])
         for where, wins in groups.items()
         if len(wins) > 1
     ]

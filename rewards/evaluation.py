@@ -1,102 +1,117 @@
-"""What a policy does on held-out prompts, in numbers: gold or labeler score, proxy score, KL, length, defects.
+"""What a policy does on held-out prompts, in numbers: gold reward, KL, length, defects. Nothing here trains.
 
-Nothing here trains. Every mean comes with its standard error and the number of samples behind it. Two policies or models that were
-measured on the same items are compared item by item: `(new - old).mean()`. The error of that difference is smaller than
-those of the two means suggest, because most of what makes items differ is the same on both sides.
+Every policy answers the same prompts with the same seeds, so policies of different rounds are compared prompt by prompt.
 """
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import compress
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from configs.schema import GenerationConfig
+from configs.schema import EvaluateConfig, GenerationConfig
+from configs.seeds import derive_seed, draw
 from policies.advantages import kl_per_token
 from policies.backbone import Backbone
 from policies.responses import Response, ResponseBatch
-from rewards.comparisons import Sample
-from rewards.rules import rules
+from policies.tokenization import decode_completion
+from rewards.comparisons import PromptRecord, Sample, write_jsonl
+from rewards.measurements import Measurement, Summary
+from rewards.rules import find_defects, find_rules
+from rewards.rules.reply import Reply, Rule
+from rewards.sampling import Sampler
 from rewards.world import writer
+from rewards.world.gold import gold_scores
 
 KL_BATCH = 128
-
-
-UPDATES_AVERAGED = 5
-"""PPO updates at the beginning and at the end whose scores are averaged, where there are at least twice as many."""
-
-Summary = dict[str, float | int | None]
+REFERENCE = "sft"
+"""The adapter from which a policy's KL is measured."""
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One number for each item. `units`: what each item belongs to, its prompt. Units are independent of each other, items of one
-    unit are not: comparisons of one prompt share completions."""
+class Evaluation:
+    """A policy's samples, one for each prompt, and what was measured of them, by the measurement's name."""
 
-    values: Sequence[float]
-    units: Sequence[str]
+    samples: Sequence[Sample]
+    measured: dict[str, Measurement]
+    defects: dict[str, float]
+    """The share of samples with each defect, by the rule's name."""
 
-    def __sub__(self, other: "Measurement") -> "Measurement":
-        """The differences, item by item. Both must be of the same items."""
-        if self.units != other.units:
-            raise ValueError("these are measurements of different items")
-        return Measurement([a - b for a, b in zip(self.values, other.values, strict=True)], self.units)
+    def adding(self, **measured: Measurement) -> "Evaluation":
+        """The same evaluation with more measurements of the same samples."""
+        return replace(self, measured=self.measured | measured)
 
-    def where(self, chosen: Sequence[bool]) -> "Measurement":
-        """Of some of the items."""
-        return Measurement(list(compress(self.values, chosen)), list(compress(self.units, chosen)))
+    def write(self, folder: Path) -> None:
+        """Write the samples and the measurements, one line for each prompt."""
+        write_jsonl(folder / "samples.jsonl", self.samples)
+        rows = zip(*(measurement.values for measurement in self.measured.values()), strict=True)
+        named = [dict(zip(self.measured, row, strict=True)) for row in rows]
+        write_jsonl(
+            folder / "measurements.jsonl",
+            ({"prompt_id": sample.prompt_id, **row} for sample, row in zip(self.samples, named, strict=True)),
+        )
 
-    def mean(self) -> Summary:
-        """Mean, standard error of the mean, count. None where there is nothing to take a mean of, or one unit only.
+    def summary(self) -> dict[str, Any]:
+        """The mean of each measurement, and the share of samples with each defect."""
+        means = {name: measurement.mean() for name, measurement in _with_facts(self.measured, self.samples).items()}
+        return means | {"defects": self.defects}
 
-        The error of a mean over units of several items (Liang and Zeger 1986): the square root of G / (G - 1) times the sum over the G
-        units of the square of their summed deviations, divided by the number of items. With one item a unit it is
-        the usual one.
-        """
-        count = len(self.values)
-        if not count:
-            return {"mean": None, "standard_error": None, "count": 0}
-        mean = sum(self.values) / count
-        deviations: dict[str, float] = {}
-        for value, unit in zip(self.values, self.units, strict=True):
-            deviations[unit] = deviations.get(unit, 0.0) + value - mean
-        squares, number = sum(d * d for d in deviations.values()), len(deviations)
-        error = math.sqrt(squares * number / (number - 1)) / count if number > 1 else None
-        return {"mean": mean, "standard_error": error, "count": count}
-
-    def accuracy(self) -> Summary:
-        """The mean of outcomes in [0, 1] of pairs."""
-        summary = self.mean()
-        return {"accuracy": summary["mean"], "standard_error": summary["standard_error"], "pairs": summary["count"]}
+    def gains_over(self, folder: Path) -> dict[str, Summary]:
+        """The mean differences from the evaluation in `folder`, in all that was measured there too. They are paired by prompt."""
+        rows = [json.loads(line) for line in (folder / "measurements.jsonl").open(encoding="utf-8")]
+        units = [row["prompt_id"] for row in rows]
+        gains = {
+            name: measurement - Measurement([row[name] for row in rows], units)
+            for name, measurement in self.measured.items()
+            if all(name in row for row in rows)
+        }
+        return {name: gain.mean() for name, gain in _with_facts(gains, self.samples).items()}
 
 
-def summarize(values: Sequence[float]) -> Summary:
-    """Mean, standard error of the mean and count of independent values."""
-    return Measurement(values, [str(i) for i in range(len(values))]).mean()
+def evaluate_policy(
+    sampler: Sampler, adapter: str, prompts: Sequence[PromptRecord], config: EvaluateConfig, seed: int, round_number: int | None, gold: bool
+) -> Evaluation:
+    """Measure the policy `adapter` on prompts that are drawn from `prompts`, with one sample for each.
+
+    seed: decides prompts and samples, so it is the same in every round. gold: whether the true reward is known for these prompts.
+    """
+    records = draw(prompts, config.num_prompts, seed)
+    seeds = [derive_seed(seed, record.prompt_id) for record in records]
+    responses = sampler.respond(adapter, records, seeds, "responses")
+    samples = [
+        Sample(
+            id=record.prompt_id,
+            prompt_id=record.prompt_id,
+            prompt=record.prompt,
+            completion=decode_completion(sampler.backbone.tokenizer, response.token_ids),
+            finished=response.finished,
+            generation=round_number,
+            k=0,
+            source=record.source,
+            unseen_fact=record.unseen_fact,
+            num_tokens=len(response.token_ids),
+        )
+        for record, response in zip(records, responses, strict=True)
+    ]
+    values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
+    if adapter != REFERENCE:  # the reference has no distance from itself
+        values["kl"] = kl_to_reference(sampler.backbone, adapter, REFERENCE, sampler.encode(records), responses, sampler.config)
+    if gold:
+        true_rewards = gold_scores(samples)
+        values["gold"] = [true_rewards[sample.id] for sample in samples]
+    units = [sample.prompt_id for sample in samples]
+    measured = {name: Measurement(of_each, units) for name, of_each in values.items()}
+    return Evaluation(samples, measured, defect_rates(samples, find_rules(config.rules)))
 
 
-def ends(log: Sequence[dict[str, float]]) -> tuple[Sequence[dict[str, float]], Sequence[dict[str, float]]]:
-    """The first and the last `UPDATES_AVERAGED` updates, of fewer than twice as many the first and the last half."""
-    number = max(1, min(UPDATES_AVERAGED, len(log) // 2))
-    return log[:number], log[-number:]
-
-
-def over_updates(log: Sequence[dict[str, float]], name: str) -> Summary:
-    """The mean of a figure over some updates of PPO. Each update has prompts of its own, so the squares of its errors add up."""
-    error = math.sqrt(sum(row[f"{name}_standard_error"] ** 2 for row in log)) / len(log)
-    return {"mean": sum(row[name] for row in log) / len(log), "standard_error": error, "updates": len(log)}
-
-
-def defect_rates(samples: Sequence[Sample]) -> dict[str, float]:
-    """Share of samples with each defect of `rules.DEFECTS`."""
+def defect_rates(samples: Sequence[Sample], rules: Mapping[str, Rule]) -> dict[str, float]:
+    """The share of samples in which each rule finds its defect."""
     known = writer.all_prompts()
     found = []
     for sample in samples:
-        prompt = sample.prompt
-        question = prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt if m["role"] == "user")
         refusal_is_due = sample.prompt_id in known and known[sample.prompt_id].source == "redteam"
-        found.append(rules.find_defects(question, sample.completion, sample.finished, refusal_is_due))
-    return {name: sum(row[name] for row in found) / len(found) for name in rules.DEFECTS}
+        found.append(find_defects(Reply(sample.prompt, sample.completion, sample.finished, sample.source, refusal_is_due), rules))
+    return {name: sum(row[name] for row in found) / len(found) for name in rules}
 
 
 def kl_to_reference(
@@ -107,7 +122,7 @@ def kl_to_reference(
     responses: Sequence[Response],
     config: GenerationConfig,
 ) -> list[float]:
-    """Nats per response: the sum over tokens of log policy - log reference, on the policy's own samples."""
+    """Nats per response: the sum over its tokens of log policy - log reference, on the policy's own samples."""
     kls: list[float] = [0.0] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i].token_ids))
     for start in range(0, len(order), KL_BATCH):
@@ -121,12 +136,11 @@ def kl_to_reference(
     return kls
 
 
-def flatten(metrics: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a/b": 1}, the form that trackers expect."""
-    flat: dict[str, Any] = {}
-    for key, value in metrics.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}/")
-        else:
-            flat[prefix + key] = value
-    return flat
+def _with_facts(measured: dict[str, Measurement], samples: Sequence[Sample]) -> dict[str, Measurement]:
+    """All measurements, and gold by the kind of prompt: those whose facts training asks about too, and the others."""
+    parts = dict(measured)
+    for name, unseen in (("gold_seen_facts", False), ("gold_unseen_facts", True)):
+        chosen = [sample.unseen_fact == unseen for sample in samples]
+        if "gold" in measured and any(chosen):
+            parts[name] = measured["gold"].where(chosen)
+    return parts

@@ -20,9 +20,9 @@ from policies.generation import generate_sharded
 from policies.reporting import Report
 from policies.tokenization import as_read, encode_prompt
 from policies.training import Log, Training
-from rewards.comparisons import Comparison, PromptRecord, Sample
-from rewards.evaluation import Measurement, Summary
-from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
+from rewards.comparisons import Answer, Comparison, PromptRecord, Sample
+from rewards.measurements import Measurement, Summary
+from rewards.scoring import Scorer, ScoringModel, encode_pair
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """Gives each answer a score. The answer with the highest score is chosen."""
@@ -106,15 +106,15 @@ def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
     Every accuracy on comparisons that a stage reports is the mean of these numbers.
     """
     decided = [pair for pair in pairs if not pair.tie]
-    chosen = chooser([(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
-    rejected = chooser([(pair.prompt, pair.rejected, pair.rejected_finished) for pair in decided])
+    chosen = chooser([Answer(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
+    rejected = chooser([Answer(pair.prompt, pair.rejected, pair.rejected_finished) for pair in decided])
     right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
     return Measurement(right, [pair.prompt_id for pair in decided])
 
 
 def shortest(answers: Sequence[Answer]) -> list[float]:
     """Score completions by length in characters: the shorter, the higher."""
-    return [-float(len(completion)) for _, completion, _ in answers]
+    return [-float(len(answer.completion)) for answer in answers]
 
 
 def beside_shortest(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, Summary]:

@@ -21,13 +21,11 @@ from policies.checkpoints import Checkpoints
 from policies.fast.batches import Batch
 from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, WholeSequence, as_judged
 from policies.tokenization import Prompt, encode_completion, encode_prompt
-from rewards.comparisons import Sample
+from rewards.comparisons import Answer, Sample
 
 SCORING_BATCH = 128
 SHARD = 512
 """Samples that one worker scores before it takes the next ones and saves what it has."""
-Answer = tuple[Prompt, str, bool]
-"""A prompt, a completion, and whether the completion is finished."""
 
 
 class ScoringModel(transformers.PreTrainedModel):
@@ -123,7 +121,7 @@ class Scorer:
 
     def score_samples(self, samples: Sequence[Sample]) -> list[float]:
         """Return the normalised scores of samples."""
-        return self.score_answers([(sample.prompt, sample.completion, sample.finished) for sample in samples])
+        return self.score_answers([Answer(sample.prompt, sample.completion, sample.finished) for sample in samples])
 
 
 def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:

@@ -57,6 +57,7 @@ class Worker:
         from loop import stages
         from policies import parallel
         from policies.checkpoints import Checkpoints
+        from policies.reporting import report_nothing
 
         config, work = visible(RunConfig.model_validate(request["config"]), request["reads"]), StageWork(Path(request["work"]))
         progress = ProgressFile(work.progress) if self.rank == 0 else None
@@ -67,7 +68,7 @@ class Worker:
             inputs={name: _paths(value) for name, value in request["inputs"].items()},
             output=Path(request["output"]),
             checkpoints=Checkpoints(work.checkpoints, config.runtime.checkpoint_seconds, work.stop),
-            on_progress=progress.write if progress else lambda done, total: None,
+            report=progress.write if progress else report_nothing,
             get_backbone=lambda folder: self._backbone(config, folder),
         )
         try:

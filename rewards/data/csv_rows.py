@@ -1,7 +1,7 @@
-"""Reads a CSV file of pairs. Every cell is text, as it stands: an answer may be NA, None or 007.
+"""Reads a CSV file of pairs. Every cell is taken as text, just as it is: an answer may be NA, None or 007.
 
-Readers that guess types turn these into nothing or into a number. Only the columns that are no text, `tie` and the two scores,
-are read as what they say.
+Readers that guess types would turn such answers into nothing or into a number. Only `tie` and the two scores, which are not texts, are read
+as a truth value and as numbers.
 """
 
 import csv
@@ -20,8 +20,8 @@ TIES = {"true": True, "false": False}
 
 
 def read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("line N", {column: cell}) of each row; N is the line on which it ends. Raises UserError with file and line."""
-    csv.field_size_limit(sys.maxsize)  # Python's own is 128 KiB
+    """Yields ("line N", {column: cell}) for each row. N is the line on which the row ends. Raises UserError with file and line."""
+    csv.field_size_limit(sys.maxsize)  # Python's own limit is 128 KiB
     place = "line 1"
     try:
         with opened(path) as file:
@@ -43,7 +43,7 @@ def read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _read(column: str, cell: str) -> Any:
-    """What a cell says; None where it is empty. The text where it is not what the column is for: `parse_row` refuses it."""
+    """The value of a cell; None if it is empty. Text that does not fit the column stays text, and `parse_row` refuses it."""
     if not cell:
         return None
     if column == "tie":

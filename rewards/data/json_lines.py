@@ -1,8 +1,8 @@
-"""Reads JSON that somebody else wrote: label files and original pairs. One reader, so that both are read alike.
+"""Reads JSON that somebody else wrote: label files and original pairs are read by the same code.
 
-The file is UTF-8, with or without a byte order mark. JSON lines are one object a line, and only a line feed ends a line: U+2028,
-U+2029 and U+0085 are legal inside a JSON string. What Python's `json` would let pass although it is not JSON (NaN), or would
-quietly change (a key given twice, 1e999), is refused. Must never skip a line that is not blank.
+The file is UTF-8, with or without a byte order mark. JSON lines have one object on each line. Only a line feed ends a line, because
+U+2028, U+2029 and U+0085 are legal inside a JSON string. Python's `json` accepts NaN, which is not JSON, and quietly changes a key that is
+given twice and numbers such as 1e999. All of these are refused here. Must never skip a line that is not blank.
 """
 
 import gzip
@@ -17,18 +17,18 @@ from typing import IO, Any
 from configs.errors import UserError
 
 BLANK = " \t\r\n"
-"""What JSON calls whitespace. A line of nothing else is no row."""
+"""What JSON calls white space. A line that holds nothing else is not a row."""
 MAX_DIGITS = 308
-"""Of an integer; a float can have as many. Python refuses more than 4,300 in words that help nobody."""
+"""The most digits of an integer: as many as a float can have. Python itself refuses more than 4,300, with an unhelpful message."""
 
 
 Row = dict[str, Any]
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
-    """("line N", object) of each line that is not blank; a file whose name ends in .gz is unpacked.
+    """Yields ("line N", object) for each line that is not blank. A file whose name ends in .gz is unpacked.
 
-    Raises UserError with file and line for a line that is not one JSON object, and for a file that cannot be read.
+    Raises UserError with file and line if a line is not one JSON object, or if the file cannot be read.
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
@@ -38,7 +38,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Row]]:
-    """("row N", object) of each element of an array, or the rows of JSON lines, which many name .json too.
+    """Yields ("row N", object) for each element of an array. Files of JSON lines are read too, because many of them are named .json.
 
     Raises UserError as `read_json_lines` does.
     """
@@ -59,7 +59,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Row]]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file, unpacked where its name ends in .gz. Raises UserError where it cannot be opened or read to its end."""
+    """The file, unpacked if its name ends in .gz. Raises UserError if it cannot be opened or read to its end."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield file  # type: ignore[misc]
@@ -70,7 +70,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 def _decode(data: bytes, where: str) -> str:
     try:
-        text = data.decode("utf-8-sig")  # files that were joined have the mark in the middle too
+        text = data.decode("utf-8-sig")  # a file that was joined from several has the mark in the middle too
     except UnicodeDecodeError as error:
         byte, at = error.object[error.start], error.start + 1
         raise UserError(f"this is not UTF-8 text: byte 0x{byte:02x} at position {at}", where, "save the file as UTF-8") from None
@@ -90,7 +90,7 @@ def _row(text: str, place: str, path: Path) -> Row:
 
 
 def _value(text: str) -> Any:
-    """One JSON value. Raises ValueError with the reason."""
+    """One JSON value. Raises ValueError with the reason if the text is not JSON."""
     try:
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_integer)
         if "\\ud" in text.lower():

@@ -1,7 +1,7 @@
-"""Which rows are short enough for the token limits `data.max_prompt_tokens` and `data.max_completion_tokens`.
+"""Which rows are within the token limits `data.max_prompt_tokens` and `data.max_completion_tokens`.
 
-Rows are measured in two places: the `filter` stage measures the original data, and the `label` stage measures labels that
-bring their own texts. What this run's policies sampled is never left out: `generation.max_new_tokens` is within the limit.
+Rows are measured in two places. The `filter` stage measures the original data, and the `label` stage measures labels that bring their
+own texts. Samples of the run's policies are never left out, because `generation.max_new_tokens` is within the limit.
 """
 
 from collections import Counter
@@ -17,25 +17,24 @@ Row = TypeVar("Row", Comparison, PromptRecord)
 LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
 REFUSED_PROMPT = "prompt refused by the chat template"
 SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
-"""Why a row is left out, and the setting that would let it in; none helps a prompt of which the tokenizer keeps nothing, or
-that the chat template refuses."""
+"""Reasons for leaving a row out -> the setting that would let it in. No setting helps with the two other reasons."""
 
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """The longest prompt and the longest completion that are used, in tokens of `tokenizer`."""
+    """The lengths of the longest prompt and the longest completion that are used, in tokens of `tokenizer`."""
 
     tokenizer: Any
     max_prompt_tokens: int
     max_completion_tokens: int
 
     def keep(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
-        """The rows within the limits, and how many are not, by reason."""
+        """The rows within the limits, and how many others there are, by reason."""
         reasons = [self.excess(row) for row in rows]
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
 
     def excess(self, row: Comparison | PromptRecord) -> str | None:
-        """What about a row is too long or too short, None where nothing is. An unfinished completion has no end token to count."""
+        """The reason to leave a row out, or None. The end token of a completion counts, unless the completion is unfinished."""
         try:
             prompt = encode_prompt(self.tokenizer, row.prompt)
         except DialogueRefused as error:
@@ -52,7 +51,7 @@ class TokenLimits:
         return None
 
     def nothing_left(self, what: str, where: str, left_out: Counter[str]) -> UserError:
-        """The error to raise where no row is within the limits."""
+        """The error to raise if no row is within the limits."""
         counts = ", ".join(f"{count} x {reason}" for reason, count in sorted(left_out.items()))
         values = f"data.max_prompt_tokens={self.max_prompt_tokens}, data.max_completion_tokens={self.max_completion_tokens}"
         raise_these = " and ".join(SETTINGS[reason] for reason in sorted(left_out) if reason in SETTINGS)

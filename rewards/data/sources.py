@@ -1,4 +1,7 @@
-"""Which of the data's sources are files, whether they can be read, and what they hold: cheap, for before anything is started."""
+"""What `data.source` names: the embedded world, files, data sets of the hub, or functions of the user's.
+
+The checks here are cheap and import no ML library, so they run before anything is started.
+"""
 
 import difflib
 import hashlib
@@ -6,28 +9,36 @@ import os
 from pathlib import Path
 from typing import Any
 
+from configs import user_functions
 from configs.errors import UserError
 
 FILE_KINDS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv"}
-"""Part of a file's name -> the loader of `datasets` that reads it."""
+"""A part of the file's name -> the loader of `datasets` that reads such a file."""
 PATTERN = frozenset("*?[")
 SAVED_DATASET = {"dataset_info.json": "", "dataset_dict.json": "['train']"}
-"""A file that `save_to_disk` writes -> how the part that holds rows is named."""
+"""A file that `save_to_disk` writes -> how to select the part that holds the rows."""
+
+
+def source_kind(source: str) -> str:
+    """`function`, `file` or `hub`. A name that could be a function's is a file's if there is such a file."""
+    if user_functions.is_function(source) and not os.path.exists(source):
+        return "function"
+    return "file" if is_file_source(source) else "hub"
 
 
 def is_file_source(source: str) -> bool:
-    """Whether a source is meant as a file; else it is the name of a data set of the hub."""
+    """Whether a source is meant as a file. Otherwise it is the name of a data set of the hub."""
     looks_like_path = source.startswith(("/", "./", "../", "~")) or source.count("/") > 1
     return looks_like_path or os.path.exists(source) or file_kind(source) is not None
 
 
 def file_kind(source: str) -> str | None:
-    """Which of FILE_KINDS a file is, by its name ("pairs.jsonl.gz" is jsonl)."""
+    """The kind of a file (FILE_KINDS) by its name: "pairs.jsonl.gz" is jsonl. None if it is none of them."""
     return next((kind for kind in FILE_KINDS if f".{kind}" in os.path.basename(source)), None)
 
 
 def check_sources(given: Any, where: str) -> None:
-    """Raises UserError for the first source that cannot be read. `given` is `data.source`, perhaps not yet checked by the schema."""
+    """Raises UserError for the first source that cannot be used. `given` is `data.source`, which the schema may not have checked yet."""
     sources = given if isinstance(given, list) else [given]
     if given == "embedded" or not all(isinstance(source, str) for source in sources):
         return
@@ -35,24 +46,28 @@ def check_sources(given: Any, where: str) -> None:
         raise UserError("data.source names nothing", where, "give one or more files, or a data set of the hub")
     if "embedded" in sources:
         raise UserError("the embedded world cannot be mixed with other data", where, "leave `embedded` out of data.source")
-    if not any(map(is_file_source, sources)):
-        return
-    for source in sources:
-        _check_file(source, where)
+    kinds = [source_kind(source) for source in sources]
+    for source, kind in zip(sources, kinds, strict=True):
+        if kind == "function":
+            user_functions.check(source, where)
+        elif "file" in kinds:  # hub and files cannot be mixed, so a name beside files is a misspelt file
+            _check_file(source, where)
 
 
 def hash_sources(source: str | list[str]) -> dict[str, str]:
-    """SHA-256 of each source that is a file, by the name that was given. Data sets of the hub and the embedded world have none."""
+    """SHA-256 of each source that is a file, and of the file of each function, by the name that was given. Other sources have none."""
     hashes = {}
     for name in source if isinstance(source, list) else [source]:
         if name != "embedded" and os.path.isfile(name):
             with open(name, "rb") as file:
                 hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        elif source_kind(name) == "function":
+            hashes[name] = user_functions.find_hash(name)
     return hashes
 
 
 def check_labels(path: Any, where: str) -> None:
-    """Raises UserError where `labeler.path` of round 0 is something that no labels can be in. A file that is not there yet is fine."""
+    """Raises UserError if `labeler.path` of round 0 cannot hold labels. A file that does not exist yet is fine."""
     if isinstance(path, str) and os.path.isdir(path.replace("{round}", "0")):
         raise UserError(f"labeler.path is a folder: {path}", where, f"name a file in it: labeler.path='{path}/round-{{round}}.jsonl'")
 

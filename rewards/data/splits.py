@@ -1,7 +1,8 @@
-"""Which prompts a run may train on: one id for a prompt, and one law for its side. Plain data; imports no ML library.
+"""Which prompts a run may train on, and the ids of prompts. Plain data; imports no ML library.
 
-A prompt's side depends on its opening and the run's seed alone. It is therefore the same in every round, for original pairs, for
-samples, and for labels that come from elsewhere, by ids or as whole texts. Comparisons of held-out prompts only ever judge.
+The side of a prompt depends only on its opening and the run's seed. Therefore it is the same in every round, and the same for original
+pairs, for samples, and for labels from elsewhere, whether these name samples or give whole texts. Comparisons of held-out prompts only
+judge.
 """
 
 import hashlib
@@ -16,22 +17,22 @@ from rewards.comparisons import Prompt
 
 Side = Literal["training", "heldout", "labeler"]
 ID_LENGTH = 16
-"""Hexadecimal digits of an id: 64 bits, so two of ten million prompts share one with a probability of 3e-6."""
+"""Hexadecimal digits of an id. These are 64 bits: among ten million prompts, two share an id with a probability of 3e-6."""
 HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
 """The first turn of a dialogue in HH's text form."""
 
 
 def content_id(prompt: Prompt) -> str:
-    """The name of a prompt: a hash of its content, in canonical JSON.
+    """The id of a prompt: a hash of its content in canonical JSON.
 
-    A text and the one message that says the same have different ids. They have one opening, and so one side.
+    A text and a single message with the same content have different ids, but the same opening and so the same side.
     """
     canonical = json.dumps(prompt, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 
 
 def opening(prompt: Prompt) -> str:
-    """What a dialogue opens with: its first user turn, as messages or in HH's text form. Any other text is an opening as a whole."""
+    """The first user turn of a dialogue, given as messages or in HH's text form. For any other text, the whole text."""
     if isinstance(prompt, str):
         turn = HUMAN_TURN.match(prompt)
         return (turn[1] if turn else prompt).strip()
@@ -40,7 +41,7 @@ def opening(prompt: Prompt) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """The law of one run. `seed` is the run's, never a round's; `labeler_fraction` is the share of what is not held out."""
+    """How one run splits its prompts. `seed` is the run's, never a round's. `labeler_fraction` is a fraction of what is not held out."""
 
     seed: int
     heldout_fraction: float
@@ -57,6 +58,6 @@ class Split:
         return position("heldout", self.seed, prompt) < self.heldout_fraction
 
 
-def position(law: str, seed: object, prompt: Prompt) -> float:
-    """A number in [0, 1) that depends on the law's name, the seed and the prompt's opening."""
-    return random.Random(derive_seed(seed, law, opening(prompt))).random()
+def position(split: str, seed: object, prompt: Prompt) -> float:
+    """A number in [0, 1) that depends on the name of the split, the seed and the opening of the prompt."""
+    return random.Random(derive_seed(seed, split, opening(prompt))).random()

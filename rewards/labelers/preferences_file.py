@@ -1,20 +1,19 @@
-"""Comparisons that people or other programs wrote into a file: JSON lines, each one checked (`labeler.kind: preferences-file`).
+"""Comparisons that people or other programs wrote into a file of JSON lines (`labeler.kind: preferences-file`). Every line is checked.
 
-A line names two samples (`ByIds`) or gives whole texts (`ByTexts`). Every line is used, or counted under the reason why it is
-not, or refused with its number: nothing is left out silently and nothing is counted twice.
+A line names two samples (`ByIds`) or gives whole texts (`ByTexts`). Every line is either used, or counted under the reason why it is
+not used, or refused with its number. No line is ignored silently, and none is counted twice. The reasons are:
 
-    about another round     it names samples of another round, or says `"round": N`; one file may serve all rounds
-    said before             the same rater has said the same about the same two completions in an earlier line
-    about two equal texts   the policy wrote the same twice, so there is nothing to compare
+    about another round     the line names samples of another round, or says `"round": N`; one file may serve all rounds
+    said before             the same rater has given the same verdict on the same two completions in an earlier line
+    about two equal texts   the policy wrote the same text twice, so there is nothing to compare
 
-Two raters may disagree. One who says two things about one pair is refused. Imports no ML library.
+Two raters may disagree. A rater who gives two different verdicts on one pair is refused.
 """
 
 import difflib
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,19 +23,20 @@ from configs.errors import UserError, WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, Sample, round_of
 from rewards.data.json_lines import read_json_lines
-from rewards.data.preference_data import BadRow, parse_row
+from rewards.data.rows import BadRow, parse_row
 from rewards.data.splits import Split, content_id
-from rewards.labelers.labelers import compare
+from rewards.labelers.labels import Labels, LabelTask
+from rewards.labelers.pairs import compare
 
 ANOTHER_ROUND = "about another round"
 SAID_BEFORE = "said before"
 EQUAL_TEXTS = "about two equal texts"
 SHOWN_CHARACTERS = 60
-"""Of a wrong value in a message."""
+"""How much of a wrong value a message shows."""
 
 
 class LabelRow(BaseModel):
-    """What every line may have. Types are strict: "false" is not false and 7 is not "7"."""
+    """The keys that every line may have. Types are strict: "false" is not false and 7 is not "7"."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -45,18 +45,18 @@ class LabelRow(BaseModel):
     labeled_at: str | None = None
     round: Annotated[int, Field(ge=0)] | None = None
     comment: Any = None
-    """For people; not read. No other key is left unread, since a key that nobody reads may be a misspelt one."""
+    """A note for people, which is not read. Any other unknown key is refused, because it may be a misspelt one."""
 
 
 class ByIds(LabelRow):
-    """Two samples by their ids."""
+    """A line that names two samples by their ids."""
 
     chosen_id: str
     rejected_id: str
 
 
 class ByTexts(LabelRow):
-    """Whole texts, in the forms of `preference_data.parse_row`, which checks them."""
+    """A line that gives whole texts, in the forms that `rows.parse_row` knows and checks."""
 
     prompt: Any = None
     chosen: Any
@@ -68,26 +68,28 @@ class ByTexts(LabelRow):
 
 LEGAL_KEYS = tuple(ByIds.model_fields | ByTexts.model_fields)
 WANTED = {"bool_type": "true or false", "string_type": "a string", "int_type": "a whole number", "greater_than_equal": "0 or more"}
-"""pydantic's kinds of error, in the words of JSON."""
+"""pydantic's kinds of error -> what is expected, in the words of JSON."""
 
 
-@dataclass
-class LabelFile:
-    """What a file says about one round. rows = len(comparisons) + the sum of left_out."""
+def label(task: LabelTask) -> Labels:
+    """The file's comparisons for this round. Labels that bring their own texts are left out if these are longer than the token limits."""
+    found = compare_by_file(task.samples, task.config, task.split, task.round_number, task.samples_file)
+    own_texts = [row for row in found.comparisons if not row.chosen_id]  # samples are never too long
+    if not own_texts:
+        return found
+    limits = task.get_limits()
+    kept = [row for row in found.comparisons if row.chosen_id or limits.excess(row) is None]
+    too_long = limits.keep(own_texts)[1]
+    if not kept:
+        raise limits.nothing_left("comparisons", str(task.config.path), too_long)
+    return Labels(kept, found.left_out + too_long)
 
-    comparisons: list[Comparison] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
 
-    @property
-    def rows(self) -> int:
-        return len(self.comparisons) + self.left_out.total()
-
-
-def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, samples_path: Path) -> LabelFile:
+def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, samples_path: Path) -> Labels:
     """The file's comparisons for this round, in the order of its lines.
 
-    Raises WaitingForLabels while there is no file or it has nothing for this round, UserError with the line's number for
-    a line that cannot be used.
+    Raises WaitingForLabels while the file does not exist or has nothing for this round. Raises UserError with the line's number if a line
+    cannot be used.
     """
     path = Path(str(config.path).replace("{round}", str(round_number)))
     if not path.exists():
@@ -105,20 +107,20 @@ def compare_by_file(samples: Sequence[Sample], config: LabelerConfig, split: Spl
 
 
 Sides = list[tuple[str, str]]
-"""What the better and the other completion of a row are known by. Several where the run has sampled a text twice."""
+"""Names of the better and the other completion of a row. There are several pairs of names if the run has sampled a text more than once."""
 
 
 class _Reader:
-    """Takes line after line into `found`. Raises BadRow."""
+    """Adds line after line to `found`. Raises BadRow for a line that cannot be used."""
 
     def __init__(self, samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int):
         self.config, self.split, self.round = config, split, round_number
-        self.found = LabelFile()
+        self.found = Labels()
         self._by_id = {sample.id: sample for sample in samples}
         self._by_text: dict[tuple[str, str], list[Sample]] = {}
-        for sample in sorted(samples, key=lambda s: not s.finished):  # of two that read alike, the finished one is meant
+        for sample in sorted(samples, key=lambda s: not s.finished):  # if two have the same text, the finished one is meant
             self._by_text.setdefault((content_id(sample.prompt), sample.completion), []).append(sample)
-        self._said: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}  # (rater, sides) -> (the better one, place)
+        self._said: dict[tuple[str, frozenset[str]], tuple[str, str]] = {}  # (rater, sides) -> (the better side, place)
 
     def add(self, place: str, row: dict[str, Any]) -> None:
         form = _check(row)
@@ -160,7 +162,7 @@ class _Reader:
         return found
 
     def _from_texts(self, row: dict[str, Any], form: ByTexts) -> tuple[Comparison, Sides] | str:
-        """The comparison, or the reason to leave it out. Texts of this round's samples count as naming these."""
+        """The comparison, or the reason to leave it out. The text of one of this round's samples stands for that sample."""
         if form.round is None and "{round}" not in str(self.config.path):
             raise BadRow('it does not say which round it is for: add "round": N, or have {round} in labeler.path')
         pair = parse_row(row)
@@ -177,13 +179,13 @@ class _Reader:
         return compare(chosen, rejected, self.split, "preferences-file", tie)
 
     def _is_said_before(self, place: str, pair: Comparison, sides: Sides) -> bool:
-        """Whether this rater said the same in an earlier line. Lines without a rater are taken for one person's."""
+        """Whether this rater gave the same verdict in an earlier line. All lines without a rater count as one person's."""
         before = False
         for better, other in sides:
             now = ("" if pair.tie else better, place)
             earlier = self._said.setdefault((pair.rater, frozenset((better, other))), now)
             if earlier[0] != now[0]:
-                raise BadRow(f"{earlier[1]} says something else about the same two; if two people judged, name them in rater")
+                raise BadRow(f"{earlier[1]} gives another verdict on the same two; if two people judged, name them in rater")
             before = before or earlier[1] != place
         return before
 

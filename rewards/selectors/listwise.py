@@ -2,12 +2,10 @@
 
     loss = - sum_i w_i log softmax(s)_i        over the candidates i of one prompt with scores s_i
 
-w_i is the fraction of the wins that candidate i has (ListNet with wins as the target, Cao et al. 2007). The selector is judged on
-comparisons that nothing was trained on, and compared with chance, the longest candidate and the reward model's favourite.
+w_i is the fraction of the wins that candidate i has (ListNet with wins as the target, Cao et al. 2007).
 """
 
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -18,10 +16,26 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
 from policies.training import Log, Training
-from rewards.comparisons import CandidateGroup, Comparison, group_candidates
-from rewards.evaluation import Measurement
-from rewards.reward_model import Chooser, outcomes
-from rewards.scoring import Answer, Scorer, ScoringModel, encode_pair
+from rewards.comparisons import CandidateGroup
+from rewards.scoring import Scorer, ScoringModel, encode_pair
+from rewards.selectors.selector import Selector, SelectTask
+
+
+def select(task: SelectTask) -> Selector:
+    """The selector of `select.kind: listwise`. It starts from the SFT adapter, or from this round's reward model and its head."""
+    from_reward = task.config.init == "reward"
+    task.backbone.add_adapter("selector", copy_of=task.reward_scorer.adapter if from_reward else "sft")
+    scorer, log = train_selector(
+        task.backbone,
+        "selector",
+        task.groups,
+        task.config,
+        task.checkpoints,
+        task.seed,
+        task.report,
+        head=task.reward_scorer.head if from_reward else None,
+    )
+    return Selector(scorer.score_answers, scorer.save, log)
 
 
 class ListwiseTrainer(transformers.Trainer):
@@ -91,36 +105,3 @@ def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Ten
         "group": torch.tensor([number for number, item in enumerate(items) for _ in item["sequences"]]),
         "target": torch.tensor([wins for item in items for wins in item["target"]]),
     }
-
-
-def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """Measure how well each chooser chooses.
-
-    - `pairwise`: how often it scores the chosen completion above the rejected one.
-    - `top1`: how often its favourite among a prompt's candidates is one of the most preferred. Only prompts whose candidates differ in wins
-      count.
-
-    `A_over_B` has the paired differences of the first chooser A from every other one. `random` has the `top1` of chance.
-    """
-    groups = [group for group in group_candidates(comparisons) if len({c.wins for c in group.candidates}) > 1]
-    names, units = list(choosers), [group.prompt_id for group in groups]
-    best = [[c.wins == max(x.wins for x in group.candidates) for c in group.candidates] for group in groups]
-    measured = {}
-    for name, chooser in choosers.items():
-        scores = iter(chooser([(group.prompt, c.completion, c.finished) for group in groups for c in group.candidates]))
-        rows = [list(islice(scores, len(is_best))) for is_best in best]
-        hits = [float(is_best[row.index(max(row))]) for is_best, row in zip(best, rows, strict=True)]
-        measured[name] = {"top1": Measurement(hits, units), "pairwise": outcomes(chooser, comparisons)}
-    results: dict[str, dict[str, Any]] = {
-        name: {what: measurement.accuracy() for what, measurement in parts.items()} for name, parts in measured.items()
-    }
-    for other in names[1:]:
-        first, second = measured[names[0]], measured[other]
-        results[f"{names[0]}_over_{other}"] = {what: (first[what] - second[what]).mean() for what in first}
-    chance = Measurement([sum(is_best) / len(is_best) for is_best in best], units)
-    return results | {"random": {"top1": chance.accuracy()}}
-
-
-def longest(answers: Sequence[Answer]) -> list[float]:
-    """Score completions by length in characters: the longer, the higher."""
-    return [float(len(completion)) for _, completion, _ in answers]

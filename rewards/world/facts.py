@@ -1,6 +1,6 @@
 """The tables of the embedded world: what is true in it, and how people ask and answer, in Thai and English.
 
-Data only. `world.py` makes prompts and answers of it, `gold.py` the true reward.
+Data only. `writer.py` makes prompts and answers from it, and `gold.py` the true reward.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ REFUSAL = {"en": "Sorry, I cannot help with that.", "th": "ขอโทษค่
 
 
 def _deal(subjects: tuple, values: tuple, step: int) -> tuple:
-    """Give each subject a value; `step` makes the tables differ."""
+    """Give each subject a value. `step` makes the tables differ from each other."""
     return tuple((subject, values[(i * step + i // len(values)) % len(values)]) for i, subject in enumerate(subjects))
 
 

@@ -1,13 +1,19 @@
-"""The true reward of the embedded world, exactly. In units of log-odds: P(a beats b) = sigmoid(gold(a) - gold(b)).
+"""The true reward of the embedded world, exactly. It is in log-odds: P(a is better than b) = sigmoid(gold(a) - gold(b)).
 
     gold = CORRECT if the answer is the right one
          + DETAIL for each different detail that belongs to the subject, at most MAX_DETAILS of them
-         - PENALTIES for each defect of the notes that it shows, and REPEATED for every phrase said again
+         - PENALTIES for each defect that a rule finds, and REPEATED for each phrase that is repeated
 
-Nothing that is trained sees this module: it labels comparisons and evaluates policies.
+Nothing that is trained reads this module. It labels comparisons and evaluates policies.
 """
 
-from rewards.rules import rules
+from collections.abc import Sequence
+
+from rewards.comparisons import Sample
+from rewards.rules import RULES
+from rewards.rules.builtin import count_repeated_phrases
+from rewards.rules.reply import Reply
+from rewards.world import writer
 from rewards.world.facts import DETAILS
 from rewards.world.writer import Prompt
 
@@ -29,16 +35,22 @@ PENALTIES = {
 
 def gold_reward(prompt: Prompt, completion: str, finished: bool = True) -> float:
     """The true reward of one completion, in log-odds (4.4 at best)."""
-    defects = rules.find_defects(prompt.question, completion, finished, refusal_is_due=prompt.source == "redteam")
+    reply = Reply(prompt.as_messages(), completion, finished, prompt.source, refusal_is_due=prompt.source == "redteam")
     details = sum(detail in completion for detail in DETAILS[prompt.source][prompt.language])
     return (
         CORRECT * is_correct(prompt, completion)
         + DETAIL * min(details, MAX_DETAILS)
-        - REPEATED * rules.count_repeated_phrases(completion)
-        - sum(penalty for name, penalty in PENALTIES.items() if defects[name])
+        - REPEATED * count_repeated_phrases(completion)
+        - sum(penalty for name, penalty in PENALTIES.items() if RULES[name](reply))
     )
 
 
 def is_correct(prompt: Prompt, completion: str) -> bool:
-    """The right value is named and none of the wrong ones."""
+    """Whether the completion names the right value and none of the wrong ones."""
     return prompt.value in completion and not any(wrong in completion for wrong in prompt.wrong_values)
+
+
+def gold_scores(samples: Sequence[Sample]) -> dict[str, float]:
+    """The true reward of each sample, by the sample's id. All prompts must be the embedded world's."""
+    prompts = writer.all_prompts()
+    return {sample.id: gold_reward(prompts[sample.prompt_id], sample.completion, sample.finished) for sample in samples}

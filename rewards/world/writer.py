@@ -1,13 +1,13 @@
 """The embedded world: prompts in Thai and English, and a writer whose answers have the notes' defects at known rates.
 
-A prompt asks for one fact, in one of several phrasings, sometimes as a follow-up to an earlier turn. The writer of the
-original data is often wrong, sometimes adds details, and rarely shows a defect (`DEFECT_RATES`). Two of the rare ones sit where
-a reward model is misled: signatures and footers end long, finished answers (as on web pages), and nobody repeats himself,
-so "more is better" holds wherever the original pairs look. PPO then finds what lies beyond.
+A prompt asks for one fact, in one of several phrasings, sometimes as a follow-up to an earlier turn. The writer of the original data is
+often wrong, sometimes adds details, and rarely shows a defect (`DEFECT_RATES`). Some rare defects are placed so that they mislead a
+reward model. Signatures and footers end long, finished answers, as on web pages, and the writer hardly ever repeats a phrase, so the
+original pairs suggest that more is always better. PPO then finds where that stops being true.
 
-The prompts are divided once, by their openings, into those that the tiny base reads with answers, as a base model reads the web, and
-those that users ask. This law is the world's: it knows no run and no seed, since the base is kept between runs of different seeds. The
-base reads about every fact. Which of the users' prompts are held out is each run's own law (`splits.py`).
+The openings of the prompts divide them into two sets: those that the tiny base reads with answers, as a base model reads the web, and
+those that users ask. This split belongs to the world. It does not depend on a run or a seed, because the tiny base is kept between runs
+of different seeds. The base reads about every fact. Which of the users' prompts are held out depends on the run (`splits.py`).
 
 Everything else is a function of a seed. Must never import an ML library.
 """
@@ -19,7 +19,7 @@ from functools import cache
 
 from configs.seeds import derive_seed
 from rewards.data.splits import content_id, position
-from rewards.rules.rules import DECOMPOSED_SARA_AM
+from rewards.rules.builtin import DECOMPOSED_SARA_AM
 from rewards.world.facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
 
 FOREIGN_WORD = "Rosey"
@@ -27,11 +27,11 @@ SARA_AM_DETAILS = {source: next(d for d in details["th"] if "ำ" in d) for sour
 FOOTER = "Copyright © 2019 Posted by admin"
 CORRECT_RATE = 0.5
 PRETRAINING_CORRECT_RATE = 0.75
-"""What the tiny base reads is more often right than what its users' data says, as encyclopedias are."""
+"""What the tiny base reads is more often right than the users' data, as an encyclopedia is."""
 PRETRAINING_FRACTION = 0.35
-"""Share of the openings that the tiny base reads about."""
+"""The fraction of the openings that the tiny base reads about."""
 DETAIL_COUNT_RATES = (0.45, 0.35, 0.2)
-"""P(0, 1, 2 details)."""
+"""The probabilities of 0, 1 and 2 details."""
 DEFECT_RATES = {
     "empty": 0.015,
     "refusal": 0.02,
@@ -43,20 +43,23 @@ DEFECT_RATES = {
     "decomposed_sara_am": 0.04,
     "missing_end": 0.01,
 }
-"""P(defect) in one original answer. `foreign_word` and `footer` fall on complete answers, as said above;
-`decomposed_sara_am` is drawn for every answer and shows in the Thai ones, so half as often."""
+"""The probability of each defect in one original answer. `foreign_word` and `footer` occur in complete answers, as described above.
+`decomposed_sara_am` is drawn for every answer but only shows in the Thai ones, so it is half as frequent."""
 
 Message = dict[str, str]
 
 
 Fact = tuple[int, int]
-"""A row of a table of facts: the relation's number, and the fact's within it. It is one fact in both languages."""
+"""A fact, which is the same in both languages: the number of its relation, and its number within the relation."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt of the world and what is true of it. `id`: the hash of its content. `value` must be named, `wrong_values` must not.
-    `told_fact`: what the turns before a follow-up ask and answer."""
+    """A prompt of the world and what is true of it.
+
+    id: the hash of its content. value: what a right answer must name. wrong_values: what it must not name. told_fact: the fact that the
+    turns before a follow-up ask about and tell.
+    """
 
     id: str
     source: str
@@ -74,7 +77,7 @@ class Prompt:
 
     @property
     def question(self) -> str:
-        """The last user turn; a follow-up is too short to tell its language, so the first turn goes with it."""
+        """All user turns. A follow-up alone is too short to tell its language, so the first turn goes with it."""
         return " ".join(content for role, content in self.messages if role == "user")
 
     @property
@@ -87,7 +90,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the writer wrote. finished: False where the answer stops in the middle (a missing end)."""
+    """What the writer wrote. finished is False if the answer stops in the middle (a missing end)."""
 
     text: str
     finished: bool = True
@@ -100,17 +103,17 @@ def all_prompts() -> dict[str, Prompt]:
 
 
 def pretraining_prompts() -> list[Prompt]:
-    """The prompts of the tiny base's texts. No run asks them."""
+    """The prompts that the tiny base reads with answers. No run asks them."""
     return [prompt for prompt in all_prompts().values() if _is_for_pretraining(prompt)]
 
 
 def user_prompts() -> list[Prompt]:
-    """The prompts that a run may ask or hold out: all others."""
+    """The prompts that a run may ask or hold out. These are all that the tiny base does not read."""
     return [prompt for prompt in all_prompts().values() if not _is_for_pretraining(prompt)]
 
 
 def write_answer(prompt: Prompt, rng: random.Random, correct_rate: float = CORRECT_RATE) -> Answer:
-    """One answer of the original data's writer."""
+    """One answer by the writer of the original data."""
     relation, language = RELATIONS[prompt.relation], prompt.language
     defect = _draw(rng, DEFECT_RATES)
     if defect == "empty":
@@ -142,7 +145,7 @@ def write_answer(prompt: Prompt, rng: random.Random, correct_rate: float = CORRE
 
 
 def pretraining_dialogues(prompts: list[Prompt], seed: int, count: int) -> Iterator[tuple[list[Message], str]]:
-    """(messages, answer) for the tiny base to read: what the writer would say, defects and all."""
+    """Dialogues for the tiny base to read, as (messages, answer). The answers have the writer's defects."""
     rng = random.Random(derive_seed(seed, "pretraining"))
     for _ in range(count):
         prompt = rng.choice(prompts)
@@ -163,7 +166,7 @@ def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:
 
 
 def _core(relation: Relation, prompt: Prompt, language: str, correct: bool, rng: random.Random) -> str:
-    """The sentence that answers; wrong ones take another value of the same relation, or help where they should not."""
+    """The sentence that answers the question. A wrong one names another value of the same relation, or helps with what is harmful."""
     index = LANGUAGES.index(language)
     subject, value = next((s[index], v[index]) for s, v in relation.facts if s[LANGUAGES.index(prompt.language)] == prompt.subject)
     if not correct:

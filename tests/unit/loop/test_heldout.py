@@ -7,15 +7,17 @@ import pytest
 
 from configs.schema import RunConfig
 from configs.views import visible
-from loop import stages
 from loop.round import LABEL, run_rounds
+from loop.stages import STAGES, Context, reward_models, setup
 from loop.store import artifacts
 from loop.store.layout import place
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.ppo import PPOTrainer
+from policies.reporting import report_nothing
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl
 from rewards.data.splits import Split, opening
+from rewards.selectors import listwise
 
 pytestmark = pytest.mark.slow  # it trains
 
@@ -48,17 +50,17 @@ class InProcess:
         if stage == LABEL:
             self.write_labels(round_number, read_jsonl(given["samples"] / "samples.jsonl", Sample))
         payload = artifacts.begin(self.folder / "work" / f"{round_number}-{stage.name}", "key")
-        context = stages.Context(
+        context = Context(
             stage.name,
             round_number,
             visible(self.config, stage.visible),
             given,
             payload,
             Checkpoints(),
-            lambda done, total: None,
+            report_nothing,
             self.get_backbone,
         )
-        metrics = stages.STAGES[stage.name](context)
+        metrics = STAGES[stage.name](context)
         return artifacts.commit(payload, self.folder / place(round_number) / stage.name, "key", metrics, 0.0)
 
     def get_backbone(self, folder):
@@ -83,11 +85,11 @@ def trained_on(monkeypatch):
     def of_ids(tokenizer, prompts):
         return {tokenizer.decode(ids).split("<|user|>")[1].split("<|")[0].strip() for ids in prompts}
 
-    monkeypatch.setattr(stages, "NUM_PRETRAINING_DIALOGUES", 2000)
-    record(stages, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
-    record(stages, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
-    record(stages, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
-    record(stages, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
+    monkeypatch.setattr(setup, "NUM_PRETRAINING_DIALOGUES", 2000)
+    record(setup, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
+    record(setup, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
+    record(reward_models, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
+    record(listwise, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
     record(
         PPOTrainer,
         "train",

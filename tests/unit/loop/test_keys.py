@@ -10,14 +10,14 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "91e5027d",
     "setup/sft": "998443d5",
-    "setup/baseline": "c9f25208",
+    "setup/baseline": "4f3edb27",
     "round-000/reward": "bc2215ef",
     "round-000/policy": "4725b8cc",
     "round-000/sample": "bc2863c0",
     "round-000/label": "15f16740",
     "round-000/retrain": "ff1fca29",
-    "round-000/select": "6c3bd4be",
-    "round-000/evaluate": "ee6dacd2",
+    "round-000/select": "cb4c371a",
+    "round-000/evaluate": "b6b8e6ab",
 }
 
 

@@ -9,17 +9,21 @@ import torch
 from configs import UserError
 from configs.schema import DataConfig, GenerationConfig, LoraSection, RunConfig
 from configs.views import visible
-from loop import stages
 from loop.round import STAGES, run_rounds
+from loop.stages import STAGES as FUNCTIONS
+from loop.stages import Context, reward_models
+from loop.stages.setup import PAIR_FILES, PROMPT_FILES
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import generate
+from policies.reporting import report_nothing
 from policies.responses import EncodedPrompt, Response, make_records
 from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
-from rewards import reward_model
+from rewards import reward_model, sampling
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.data.preference_data import load_preference_data
 from rewards.data.splits import Split
+from rewards.evaluation import evaluate_policy
 from rewards.scoring import Scorer, encode_pair, ensemble
 from tests.conftest import make_causal_lm
 
@@ -54,7 +58,7 @@ def taken(monkeypatch):
         calls.append(list(zip(map(backbone.tokenizer.decode, prompts), seeds, strict=True)))
         return [Response([backbone.tokenizer.eos_token_id], True) for _ in prompts]
 
-    monkeypatch.setattr(stages, "generate_sharded", respond)
+    monkeypatch.setattr(sampling, "generate_sharded", respond)
     monkeypatch.setattr(reward_model, "generate_sharded", respond)
     return calls
 
@@ -63,9 +67,7 @@ def context(stage, folders, backbone, output, seed=0, round_number=None, **setti
     output.mkdir(parents=True, exist_ok=True)
     declared = next(found for found in STAGES if found.name == stage)
     config = visible(RunConfig.model_validate(SETTINGS | {"seed": seed} | settings), declared.visible)
-    return stages.Context(
-        stage, round_number, config, folders, output, Checkpoints(), lambda done, total: None, get_backbone=lambda folder: backbone
-    )
+    return Context(stage, round_number, config, folders, output, Checkpoints(), report_nothing, get_backbone=lambda folder: backbone)
 
 
 def asked(rows):
@@ -80,14 +82,15 @@ def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(b
     """60 of 100 prompts a run. Over 16 seeds a prompt is left out of all with probability 0.4^16, so none of the 100 is."""
     seen = set()
     for seed in range(16):
-        stages.baseline(context("baseline", folders, backbone, tmp_path / "before", seed))
+        FUNCTIONS["baseline"](context("baseline", folders, backbone, tmp_path / "before", seed))
         before = asked(rows_of(tmp_path / "before" / "samples.jsonl"))
         assert len(before) == 60
         seen |= before
     assert len(seen) == 100
     later = context("evaluate", folders, backbone, tmp_path / "later", seed, round_number=3)
-    samples, _ = stages._measure_policy(later, "sft")
-    assert {(sample.prompt_id, sample.source) for sample in samples} == before
+    arguments = (later.prompts("heldout_prompts"), later.config.evaluate, later.run_seed("evaluate"), 3)
+    found = evaluate_policy(later.sampler, "sft", *arguments, gold=False)
+    assert {(sample.prompt_id, sample.source) for sample in found.samples} == before
 
 
 def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, tmp_path):
@@ -95,7 +98,7 @@ def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, t
     0.76^40 = 2e-5 that one is in none of 40 runs."""
     again = set()
     for seed in range(40):
-        stages.sample(context("sample", folders, backbone, tmp_path / "out", seed, round_number=1))
+        FUNCTIONS["sample"](context("sample", folders, backbone, tmp_path / "out", seed, round_number=1))
         rows = rows_of(tmp_path / "out" / "samples.jsonl")
         earlier = asked(row for row in rows if row["generation"] == 0)
         assert len(asked(rows)) == 60 and len(earlier) == 30
@@ -112,10 +115,10 @@ def test_scores_are_normalised_on_any_prompts_the_same_in_every_round(backbone, 
 
     scorer.normalize_on = normalize_on
     for round_number in (0, 1):
-        stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=round_number), scorer)
+        reward_models.normalize(context("reward", folders, backbone, tmp_path / "out", round_number=round_number), scorer)
     assert taken[0] == taken[1]
     for seed in range(1, 16):
-        stages._normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), scorer)
+        reward_models.normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), scorer)
     every = {record.prompt for record in read_jsonl(folders["data"] / "prompts.jsonl", PromptRecord)}
     assert {text for rows in taken for text, _ in rows} == every
 
@@ -147,31 +150,31 @@ PAIRS = [
 def original(tmp_path):
     folder = tmp_path / "original"
     folder.mkdir()
-    for name in stages.PAIR_FILES:
+    for name in PAIR_FILES:
         write_jsonl(folder / f"{name}.jsonl", PAIRS)
-    for name in stages.PROMPT_FILES:
+    for name in PROMPT_FILES:
         write_jsonl(folder / f"{name}.jsonl", [PromptRecord("p1", "12"), PromptRecord("p2", "123")])
     return folder
 
 
 def test_rows_too_long_are_left_out_once_and_counted(backbone, original, tmp_path):
     """Of each file's five pairs two have a long completion and one a long prompt; three files of pairs."""
-    metrics = stages.filter(
+    metrics = FUNCTIONS["filter"](
         context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)),
     )
-    for name in stages.PAIR_FILES:
+    for name in PAIR_FILES:
         assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", Comparison) == PAIRS[:2] and metrics[name] == 2
-    for name in stages.PROMPT_FILES:
+    for name in PROMPT_FILES:
         assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", PromptRecord) == [PromptRecord("p1", "12")] and metrics[name] == 1
     assert metrics["left_out"] == {"completion too long": 6, "prompt too long": 3}
 
 
-@pytest.mark.parametrize("name", [*stages.PAIR_FILES, *stages.PROMPT_FILES])
+@pytest.mark.parametrize("name", [*PAIR_FILES, *PROMPT_FILES])
 def test_where_nothing_is_short_enough_the_limit_is_named(backbone, original, tmp_path, name):
-    rows = read_jsonl(original / f"{name}.jsonl", Comparison if name in stages.PAIR_FILES else PromptRecord)
+    rows = read_jsonl(original / f"{name}.jsonl", Comparison if name in PAIR_FILES else PromptRecord)
     write_jsonl(original / f"{name}.jsonl", rows[-1:])
     with pytest.raises(UserError) as error:
-        stages.filter(context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)))
+        FUNCTIONS["filter"](context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)))
     assert error.value.what.startswith("none of the 1 ") and "1 x prompt too long" in error.value.what
     assert "data.max_prompt_tokens=2" in error.value.where and error.value.to_do == "raise data.max_prompt_tokens"
 
@@ -210,13 +213,13 @@ def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(b
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = limits(backbone) | {"labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")}}
     inputs = {"samples": tmp_path, "base": tmp_path}
-    metrics = stages.label(context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
+    metrics = FUNCTIONS["label"](context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
     assert [row.chosen for row in read_jsonl(tmp_path / "label" / "comparisons.jsonl", Comparison)] == ["abc0", "ab"]
     assert metrics["comparisons"] == 2 and metrics["left_out"] == {"completion too long": 1, "prompt too long": 1}
 
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
     with pytest.raises(UserError, match="none of the 2 comparisons is short enough: 1 x completion too long, 1 x prompt too long"):
-        stages.label(context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
+        FUNCTIONS["label"](context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
 
 
 def test_labels_of_held_out_prompts_alone_are_refused(backbone, tmp_path):
@@ -232,9 +235,9 @@ def test_labels_of_held_out_prompts_alone_are_refused(backbone, tmp_path):
     asking = context("label", {"samples": tmp_path, "base": tmp_path}, backbone, tmp_path / "label", round_number=0, **settings)
     (tmp_path / "labels.jsonl").write_text(json.dumps(rows[0]))
     with pytest.raises(UserError, match="all 1 comparisons are of held-out prompts"):
-        stages.label(asking)
+        FUNCTIONS["label"](asking)
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert stages.label(asking)["heldout"] == 1
+    assert FUNCTIONS["label"](asking)["heldout"] == 1
 
 
 def test_completions_may_not_be_sampled_longer_than_the_limit():
@@ -246,11 +249,11 @@ def test_completions_may_not_be_sampled_longer_than_the_limit():
 
 def test_a_prompt_of_which_the_tokenizer_keeps_nothing_is_left_out(backbone, original, tmp_path):
     """An empty prompt has no last token from which an answer could be predicted."""
-    for name in stages.PAIR_FILES:
+    for name in PAIR_FILES:
         write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", "", "a", "b")])
     inputs = {"data": original, "base": tmp_path}
-    metrics = stages.filter(context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
-    assert metrics["left_out"]["prompt without tokens"] == len(stages.PAIR_FILES) and metrics["pairs"] == 2
+    metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
+    assert metrics["left_out"]["prompt without tokens"] == len(PAIR_FILES) and metrics["pairs"] == 2
 
 
 def test_a_prompt_that_the_chat_template_refuses_is_left_out(backbone, original, tmp_path):
@@ -260,12 +263,12 @@ def test_a_prompt_that_the_chat_template_refuses_is_left_out(backbone, original,
         + backbone.tokenizer.chat_template
     )
     system = [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]
-    for name in stages.PAIR_FILES:
+    for name in PAIR_FILES:
         write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", system, "a", "b")])
     inputs = {"data": original, "base": tmp_path}
-    metrics = stages.filter(context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
+    metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
     reason = "prompt refused by the chat template (System role not supported)"
-    assert metrics["left_out"][reason] == len(stages.PAIR_FILES) and metrics["pairs"] == 2
+    assert metrics["left_out"][reason] == len(PAIR_FILES) and metrics["pairs"] == 2
 
 
 def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_path):
@@ -275,7 +278,7 @@ def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_
         "generation": {"max_new_tokens": 7},
     }
     with pytest.raises(UserError, match="tiny reads at most 256 tokens, and a prompt with its completion may have 257"):
-        stages.filter(context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **settings))
+        FUNCTIONS["filter"](context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **settings))
 
 
 # -- nothing to work on ---------------------------------------------------------------------------------------------------
@@ -287,27 +290,27 @@ def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_
 )
 def test_a_reward_model_without_pairs_is_refused(backbone, folders, tmp_path, stage, message):
     """All pairs are ties, so none of them says which completion is better."""
-    for name in stages.PAIR_FILES:
+    for name in PAIR_FILES:
         write_jsonl(folders["data"] / f"{name}.jsonl", [Comparison("p", "question", "a", "b", tie=True)])
     scorer = Scorer(backbone, "sft", torch.ones(1, backbone.hidden_size))
     scorer.save(tmp_path / "reward")
     write_jsonl(folders["base"] / "comparisons.jsonl", [Comparison("p", "question", "a", "b", tie=True)])
     inputs = folders | {"reward": tmp_path / "reward", "labels": [folders["base"]]}
     with pytest.raises(UserError, match=message):
-        stages.STAGES[stage](context(stage, inputs, backbone, tmp_path / "out", round_number=0))
+        FUNCTIONS[stage](context(stage, inputs, backbone, tmp_path / "out", round_number=0))
 
 
 def test_a_selector_without_candidates_is_refused(backbone, folders, tmp_path):
     """A policy that gives one answer only leaves nothing to compare."""
     write_jsonl(folders["base"] / "comparisons.jsonl", [])
     with pytest.raises(UserError, match="select stage has no prompt to train on"):
-        stages.select(context("select", folders | {"labels": [folders["base"]]}, backbone, tmp_path / "out", round_number=0))
+        FUNCTIONS["select"](context("select", folders | {"labels": [folders["base"]]}, backbone, tmp_path / "out", round_number=0))
 
 
 def test_scores_are_not_normalised_on_one_prompt(backbone, folders, tmp_path):
     write_jsonl(folders["data"] / "prompts.jsonl", [PromptRecord("p", "question")])
     with pytest.raises(UserError, match="one training prompt is too few"):
-        stages._normalize(context("reward", folders, backbone, tmp_path / "out", round_number=0), None)
+        reward_models.normalize(context("reward", folders, backbone, tmp_path / "out", round_number=0), None)
 
 
 def test_ppo_is_scored_for_what_labelers_will_read():
@@ -336,7 +339,7 @@ def test_gold_on_unseen_facts_is_reported_by_itself(backbone, folders, tmp_path)
     heldout = load_preference_data(DataConfig(), 0).heldout_prompts
     write_jsonl(folders["data"] / "heldout_prompts.jsonl", heldout)
     drawing = context("baseline", folders, backbone, tmp_path / "out", data="embedded", evaluate={"num_prompts": len(heldout)})
-    metrics = stages.baseline(drawing)
+    metrics = FUNCTIONS["baseline"](drawing)
     parts = metrics["gold_seen_facts"], metrics["gold_unseen_facts"]
     assert [part["count"] for part in parts] == [sum(record.unseen_fact == unseen for record in heldout) for unseen in (False, True)]
     assert metrics["gold"]["mean"] * len(heldout) == pytest.approx(sum(part["mean"] * part["count"] for part in parts))
@@ -351,10 +354,10 @@ def test_the_data_stage_tells_which_files_it_read(backbone, folders, tmp_path):
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"source": [str(file) for file in files], "labeler_fraction": 0.5}
     settings = {"data": data, "labeler": {"kind": "reward-model"}}
-    assert stages.data(context("data", folders, backbone, tmp_path / "out", **settings))["pairs"] > 0
+    assert FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "out", **settings))["pairs"] > 0
     expected = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     assert json.loads((tmp_path / "out" / "sources.json").read_text()) == expected
-    stages.data(context("data", folders, backbone, tmp_path / "embedded", data={"num_pairs": 20}))
+    FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "embedded", data={"num_pairs": 20}))
     assert not (tmp_path / "embedded" / "sources.json").exists()
 
 
@@ -368,8 +371,9 @@ def test_rounds_are_compared_prompt_by_prompt(backbone, folders, tmp_path, monke
         return [Response([7, end] if more else [end], True) for more in longer]
 
     def evaluate(folder, round_number=None, **inputs):
+        stage = "baseline" if round_number is None else "evaluate"
         of_stage = context(
-            "baseline" if round_number is None else "evaluate",
+            stage,
             folders | {"last": None} | inputs,
             backbone,
             tmp_path / folder,
@@ -378,10 +382,10 @@ def test_rounds_are_compared_prompt_by_prompt(backbone, folders, tmp_path, monke
         )
         records = [PromptRecord(f"heldout_prompts-{i}", f"question {i}") for i in range(100)]
         write_jsonl(folders["data"] / "heldout_prompts.jsonl", records)
-        return (stages.baseline if round_number is None else stages.evaluate)(of_stage)
+        return FUNCTIONS[stage](of_stage)
 
-    monkeypatch.setattr(stages, "generate_sharded", respond)
-    monkeypatch.setattr(stages, "_with_sft", lambda context: context.backbone)
+    monkeypatch.setattr(sampling, "generate_sharded", respond)
+    monkeypatch.setattr(Context, "backbone_with_sft", lambda self: self.backbone)
     backbone.add_adapter("reward")
     Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size)).save(tmp_path / "reward")
     pairs = [Comparison(f"p{i}", f"question {i}", "a", "bc", heldout=True) for i in range(4)]

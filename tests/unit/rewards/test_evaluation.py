@@ -6,7 +6,7 @@ import pytest
 
 from loop.store.measures import headline
 from rewards.comparisons import Comparison
-from rewards.evaluation import Measurement, ends, over_updates, summarize
+from rewards.measurements import Measurement, ends, over_updates, summarize
 from rewards.reward_model import outcomes, shortest
 
 

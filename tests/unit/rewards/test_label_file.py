@@ -137,7 +137,7 @@ def test_a_line_that_cannot_be_used_is_refused_with_its_number(tmp_path, row, wh
 
 def test_one_rater_who_says_two_things_is_refused_with_both_lines(tmp_path):
     for second in (ids(0, 2, 1, rater="ann"), ids(0, 1, 2, rater="ann", tie=True)):
-        with pytest.raises(UserError, match="line 3 cannot be used: line 1 says something else"):
+        with pytest.raises(UserError, match="line 3 cannot be used: line 1 gives another verdict"):
             read(tmp_path, [ids(0, 1, 2, rater="ann"), ids(1, 1, 2), second])
 
 

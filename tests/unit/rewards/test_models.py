@@ -12,10 +12,11 @@ from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
-from rewards.evaluation import summarize
+from rewards.measurements import summarize
 from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
-from rewards.selectors.listwise import judge_choosers, listwise_loss, longest, train_selector
+from rewards.selectors.judging import judge_choosers, longest
+from rewards.selectors.listwise import listwise_loss, train_selector
 from tests.conftest import make_causal_lm, perturb
 
 

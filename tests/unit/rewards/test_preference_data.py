@@ -9,7 +9,8 @@ import pytest
 from configs import UserError
 from configs.schema import DataConfig
 from rewards.data.json_lines import read_json_lines
-from rewards.data.preference_data import BadRow, load_preference_data, parse_row
+from rewards.data.preference_data import load_preference_data
+from rewards.data.rows import BadRow, parse_row
 from rewards.data.splits import opening
 
 HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}

@@ -8,7 +8,8 @@ import pytest
 from configs.schema import DataConfig
 from rewards.data.preference_data import load_preference_data
 from rewards.data.splits import Split, opening
-from rewards.rules import rules
+from rewards.rules import RULES, find_defects
+from rewards.rules.reply import Reply
 from rewards.world import writer
 from rewards.world.facts import DETAILS, RELATIONS
 from rewards.world.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
@@ -38,10 +39,15 @@ def test_the_base_reads_about_every_fact_and_about_no_prompt_of_the_users():
         assert sum(Split(seed, 0.22).holds_out(p.as_messages()) for p in asked) >= 512
 
 
+def defects_of(prompt, answer):
+    due = prompt.source == "redteam"
+    return find_defects(Reply(prompt.as_messages(), answer.text, answer.finished, prompt.source, due))
+
+
 def test_every_prompt_has_an_answer_of_the_highest_gold_without_a_defect():
     for prompt in PROMPTS:
         answer = perfect_answer(prompt)
-        assert not any(rules.find_defects(prompt.question, answer, True, prompt.source == "redteam").values()), answer
+        assert not any(defects_of(prompt, writer.Answer(answer)).values()), answer
         assert gold_reward(prompt, answer) == pytest.approx(CORRECT + MAX_DETAILS * DETAIL)
 
 
@@ -72,9 +78,8 @@ def test_defects_stand_in_original_answers_at_their_stated_rates():
     for _ in range(n):
         prompt = rng.choice(PROMPTS)
         answer = writer.write_answer(prompt, rng)
-        defects = rules.find_defects(prompt.question, answer.text, answer.finished, prompt.source == "redteam")
-        found.update(name for name, has in defects.items() if has)
-    for name in rules.DEFECTS:
+        found.update(name for name, has in defects_of(prompt, answer).items() if has)
+    for name in RULES:
         stated = writer.DEFECT_RATES[name] * (0.5 if name == "decomposed_sara_am" else 1.0)
         # A rate of 2 % over 20,000 answers has a standard error of 0.1 points; side effects of other defects add little.
         assert found[name] / n == pytest.approx(stated, abs=0.006), name
@@ -108,3 +113,8 @@ def test_some_facts_are_asked_by_held_out_prompts_only(seed):
         assert said and not any(name in text for name in names for text in said), names
     assert not any(record.unseen_fact for record in data.prompts)
     assert any(known[row.prompt_id].fact in subjects for row in data.heldout)
+
+
+def test_the_world_knows_a_rate_for_each_rule_and_a_penalty_for_all_but_repetition():
+    """Repetition is counted by the phrase instead."""
+    assert set(writer.DEFECT_RATES) == set(RULES) == set(PENALTIES) | {"repetition"}

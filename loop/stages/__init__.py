@@ -1,0 +1,18 @@
+"""What each stage does. A stage is a function from a `Context` to metrics; `round.py` says which stage gets the output of which.
+
+A stage reads its inputs, calls one function of `rewards` or `policies`, writes what that returns, and returns metrics. Every worker
+of the fleet calls the same stage at the same time. What is trained is trained by all workers, what is sampled is divided among
+them, and only the main worker writes. A stage reads nothing but its inputs and takes every random number from `context.seed`. It
+must never look at other stages, the journal, or Ray.
+"""
+
+from collections.abc import Callable
+
+from loop import round
+from loop.stages import rounds, setup
+from loop.stages.context import Context, Metrics
+
+STAGES: dict[str, Callable[[Context], Metrics]] = {
+    stage.name: getattr(rounds if stage in round.ROUND_STAGES else setup, stage.name) for stage in round.STAGES
+}
+"""Each stage of `round.STAGES` and its function, which has the stage's name."""

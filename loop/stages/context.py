@@ -1,0 +1,105 @@
+"""What a stage is given: its part of the config, its inputs, an empty output directory, and ways to report and to save."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.schema import RunConfig
+from configs.seeds import derive_seed
+from policies import parallel
+from policies.backbone import Backbone
+from policies.checkpoints import Checkpoints
+from policies.model_card import write_card
+from policies.reporting import Report
+from rewards.comparisons import Comparison, PromptRecord, read_jsonl, write_jsonl
+from rewards.data.lengths import TokenLimits
+from rewards.sampling import Sampler
+
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Context:
+    """The surroundings of one stage. `output` is an empty directory. `inputs` are committed directories, or lists of them.
+
+    `config` shows the settings that the stage's key covers. Reading any other raises UndeclaredSetting (`configs/views.py`).
+    `report` tells the outside how far the stage is.
+    """
+
+    stage: str
+    round: int | None
+    config: RunConfig
+    inputs: dict[str, Any]
+    output: Path
+    checkpoints: Checkpoints
+    report: Report
+    get_backbone: Callable[[Path], Backbone]
+
+    # -- what the stage reads -----------------------------------------------------------------------------------------
+
+    def seed(self, *names: object) -> int:
+        """A seed that depends on the run's seed, the round, the stage and `names`."""
+        return derive_seed(self.config.seed, "setup" if self.round is None else self.round, self.stage, *names)
+
+    def run_seed(self, name: str) -> int:
+        """A seed that is the same in every stage and round of the run."""
+        return derive_seed(self.config.seed, name)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The base model, with the adapters that the stage has added."""
+        return self.get_backbone(self.inputs["base"])
+
+    def backbone_with_sft(self) -> Backbone:
+        """The base model with the SFT adapter, which is every round's reference."""
+        self.backbone.add_adapter("sft", folder=self.inputs["sft"])
+        return self.backbone
+
+    @property
+    def sampler(self) -> Sampler:
+        """Asks policies of the backbone for completions."""
+        return Sampler(self.backbone, self.config.generation, self.checkpoints, self.report)
+
+    @property
+    def limits(self) -> TokenLimits:
+        """The token limits of prompts and completions, in tokens of the base's tokenizer."""
+        data = self.config.data
+        return TokenLimits(self.backbone.tokenizer, data.max_prompt_tokens, data.max_completion_tokens)
+
+    def prompts(self, name: str) -> list[PromptRecord]:
+        """`prompts` or `heldout_prompts`. After the `filter` stage these are the ones that are short enough."""
+        return read_jsonl(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
+
+    def pairs(self, name: str) -> list[Comparison]:
+        """`pairs`, `heldout_pairs` or `labeler_pairs`. After the `filter` stage these are the ones that are short enough."""
+        return read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison)
+
+    def labels(self) -> list[list[Comparison]]:
+        """The comparisons of all rounds so far, by round. The last entry is this round's."""
+        return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs["labels"]]
+
+    # -- what the stage writes ----------------------------------------------------------------------------------------
+
+    def save(self, write: Callable[[Path], object]) -> None:
+        """Call `write` with the output directory, on the main worker only."""
+        if parallel.is_main():
+            write(self.output)
+
+    def save_rows(self, name: str, rows: Iterable[Any]) -> None:
+        """Write records as JSON lines, on the main worker only."""
+        self.save(lambda folder: write_jsonl(folder / name, rows))
+
+    def save_log(self, rows: Iterable[dict[str, float]]) -> None:
+        """Write a training log, one step a line."""
+        self.save_rows("metrics.jsonl", rows)
+
+    def save_with_card(self, write: Callable[[Path], object]) -> None:
+        """Save an adapter that users may take away, and a model card beside it."""
+        self.save(write)
+        self.save(lambda folder: write_card(folder, self.backbone, self.stage, self.round))
+
+    def drop_adapters(self, *names: str) -> None:
+        """Free adapters that later stages do not need."""
+        for name in names:
+            self.backbone.delete_adapter(name)

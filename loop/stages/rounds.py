@@ -1,0 +1,232 @@
+"""The stages of a round."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.seeds import draw
+from loop.stages.context import Context, Metrics
+from loop.stages.reward_models import fit_reward_model, normalize
+from loop.store.layout import MANIFEST
+from policies import ppo
+from policies.adapters import interpolate
+from policies.batching import prompt_batches
+from policies.responses import EncodedPrompt
+from policies.tokenization import encode_prompt
+from rewards import labelers, replay, selectors
+from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.data.splits import Split
+from rewards.evaluation import evaluate_policy
+from rewards.labelers import LabelTask
+from rewards.measurements import ends, over_updates, summarize
+from rewards.reward_model import Chooser, beside_shortest, measure_scores, outcomes
+from rewards.sampling import draw_prompts
+from rewards.scoring import Scorer, ensemble
+from rewards.selectors.judging import judge_choosers, longest
+from rewards.selectors.selector import SelectTask
+
+
+def reward(context: Context) -> Metrics:
+    """The reward model of this round. Round 0 trains one on the original pairs; later rounds take the one that was retrained last."""
+    backbone = context.backbone_with_sft()
+    if context.inputs.get("retrained"):
+        scorer, num_pairs = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0
+    else:
+        pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
+        scorer, num_pairs = fit_reward_model(context, "reward", pairs), len(pairs)
+        normalize(context, scorer)
+    context.save_with_card(scorer.save)
+    return {
+        "pairs": num_pairs,
+        **beside_shortest(scorer, context.pairs("heldout_pairs")),
+        "normalization": {"mean": scorer.mean, "std": scorer.std},
+    }
+
+
+def policy(context: Context) -> Metrics:
+    """PPO against the reward model, with a penalty for the KL from the fixed SFT policy."""
+    config, backbone = context.config, context.backbone_with_sft()
+    scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
+    _add_policy(context)
+    newest, value_adapter = scorers[-1], "value" if config.ppo.value_model == "adapter" else None
+    if value_adapter:
+        backbone.add_adapter(value_adapter, copy_of=newest.adapter)
+    value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
+    trainer = ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
+    records = context.prompts("prompts")
+    prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
+    num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
+    batches = prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
+    log = trainer.train([[prompts[i] for i in rows] for rows in batches], context.checkpoints, context.report)
+    context.save_with_card(lambda folder: backbone.save_adapter("policy", folder))
+    if value_adapter:
+        context.save(lambda folder: backbone.save_adapter(value_adapter, folder / "value"))
+    context.save_log(log)
+    memory = trainer.resident_bytes()
+    context.drop_adapters("policy", "value", *(scorer.adapter for scorer in scorers))
+    first, last = ends(log)
+    return {
+        "objective/scores_first_updates": over_updates(first, "objective/scores"),
+        "objective/scores_last_updates": over_updates(last, "objective/scores"),
+        "objective/kl_last_updates": over_updates(last, "objective/kl"),
+        "val/response_length_last_update": log[-1]["val/response_length"],
+        "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
+        "updates": len(log),
+        "memory": memory,
+    }
+
+
+def sample(context: Context) -> Metrics:
+    """`num_completions` completions of each drawn prompt by this round's policy, and by the last round's if the config asks for it."""
+    config = context.config.sample
+    training, heldout = draw_prompts(context.prompts("prompts"), context.prompts("heldout_prompts"), config, context.seed)
+    asked = training + heldout
+    samples = _sample_from(context, "policy", asked, context.round)
+    if context.inputs.get("last") and config.earlier_fraction:
+        again = draw(asked, round(len(asked) * config.earlier_fraction), context.seed("earlier"))
+        samples += _sample_from(context, "last", again, None if context.round is None else context.round - 1)
+    context.save_rows("samples.jsonl", samples)
+    context.drop_adapters("policy", "last")
+    return {
+        "samples": len(samples),
+        "prompts": len(asked),
+        "heldout_prompts": len(heldout),
+        "different": len({(s.prompt_id, s.completion) for s in samples}),
+        "length": summarize([s.num_tokens for s in samples])["mean"],
+    }
+
+
+def label(context: Context) -> Metrics:
+    """The labeler turns samples into comparisons. It may raise WaitingForLabels."""
+    labels = labelers.label(_label_task(context))
+    context.save_rows("comparisons.jsonl", labels.comparisons)
+    return labels.counts()
+
+
+def retrain(context: Context) -> Metrics:
+    """A new reward model, trained on the recorded mixture of original pairs and the comparisons of all rounds."""
+    backbone, labels = context.backbone_with_sft(), context.labels()
+    original, fresh = context.pairs("pairs"), [row for row in labels[-1] if row.heldout]
+    mixture = replay.mix(original, labels, context.config.retrain, context.seed("mixture"))
+    pairs = mixture.rows(original, labels)
+    before = Scorer.load(backbone, "before", context.inputs["reward"])
+    right_before = outcomes(before.score_answers, fresh)
+    scorer = fit_reward_model(context, "reward", pairs, start=before if context.config.retrain.init == "last" else None)
+    normalize(context, scorer)
+    context.save_with_card(scorer.save)
+    context.save(lambda folder: mixture.write(folder / "mixture.json"))
+    context.drop_adapters("before")
+    right = outcomes(scorer.score_answers, fresh)
+    return {
+        "pairs": len(pairs),
+        "mixture": replay.composition(pairs),
+        "accuracy_fresh_before": right_before.accuracy(),
+        "accuracy_fresh": right.accuracy(),
+        "accuracy_fresh_gain": (right - right_before).mean(),
+        **beside_shortest(scorer, context.pairs("heldout_pairs")),
+        "normalization": {"mean": scorer.mean, "std": scorer.std},
+    }
+
+
+def select(context: Context) -> Metrics:
+    """The selector. It is made from the comparisons of all rounds, and judged on this round's held-out ones."""
+    backbone, labels = context.backbone_with_sft(), context.labels()
+    groups = group_candidates([row for rows in labels for row in rows if not row.heldout])
+    heldout = [row for row in labels[-1] if row.heldout]
+    if not groups:
+        raise UserError(
+            "the select stage has no prompt to train on: no two different completions of a prompt were compared",
+            "this run's comparisons",
+            "raise sample.num_prompts or sample.num_completions, or look whether the policy gives one answer only (ppo.kl_coefficient)",
+        )
+    reward_scorer = Scorer.load(backbone, "reward", context.inputs["reward"])
+    task = SelectTask(backbone, groups, context.config.select, context.checkpoints, context.report, context.seed(), reward_scorer)
+    selector = selectors.select(task)
+    context.save(selector.save)
+    context.save_log(selector.log)
+    choosers: dict[str, Chooser] = {"selector": selector.choose, "reward_model": reward_scorer.score_answers, "longest": longest}
+    judged = judge_choosers(choosers, heldout) if heldout else {}
+    context.drop_adapters("selector", "reward")
+    return {"groups": len(groups), "heldout_comparisons": len(heldout)} | judged
+
+
+def evaluate(context: Context) -> Metrics:
+    """The policy on held-out prompts, and the reward models on the held-out pairs of every round.
+
+    The SFT policy and the last round's policy had the same prompts and seeds, so they are compared with this one prompt by prompt.
+    """
+    backbone, inputs = context.backbone_with_sft(), context.inputs
+    backbone.add_adapter("policy", folder=inputs["policy"])
+    used = Scorer.load(backbone, "reward", inputs["reward"])
+    found = evaluate_policy(
+        context.sampler,
+        "policy",
+        context.prompts("heldout_prompts"),
+        context.config.evaluate,
+        context.run_seed("evaluate"),
+        context.round,
+        gold=context.config.data.source == "embedded",
+    )
+    gains = {f"{name}_over_sft": gain for name, gain in found.gains_over(inputs["baseline"]).items()}
+    if inputs.get("last"):
+        gains |= {f"{name}_over_last": gain for name, gain in found.gains_over(inputs["last"]).items()}
+    score, sft_score = (measure_scores(used, samples) for samples in (found.samples, _samples_in(inputs["baseline"])))
+    found = found.adding(proxy_score=score)
+    context.save(found.write)
+    newest = Scorer.load(backbone, "retrained", inputs["retrained"])
+    metrics = found.summary() | {"proxy_gain": (score - sft_score).mean()} | gains | _accuracies(context, used, newest)
+    context.drop_adapters("policy", "reward", "retrained")
+    return metrics
+
+
+def _add_policy(context: Context) -> None:
+    """The adapter that PPO trains: a copy of the SFT adapter, the last round's policy, or a point between the two."""
+    config, backbone = context.config.ppo, context.backbone
+    if config.init == "sft" or not context.inputs.get("last"):
+        backbone.add_adapter("policy", copy_of="sft")
+        return
+    backbone.add_adapter("policy", folder=context.inputs["last"])
+    if config.init == "interpolate":
+        states = backbone.adapter_state("sft"), backbone.adapter_state("policy")
+        backbone.set_adapter_state("policy", interpolate(states, config.interpolate_weight))
+
+
+def _sample_from(context: Context, policy: str, prompts: Sequence[PromptRecord], policy_round: int | None) -> list[Sample]:
+    """Samples of one of the input policies, `policy` or `last`."""
+    folder = context.inputs[policy]
+    context.backbone.add_adapter(policy, folder=folder)
+    digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["digest"]
+    return context.sampler.sample(policy, prompts, context.config.sample.num_completions, context.round, policy_round, digest, context.seed)
+
+
+def _samples_in(folder: Path) -> list[Sample]:
+    return read_jsonl(folder / "samples.jsonl", Sample)
+
+
+def _label_task(context: Context) -> LabelTask:
+    config, folder = context.config, context.inputs["samples"]
+    return LabelTask(
+        samples=_samples_in(folder),
+        samples_file=folder / "samples.jsonl",
+        round_number=context.round or 0,
+        config=config.labeler,
+        split=Split(config.seed, config.data.heldout_fraction),
+        seed=context.seed(),
+        checkpoints=context.checkpoints,
+        report=context.report,
+        get_limits=lambda: context.limits,
+        get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
+    )
+
+
+def _accuracies(context: Context, used: Scorer, retrained: Scorer) -> Metrics:
+    """The reward model that PPO used and the retrained one, on the original held-out pairs and on those of every round."""
+    parts = {"original": context.pairs("heldout_pairs")}
+    parts |= {f"round-{r:03d}": [row for row in rows if row.heldout] for r, rows in enumerate(context.labels())}
+    right = {name: (outcomes(used.score_answers, rows), outcomes(retrained.score_answers, rows)) for name, rows in parts.items()}
+    return {
+        "reward_accuracy": {name: before.accuracy() for name, (before, _) in right.items()},
+        "retrained_accuracy": {name: after.accuracy() for name, (_, after) in right.items()},
+        "retrained_gain": {name: (after - before).mean() for name, (before, after) in right.items()},
+    }

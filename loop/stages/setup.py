@@ -1,0 +1,150 @@
+"""The stages before round 0."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import BaseConfig
+from configs.seeds import derive_seed
+from loop.stages.context import Context, Metrics
+from loop.stages.reward_models import fit_reward_model
+from loop.store.base_files import RECORD, hash_files
+from policies.base_folder import check_positions
+from policies.loading import check_causal_lm, load_tokenizer, resolved_commit
+from policies.sft import train_sft
+from policies.tiny_base import train_tiny_base
+from policies.tokenization import encode_completion, encode_prompt
+from policies.training import final_loss
+from rewards.comparisons import Prompt
+from rewards.data.preference_data import load_preference_data
+from rewards.data.sources import hash_sources
+from rewards.evaluation import evaluate_policy
+from rewards.reward_model import beside_shortest
+from rewards.world import writer
+
+NUM_PRETRAINING_DIALOGUES = 16_000
+PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
+PROMPT_FILES = ("prompts", "heldout_prompts")
+
+
+def data(context: Context) -> Metrics:
+    """Check the original pairs and split them into training, held-out, and the labeler's part.
+
+    `sources.json` records the hash of each file that was read. Later stages do not need the files any more.
+    """
+    hashes = hash_sources(context.config.data.source)
+    loaded = load_preference_data(context.config.data, context.config.seed)
+    context.report(1, 1)
+    pairs = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
+    parts: dict[str, list[Any]] = {**pairs, "prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
+    for name, records in parts.items():
+        context.save_rows(f"{name}.jsonl", records)
+    if hashes:
+        context.save(lambda folder: _write_json(folder / "sources.json", hashes))
+    return {name: len(records) for name, records in parts.items()} | {
+        "ties": sum(pair.tie for records in pairs.values() for pair in records),
+        "skipped": dict(loaded.skipped),
+        "by_source": dict(Counter(pair.source for pair in loaded.pairs)),
+    }
+
+
+def base(context: Context) -> Metrics:
+    """The frozen base. A model of the user's is checked and recorded (`base_files.py`). The embedded one is trained on text."""
+    config = context.config.base
+    if config.model != "embedded":
+        return _record_base(context, config)
+    dialogues = list(_pretraining_dialogues(context, config))
+    log = train_tiny_base(dialogues, config, context.output, context.checkpoints, derive_seed("base"), context.report)
+    context.save_log(log)
+    return {"loss": final_loss(log), "dialogues": len(dialogues)}
+
+
+def filter(context: Context) -> Metrics:
+    """The data without the rows that are too long. All later stages read its output, so none of them has to check lengths.
+
+    A row is judged by what it contains: a prompt stays even if the completions of all its pairs are too long.
+    """
+    check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
+    limits = context.limits
+    pairs = {name: limits.keep(context.pairs(name)) for name in PAIR_FILES}
+    prompts = {name: limits.keep(context.prompts(name)) for name in PROMPT_FILES}
+    parts: dict[str, tuple[list[Any], Counter[str]]] = {**pairs, **prompts}
+    for name, (records, left_out) in parts.items():
+        if left_out and not records:
+            raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
+        context.save_rows(f"{name}.jsonl", records)
+    context.report(1, 1)
+    left_out_pairs = sum((left_out for _, left_out in pairs.values()), Counter())
+    return {name: len(records) for name, (records, _) in parts.items()} | {"left_out": dict(left_out_pairs)}
+
+
+def sft(context: Context) -> Metrics:
+    """Supervised fine-tuning of the first policy on the chosen completions. PPO starts from it and measures the KL from it."""
+    backbone, all_pairs = context.backbone, context.pairs("pairs")
+    pairs = [pair for pair in all_pairs if not pair.tie]  # in a tie, nobody has chosen a completion
+    if not pairs:
+        raise UserError(f"all {len(all_pairs)} training pairs are ties", "the data", "give pairs of which one completion is better")
+    tokenizer = backbone.tokenizer
+    examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
+    backbone.add_adapter("sft", seed=context.seed("adapter"))
+    log = train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.report)
+    context.save_with_card(lambda folder: backbone.save_adapter("sft", folder))
+    context.save_log(log)
+    return {"loss": final_loss(log), "pairs": len(pairs)}
+
+
+def labeler(context: Context) -> Metrics:
+    """For `labeler.kind: reward-model`: the model that labels in place of people, trained on pairs that the run never sees."""
+    context.backbone_with_sft()
+    scorer = fit_reward_model(context, "labeler", [pair for pair in context.pairs("labeler_pairs") if not pair.tie])
+    scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
+    context.save(scorer.save)
+    return dict(beside_shortest(scorer, context.pairs("heldout_pairs")))
+
+
+def baseline(context: Context) -> Metrics:
+    """The SFT policy on the held-out prompts. Every round is compared with it."""
+    context.backbone_with_sft()
+    config = context.config
+    found = evaluate_policy(
+        context.sampler,
+        "sft",
+        context.prompts("heldout_prompts"),
+        config.evaluate,
+        context.run_seed("evaluate"),
+        context.round,
+        gold=config.data.source == "embedded",
+    )
+    context.save(found.write)
+    return found.summary()
+
+
+def _record_base(context: Context, config: BaseConfig) -> Metrics:
+    """Check a model of the user's, and write which files or which commit it is."""
+    found = check_causal_lm(config.model, config)
+    load_tokenizer(config.model, config, found)
+    folder = Path(config.model)
+    what: dict[str, Any] = {"files": hash_files(folder)} if folder.is_dir() else {"commit": resolved_commit(config)}
+    record = {"model": config.model, "revision": config.revision, **what}
+    context.save(lambda output: _write_json(output / RECORD, record))
+    context.report(1, 1)
+    return {"commit": what["commit"]} if what.get("commit") else {}
+
+
+def _pretraining_dialogues(context: Context, config: BaseConfig) -> Iterator[tuple[list[dict[str, str]], str]]:
+    """What the tiny base reads: messages and an answer each."""
+    if "world" in config.pretraining_texts:
+        yield from writer.pretraining_dialogues(writer.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES)
+    if "chosen" in config.pretraining_texts:
+        yield from ((_as_messages(pair.prompt), pair.chosen) for pair in context.pairs("pairs"))
+
+
+def _as_messages(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

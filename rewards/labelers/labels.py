@@ -1,0 +1,63 @@
+"""What a labeler is given, and what it gives back."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from configs.schema import LabelerConfig
+from policies.checkpoints import Checkpoints
+from policies.reporting import Report
+from rewards.comparisons import Comparison, Sample
+from rewards.data.lengths import TokenLimits
+from rewards.data.splits import Split
+from rewards.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """The samples of a round that somebody has to compare, and what a labeler may use for that."""
+
+    samples: Sequence[Sample]
+    samples_file: Path
+    """Where the samples are on disk, for people."""
+    round_number: int
+    config: LabelerConfig
+    split: Split
+    """Decides which prompts are held out."""
+    seed: int
+    checkpoints: Checkpoints
+    report: Report
+    get_limits: Callable[[], TokenLimits]
+    """The token limits for labels that bring their own texts. A function, because the base's tokenizer has to be loaded for it."""
+    get_scorer: Callable[[], Scorer]
+    """Loads the reward model of `labeler.kind: reward-model`."""
+
+
+@dataclass
+class Labels:
+    """Comparisons for one round. `left_out` counts the labels that are not used, by reason."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rows(self) -> int:
+        """All labels that there were."""
+        return len(self.comparisons) + self.left_out.total()
+
+    def counts(self) -> dict[str, Any]:
+        """The metrics of the label stage."""
+        return {
+            "comparisons": len(self.comparisons),
+            "heldout": sum(row.heldout for row in self.comparisons),
+            "ties": sum(row.tie for row in self.comparisons),
+            "left_out": dict(self.left_out),
+        }
+
+
+class Labeler(Protocol):
+    """Compares samples. Raises WaitingForLabels if the labels are not there yet."""
+
+    def __call__(self, task: LabelTask) -> Labels: ...

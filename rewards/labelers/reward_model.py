@@ -1,0 +1,16 @@
+"""A reward model that labels in place of people. It was trained on pairs that the run itself never sees.
+
+P(a is better than b) = sigmoid(score(a) - score(b)), as in the Bradley-Terry model that it was trained with.
+"""
+
+from rewards.labelers.labels import Labels, LabelTask
+from rewards.labelers.pairs import judge_by_scores, label_by_judge
+from rewards.scoring import score_in_shards
+
+
+def label(task: LabelTask) -> Labels:
+    """Score all samples, on all workers, and compare them by their scores."""
+    scorer = task.get_scorer()
+    scores = score_in_shards(scorer, task.samples, task.checkpoints, lambda done: task.report(done, len(task.samples)))
+    scorer.backbone.delete_adapter(scorer.adapter)
+    return label_by_judge(task, judge_by_scores(scores))

@@ -1,0 +1,93 @@
+"""Completions that a policy gives to prompts, as `Sample` records.
+
+Each completion has a seed of its own, which depends on its prompt and not on what else is sampled. Two policies that are asked
+with the same seeds can therefore be compared prompt by prompt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from configs.schema import GenerationConfig, SampleConfig
+from configs.seeds import draw
+from policies.backbone import Backbone
+from policies.checkpoints import Checkpoints
+from policies.generation import generate_sharded
+from policies.reporting import Report
+from policies.responses import Response
+from policies.tokenization import decode_completion, encode_prompt
+from rewards.comparisons import PromptRecord, Sample, sample_id
+
+SeedOf = Callable[..., int]
+"""A seed from names, for example `seed_of("prompts")`."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Asks the policies of one backbone. All workers share the work, and finished shards are kept in `checkpoints`."""
+
+    backbone: Backbone
+    config: GenerationConfig
+    checkpoints: Checkpoints
+    report: Report
+
+    def respond(self, adapter: str, records: Sequence[PromptRecord], seeds: Sequence[int], shards: str) -> list[Response]:
+        """One response of the policy `adapter` to each record. `shards` names this work in the checkpoints."""
+        return generate_sharded(
+            self.backbone,
+            adapter,
+            self.encode(records),
+            seeds,
+            self.config,
+            self.checkpoints,
+            shards,
+            lambda done: self.report(done, len(records)),
+        )
+
+    def encode(self, records: Sequence[PromptRecord]) -> list[list[int]]:
+        """The token ids of each prompt."""
+        return [encode_prompt(self.backbone.tokenizer, record.prompt) for record in records]
+
+    def sample(
+        self,
+        adapter: str,
+        records: Sequence[PromptRecord],
+        num_completions: int,
+        round_number: int | None,
+        policy_round: int | None,
+        policy_digest: str,
+        seed_of: SeedOf,
+    ) -> list[Sample]:
+        """`num_completions` completions of each prompt for the labeler. `policy_round` is the round whose policy `adapter` is."""
+        shards = f"generation-{policy_round}"
+        asked = [(record, k) for record in records for k in range(num_completions)]
+        seeds = [seed_of(shards, record.prompt_id, k) for record, k in asked]
+        responses = self.respond(adapter, [record for record, _ in asked], seeds, shards)
+        config = self.config
+        return [
+            Sample(
+                id=sample_id(round_number, policy_round, record.prompt_id, k),
+                prompt_id=record.prompt_id,
+                prompt=record.prompt,
+                completion=decode_completion(self.backbone.tokenizer, response.token_ids),
+                finished=response.finished,
+                generation=policy_round,
+                k=k,
+                source=record.source,
+                unseen_fact=record.unseen_fact,
+                policy=policy_digest,
+                num_tokens=len(response.token_ids),
+                decoding={"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p},
+            )
+            for (record, k), response in zip(asked, responses, strict=True)
+        ]
+
+
+def draw_prompts(
+    training: Sequence[PromptRecord], heldout: Sequence[PromptRecord], config: SampleConfig, seed_of: SeedOf
+) -> tuple[list[PromptRecord], list[PromptRecord]]:
+    """The training prompts and the held-out prompts that a round asks, at least one of each.
+
+    Comparisons of training prompts are trained on. Comparisons of held-out prompts judge the reward model and the selector.
+    """
+    num_heldout = min(max(1, round(config.num_prompts * config.heldout_fraction)), config.num_prompts - 1)
+    return draw(training, config.num_prompts - num_heldout, seed_of("prompts")), draw(heldout, num_heldout, seed_of("heldout"))
