@@ -78,7 +78,7 @@ class Checkpoints:
         items: Sequence[Any],
         size: int,
         compute: Callable[[Sequence[Any]], list[Any]],
-        on_progress: Callable[[int], None] = lambda done: None,
+        on_shard: Callable[[int, list[Any]], None] = lambda done, results: None,
     ) -> list[Any]:
         """Call `compute` on `size` items at a time. All workers take shards from one queue, and every worker gets all results.
 
@@ -88,8 +88,9 @@ class Checkpoints:
         mine = []
         for shard in parallel.take_shards(-(-len(items) // size)):
             start, stop = shard * size, min((shard + 1) * size, len(items))
-            mine.append((shard, self._shard(f"{name}/{start:08d}-{stop:08d}.json", items[start:stop], compute)))
-            on_progress(stop)
+            results = self._shard(f"{name}/{start:08d}-{stop:08d}.json", items[start:stop], compute)
+            mine.append((shard, results))
+            on_shard(stop, results)
             if self._stop_requested():
                 raise Stopped(f"stopped after item {stop} of {name}")
         return [result for _, results in sorted(parallel.gather(mine), key=lambda one: one[0]) for result in results]

@@ -31,7 +31,6 @@ def generate(
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[int],
     config: GenerationConfig,
-    on_progress: Callable[[int], None] = lambda done: None,
     trace: bool = False,
 ) -> list[Response]:
     """Return one response for each pair of prompt ids and seed, decoded `config.batch_size` at a time, shortest prompts first.
@@ -46,7 +45,6 @@ def generate(
             decoded = _decode_batch(backbone, begin, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
             for i, response in zip(rows, decoded, strict=True):
                 responses[i] = response
-            on_progress(start + len(rows))
     return responses  # type: ignore[return-value]
 
 
@@ -58,19 +56,22 @@ def generate_sharded(
     config: GenerationConfig,
     checkpoints: Checkpoints,
     name: str,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_shard: Callable[[int, list[Response]], None] = lambda done, responses: None,
 ) -> list[Response]:
     """Like `generate`, in shards that all workers take from one queue. Every worker gets all responses.
 
-    `checkpoints` keeps the finished shards under `name`.
+    `checkpoints` keeps the finished shards under `name`. `on_shard` is called after each of them, with the number of prompts up to its end.
     """
 
     def respond(items: Sequence[tuple[Sequence[int], int]]) -> list[tuple[list[int], bool]]:
         found = generate(backbone, adapter, [prompt for prompt, _ in items], [seed for _, seed in items], config)
         return [(response.token_ids, response.finished) for response in found]
 
+    def read(plain: Sequence[tuple[list[int], bool]]) -> list[Response]:
+        return [Response(token_ids, finished) for token_ids, finished in plain]
+
     items = list(zip(prompts, seeds, strict=True))
-    return [Response(*plain) for plain in checkpoints.in_shards(name, items, config.batch_size, respond, on_progress)]
+    return read(checkpoints.in_shards(name, items, config.batch_size, respond, lambda done, shard: on_shard(done, read(shard))))
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from rewards.comparisons import PromptRecord, Sample, sample_id
 
 SeedOf = Callable[..., int]
 """A seed from names, for example `seed_of("prompts")`."""
+TEXTS_SHOWN = 3
+"""How many samples of each shard are reported while a policy is sampled."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,14 @@ class Sampler:
             self.config,
             self.checkpoints,
             shards,
-            lambda done: self.report(done, len(records)),
+            lambda done, responses: self._report(records, done, responses),
         )
+
+    def _report(self, records: Sequence[PromptRecord], done: int, responses: Sequence[Response]) -> None:
+        """Show the first responses of a shard that ends before item `done`."""
+        shown = zip(records[done - len(responses) :], responses[:TEXTS_SHOWN], strict=False)
+        texts = [f"{_last_turn(record)}\n{decode_completion(self.backbone.tokenizer, r.token_ids)}" for record, r in shown]
+        self.report(done, len(records), texts=texts)
 
     def encode(self, records: Sequence[PromptRecord]) -> list[list[int]]:
         """The token ids of each prompt."""
@@ -91,3 +99,7 @@ def draw_prompts(
     """
     num_heldout = min(max(1, round(config.num_prompts * config.heldout_fraction)), config.num_prompts - 1)
     return draw(training, config.num_prompts - num_heldout, seed_of("prompts")), draw(heldout, num_heldout, seed_of("heldout"))
+
+
+def _last_turn(record: PromptRecord) -> str:
+    return record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]

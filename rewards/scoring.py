@@ -5,7 +5,7 @@ tells which one that is, so it does not matter if the pad token is also the end 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from policies.adapters import load_head
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.fast.batches import Batch
+from policies.reporting import Report
 from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, WholeSequence, as_judged
 from policies.tokenization import Prompt, encode_completion, encode_prompt
 from rewards.comparisons import Answer, Sample
@@ -129,11 +130,9 @@ def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool)
     return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)
 
 
-def score_in_shards(
-    scorer: Scorer, samples: Sequence[Sample], checkpoints: Checkpoints, on_progress: Callable[[int], None] = lambda done: None
-) -> dict[str, float]:
+def score_in_shards(scorer: Scorer, samples: Sequence[Sample], checkpoints: Checkpoints, report: Report) -> dict[str, float]:
     """Return the score of each sample by its id. All workers share the work, and finished shards survive a kill."""
-    scores = checkpoints.in_shards("scores", samples, SHARD, scorer.score_samples, on_progress)
+    scores = checkpoints.in_shards("scores", samples, SHARD, scorer.score_samples, lambda done, _: report(done, len(samples)))
     return dict(zip((sample.id for sample in samples), scores, strict=True))
 
 

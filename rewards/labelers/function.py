@@ -28,7 +28,7 @@ def label(task: LabelTask) -> Labels:
             pairs,
             SHARD,
             lambda shard: checked_verdicts(list(judge(shard)), shard, name),
-            lambda done: task.report(done, len(pairs)),
+            lambda done, _: task.report(done, len(pairs)),
         )
 
     return label_by_judge(task, judge_in_shards)

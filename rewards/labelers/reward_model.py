@@ -11,6 +11,6 @@ from rewards.scoring import score_in_shards
 def label(task: LabelTask) -> Labels:
     """Score all samples, on all workers, and compare them by their scores."""
     scorer = task.get_scorer()
-    scores = score_in_shards(scorer, task.samples, task.checkpoints, lambda done: task.report(done, len(task.samples)))
+    scores = score_in_shards(scorer, task.samples, task.checkpoints, task.report)
     scorer.backbone.delete_adapter(scorer.adapter)
     return label_by_judge(task, judge_by_scores(scores))
