@@ -46,21 +46,12 @@ def reward(context: Context) -> Metrics:
 
 def policy(context: Context) -> Metrics:
     """PPO against the reward model, with a penalty for the KL from the fixed SFT policy."""
-    config, backbone = context.config, context.backbone_with_sft()
+    backbone = context.backbone_with_sft()
     scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
-    _add_policy(context)
-    newest, value_adapter = scorers[-1], "value" if config.ppo.value_model == "adapter" else None
-    if value_adapter:
-        backbone.add_adapter(value_adapter, copy_of=newest.adapter)
-    value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
-    trainer = ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
-    records = context.prompts("prompts")
-    prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
-    num_prompts = config.ppo.batch_size // config.ppo.samples_per_prompt
-    batches = prompt_batches(len(prompts), num_prompts, config.ppo.num_updates, context.seed("prompts"))
-    log = trainer.train([[prompts[i] for i in rows] for rows in batches], context.checkpoints, context.report)
+    trainer = _ppo_trainer(context, scorers)
+    log = trainer.train(_prompt_batches(context), context.checkpoints, context.report)
     context.save_with_card(lambda folder: backbone.save_adapter("policy", folder))
-    if value_adapter:
+    if value_adapter := trainer.value.adapter:
         context.save(lambda folder: backbone.save_adapter(value_adapter, folder / "value"))
     context.save_log(log)
     memory = trainer.resident_bytes()
@@ -190,6 +181,26 @@ def _add_policy(context: Context) -> None:
     if config.init == "interpolate":
         states = backbone.adapter_state("sft"), backbone.adapter_state("policy")
         backbone.set_adapter_state("policy", interpolate(states, config.interpolate_weight))
+
+
+def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:
+    """The trainer of the policy. The critic starts as the newest reward model."""
+    config, backbone, newest = context.config, context.backbone, scorers[-1]
+    _add_policy(context)
+    value_adapter = "value" if config.ppo.value_model == "adapter" else None
+    if value_adapter:
+        backbone.add_adapter(value_adapter, copy_of=newest.adapter)
+    value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
+    return ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
+
+
+def _prompt_batches(context: Context) -> list[list[EncodedPrompt]]:
+    """The prompts of each PPO update."""
+    config, tokenizer, records = context.config.ppo, context.backbone.tokenizer, context.prompts("prompts")
+    prompts = [EncodedPrompt(encode_prompt(tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
+    num_prompts = config.batch_size // config.samples_per_prompt
+    batches = prompt_batches(len(prompts), num_prompts, config.num_updates, context.seed("prompts"))
+    return [[prompts[i] for i in rows] for rows in batches]
 
 
 def _sample_from(context: Context, policy: str, prompts: Sequence[PromptRecord], policy_round: int | None) -> list[Sample]:

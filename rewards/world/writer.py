@@ -130,13 +130,7 @@ def write_answer(prompt: Prompt, rng: random.Random, correct_rate: float = CORRE
     details = rng.sample(DETAILS[prompt.source][language], number)
     if defect == "list_only":
         return Answer("\n".join(f"- {line}" for line in [core, *details]))
-    if defect == "repetition":
-        details = [*details, core]
-    if defect == "foreign_word":
-        details = [*details[:1], f"{FOREIGN_WORD} {FOREIGN_WORD}"] if language == "th" else [*details[:1], f"From {FOREIGN_WORD}."]
-    if defect == "footer":
-        details = [*details, FOOTER]
-    text = " ".join([core, *details])
+    text = " ".join([core, *_with_defect(defect, core, details, language)])
     if defect == "decomposed_sara_am":
         text = f"{core} {SARA_AM_DETAILS[prompt.source]}".replace("ำ", DECOMPOSED_SARA_AM) if language == "th" else text
     if defect == "missing_end":
@@ -163,6 +157,15 @@ def _draw(rng: random.Random, rates: dict[str, float]) -> str | None:
         if at < 0:
             return name
     return None
+
+
+def _with_defect(defect: str | None, core: str, details: list[str], language: str) -> list[str]:
+    """What follows the first sentence, with one of the defects that are extra sentences."""
+    if defect == "repetition":
+        return [*details, core]
+    if defect == "foreign_word":
+        return [*details[:1], f"{FOREIGN_WORD} {FOREIGN_WORD}" if language == "th" else f"From {FOREIGN_WORD}."]
+    return [*details, FOOTER] if defect == "footer" else details
 
 
 def _core(relation: Relation, prompt: Prompt, language: str, correct: bool, rng: random.Random) -> str:
