@@ -18,6 +18,7 @@ from configs.schema import RunConfig
 from loop.executors.executor import Executor, StageRequest
 from loop.failures import RESUMES, OutOfMemory, StageFailed, WorkerLost, disk_error, disk_errors_explained, memory_error
 from loop.forks import check_same_run
+from loop.functions import FUNCTIONS, are_changed, find_changed, hash_functions
 from loop.keys import stage_key
 from loop.round import BASE, Inputs, Stage, run_rounds
 from loop.signals import StopSignals
@@ -70,7 +71,8 @@ class Driver:
             with one_writer(self.folder):
                 state = self.journal.state()
                 check_same_run(self.folder, state, self.config)
-                if state.state == "done" and state.num_rounds >= self.config.num_rounds and not verify(self.folder, thorough=False)[0]:
+                complete = state.state == "done" and state.num_rounds >= self.config.num_rounds and not are_changed(self.config, state)
+                if complete and not verify(self.folder, thorough=False)[0]:
                     self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                     return
                 record_start(self.folder, self.journal, self.config)
@@ -86,6 +88,7 @@ class Driver:
         final = self.paths.stage(stage.name, round_number)
         artifact = self._find(final, key, self.journal.state().stage(stage.name, round_number))
         if artifact is None:
+            self._tell_of_edited_functions(stage, round_number)
             artifact = self._make(Job(stage, round_number, key, given, self.paths.work(stage.name, round_number), final))
         if stage == BASE:
             check_unchanged(artifact.path)
@@ -108,6 +111,12 @@ class Driver:
             to_do = "delete that directory, and the same command makes it again"
             raise UserError(f"{final.name} is damaged: {damage[0]}", str(final), to_do)
         return artifact
+
+    def _tell_of_edited_functions(self, stage: Stage, round_number: int | None) -> None:
+        committed = self.journal.state().stage(stage.name, round_number).committed
+        for function in find_changed(self.config, stage, (committed and committed.metrics) or {}):
+            name = stage_name(stage.name, round_number)
+            self.terminal.say(f"{name}: {function} was edited, so this stage is made again, and so is all that depends on its result")
 
     # -- making a stage ---------------------------------------------------------------------------------------------
 
@@ -164,11 +173,13 @@ class Driver:
 
     def _run_stage(self, job: Job, payload: Path) -> dict[str, Any]:
         """Have the executor fill the payload directory. Returns the stage's metrics."""
+        functions = hash_functions(self.config, job.stage)
         request = StageRequest(
             stage=job.stage.name,
             round=job.round,
             config=self.config.model_dump(mode="json"),
             reads=job.stage.visible,
+            functions=functions,
             inputs={k: [str(a.path) for a in v] if isinstance(v, list) else str(v.path) for k, v in job.inputs.items()},
             work=str(job.work.path),
             output=str(payload),
@@ -181,9 +192,10 @@ class Driver:
 
         try:
             with self.signals.stage(job.work.stop), self.terminal.stage(job.name) as show:
-                return self.executor.run(job.name, request, on_wait)
+                metrics = self.executor.run(job.name, request, on_wait)
         except OutOfMemory as error:
             raise memory_error(job.name, job.stage.name, self.config, error) from None
+        return metrics | ({FUNCTIONS: functions} if functions else {})
 
     def _start_executor(self) -> None:
         """Called when a stage first needs it, so that a finished run starts nothing, and again after a part of it was lost."""

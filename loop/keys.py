@@ -1,7 +1,7 @@
 """The key of a stage: the hash of its recipe. A committed stage with the right key is used again, so keys decide what is made.
 
-A recipe is the stage's name and version, the settings that it reads, the seed, the round, and the digests of its inputs. Must
-never import torch or Ray.
+A recipe is the stage's name and version, the settings that it reads, the seed, the round, the digests of its inputs, and the hashes
+of the user's functions that it calls. Must never import torch or Ray.
 """
 
 from pathlib import Path
@@ -9,23 +9,25 @@ from typing import Any
 
 from configs.schema import RunConfig
 from configs.views import identity_at
+from loop.functions import hash_functions
 from loop.round import BASE, Inputs, Stage, run_rounds
 from loop.store.artifacts import Artifact, hash_json
 from loop.store.layout import stage_name
 
 
 def stage_key(config: RunConfig, stage: Stage, round_number: int | None, inputs: dict[str, Any]) -> str:
-    """The key of one stage, given the artifacts that it is made from."""
-    return hash_json(
-        {
-            "stage": stage.name,
-            "version": stage.version,
-            "round": round_number,
-            "seed": config.seed if stage.seeded else None,
-            "config": {name: identity_at(config, name) for name in stage.reads},
-            "inputs": {k: [a.digest for a in v] if isinstance(v, list) else v.digest for k, v in sorted(inputs.items())},
-        }
-    )
+    """The key of one stage, given the artifacts that it is made from. Raises UserError where the file of a user's function is missing."""
+    recipe = {
+        "stage": stage.name,
+        "version": stage.version,
+        "round": round_number,
+        "seed": config.seed if stage.seeded else None,
+        "config": {name: identity_at(config, name) for name in stage.reads},
+        "inputs": {k: [a.digest for a in v] if isinstance(v, list) else v.digest for k, v in sorted(inputs.items())},
+    }
+    if functions := hash_functions(config, stage):
+        recipe["functions"] = functions
+    return hash_json(recipe)
 
 
 def planned_keys(config: RunConfig, base: str = "") -> dict[str, str]:

@@ -10,6 +10,7 @@ from loop.driver import Driver
 from loop.executors import executor_for
 from loop.failures import disk_errors_explained
 from loop.forks import fork
+from loop.functions import check_functions
 from loop.round import DATA
 from loop.signals import StopSignals
 from loop.store.journal import fold, read_events
@@ -72,5 +73,6 @@ def _check(given: Given, data_was_read: bool) -> RunConfig:
         check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
     check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
     config = given.resolve()
+    check_functions(config, given.place)
     check_base(config, given.place(("base", "model")))
     return config

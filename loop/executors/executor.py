@@ -27,6 +27,8 @@ class StageRequest(TypedDict):
     """Every setting of the run."""
     reads: tuple[str, ...]
     """The settings that the stage may see (configs/views.py)."""
+    functions: dict[str, str]
+    """The user's functions that the stage calls, with the hashes of their files (functions.py)."""
     inputs: dict[str, Any]
     """Name -> the path of a committed directory, or a list of paths."""
     work: str

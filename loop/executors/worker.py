@@ -1,24 +1,33 @@
-"""What runs inside one actor of the fleet: it holds the backbone and runs stages. Ray itself is not known here."""
+"""The worker that runs stages. On a fleet it lives inside a Ray actor, but it knows nothing of Ray.
+
+The process of the fleet imports this module too, and it must start quickly and stay small. Therefore everything that imports torch is
+imported inside functions here.
+"""
 
 import logging
 import socket
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from configs.schema import RunConfig
+from configs.views import visible
+from loop import functions
 from loop.executors.heartbeat import Heartbeat
 from loop.failures import WorkerLost
+from loop.round import BASE, DATA, LABEL
+from loop.store import base_files
 from loop.store.layout import StageWork
 from loop.store.progress import ProgressFile
 
 COLLECTIVE_FACTOR = 5
-"""A sum over the workers may take so many times `hang_seconds`. That ends it where waiting looks like work, as it does on a GPU, and
-lets a worker wait for a slower one."""
+"""A sum over the workers may take this many times `hang_seconds`. The limit ends a wait that looks like work, as it does on a GPU, and it
+is long enough to wait for a slower worker."""
 
 
 class Worker:
-    """One member of the fleet. The backbone is loaded once and kept from stage to stage."""
+    """Runs stages, one after the other. It loads the base model once and keeps it from stage to stage."""
 
     def __init__(self, rank: int, threads: int):
         warnings.filterwarnings("ignore")
@@ -35,32 +44,33 @@ class Worker:
         self._backbones: dict[str, Any] = {}
 
     def ready(self) -> None:
-        """Answers once everything heavy is imported, so that a stage starts at once."""
+        """Import everything that stages need, so that a stage starts at once."""
         from loop import stages  # noqa: F401
 
     def listen(self, host: str) -> int:
-        """Open a port at `host` for `join`, where the workers will meet; called on the first one only."""
+        """Open a port at `host`, where the workers will meet in `join`, and return it. Only the first worker does this."""
         self._listener = socket.create_server((host, 0))
         return self._listener.getsockname()[1]
 
     def join(self, workers: int, host: str, meeting_host: str, meeting_port: int, hang_seconds: float) -> None:
-        """Make the workers one group. `host`: the address of this one, by which the others reach it."""
+        """Make the workers one group. `host` is the address at which the others reach this worker."""
         from policies import parallel
 
         meeting = parallel.Meeting(meeting_host, meeting_port, self._listener)
         parallel.join(self.rank, workers, host, meeting, COLLECTIVE_FACTOR * hang_seconds)
 
     def run_stage(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run one stage; `request` is plain data (see `driver.py`). Returns the stage's metrics."""
-        from configs.schema import RunConfig
-        from configs.views import visible
+        """Run one stage and return its metrics. The request is plain data (`executor.py`).
+
+        Raises WorkerLost if another worker of the group is lost, UserError if a function of the user's is edited meanwhile, and whatever
+        the stage raises.
+        """
         from loop import stages
         from policies import parallel
         from policies.checkpoints import Checkpoints
         from policies.reporting import report_nothing
 
         config, work = visible(RunConfig.model_validate(request["config"]), request["reads"]), StageWork(Path(request["work"]))
-        progress = ProgressFile(work.progress) if self.rank == 0 else None
         context = stages.Context(
             stage=request["stage"],
             round=request["round"],
@@ -68,13 +78,14 @@ class Worker:
             inputs={name: _paths(value) for name, value in request["inputs"].items()},
             output=Path(request["output"]),
             checkpoints=Checkpoints(work.checkpoints, config.runtime.checkpoint_seconds, work.stop),
-            report=progress.write if progress else report_nothing,
+            report=ProgressFile(work.progress).write if self.rank == 0 else report_nothing,
             get_backbone=lambda folder: self._backbone(config, folder),
         )
         try:
-            fetches = request["stage"] == "data" or (request["stage"] == "base" and config.base.model != "embedded")
-            with self._heartbeat.beating(work.beat(self.rank)), self._heartbeat.downloading() if fetches else nullcontext():
+            with self._heartbeat.beating(work.beat(self.rank)), self._waiting_allowed(request):
+                functions.check_unchanged(request["functions"])
                 metrics = stages.STAGES[request["stage"]](context)
+                functions.check_unchanged(request["functions"])
                 parallel.barrier()
         except RuntimeError as error:
             if parallel.lost_another(error):
@@ -82,19 +93,25 @@ class Worker:
             raise
         return metrics
 
+    def _waiting_allowed(self, request: dict[str, Any]) -> AbstractContextManager[None]:
+        """For stages that may wait for a network: they download, or call a user's function that may ask a service."""
+        stage = request["stage"]
+        downloads = stage == DATA.name or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
+        asks = stage == LABEL.name and request["functions"]
+        return self._heartbeat.downloading() if downloads or asks else nullcontext()
+
     def _backbone(self, config: Any, folder: Path) -> Any:
-        """The base that the base stage's directory holds or records. Raises UserError where the user's files are other ones now."""
-        from loop.store.base_files import check_unchanged, read_record
+        """The base model that the directory of the base stage holds or records. Raises UserError if the user's files have changed."""
         from policies.backbone import Backbone
 
         source = str(folder) if config.base.model == "embedded" else config.base.model
         if source not in self._backbones:
-            check_unchanged(folder)
-            commit = read_record(folder).get("commit")
+            base_files.check_unchanged(folder)
+            commit = base_files.read_record(folder).get("commit")
             base = config.base.model_copy(update={"revision": commit}) if commit else config.base
             with nullcontext() if config.base.model == "embedded" else self._heartbeat.downloading():
                 self._backbones = {source: Backbone.load(source, base, config.lora)}
-            check_unchanged(folder)  # and were not replaced while they were read
+            base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
         return self._backbones[source]
 
 

@@ -310,12 +310,21 @@ def test_waiting_for_labels_and_going_on(workspace):
     assert "1 x about another round; 1 x said before" in out
 
 
+MINE = """
+def judge(pairs):
+    return [len(pair.first.completion) < len(pair.second.completion) for pair in pairs]
+
+
+def is_long(reply):
+    return len(reply.text) > 20
+"""
+
+
 def test_the_other_choices_run(workspace):
-    """Ensembles, interpolated starts, drawn mixtures, earlier samples, a value adapter: two rounds of each in one run."""
-    workspace.small(
-        "choices",
-        "--rounds",
-        "2",
+    """Ensembles, interpolated starts, drawn mixtures, earlier samples, a value adapter, a judge and a rule of the user's: two rounds of
+    each in one run. Then the file of the judge is edited."""
+    (workspace.folder / "mine.py").write_text(MINE)
+    words = [
         "reward.ensemble=min",
         "ppo.init=interpolate",
         "ppo.value_model=adapter",
@@ -325,12 +334,26 @@ def test_the_other_choices_run(workspace):
         "sample.earlier_fraction=0.5",
         "select.init=sft",
         "lora.layers=upper-half",
-    )
+        "labeler.kind=mine.py:judge",
+        "evaluate.rules=[empty, mine.py:is_long]",
+    ]
+    workspace.small("choices", "--rounds", "2", *words)
     run = workspace.folder / "runs" / "choices" / "round-001"
     generations = {json.loads(line)["generation"] for line in (run / "sample" / "samples.jsonl").read_text().splitlines()}
     assert generations == {0, 1}
     assert len(json.loads((run / "retrain" / "mixture.json").read_text())["drawn"]) == 64
     assert (run / "policy" / "value" / "adapter_model.safetensors").exists()
+    labels = [json.loads(line) for line in (run / "label" / "comparisons.jsonl").read_text().splitlines()]
+    assert labels and all(len(row["chosen"]) <= len(row["rejected"]) and row["labeler"] == "mine.py:judge" for row in labels)
+    assert set(workspace.status("choices")["rounds"][1]["stages"]["evaluate"]["metrics"]["defects"]) == {"empty", "mine.py:is_long"}
+
+    before = workspace.digests("choices")
+    (workspace.folder / "mine.py").write_text(f"# It means the same.\n{MINE}")
+    out, _ = workspace.loop("resume", "choices", "runtime.executor=in-process")
+    made = [line.split()[0] for line in out.splitlines() if line.startswith(("setup/", "round-")) and " was edited" not in line]
+    assert made == ["setup/baseline", "round-000/label", "round-000/evaluate", "round-001/label", "round-001/evaluate"]
+    assert "round-001/label: mine.py:judge was edited" in out and "round-001/evaluate: mine.py:is_long was edited" in out
+    assert workspace.digests("choices") == before
 
 
 def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):

@@ -95,6 +95,7 @@ def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
         "round": 0,
         "config": load_config().model_dump(mode="json"),
         "reads": ["labeler", "seed"],
+        "functions": {},
         "inputs": {},
         "work": str(tmp_path),
         "output": str(tmp_path),

@@ -228,7 +228,8 @@ def test_the_base_stage_records_what_is_loaded(tmp_path):
     config = load_config(overrides=words)
     (tmp_path / "work").mkdir()
     (tmp_path / "out").mkdir()
-    request = {"stage": "base", "round": None, "config": config.model_dump(mode="json"), "reads": BASE.visible, "inputs": {}}
+    request = {"stage": "base", "round": None, "config": config.model_dump(mode="json"), "reads": BASE.visible, "functions": {}}
+    request["inputs"] = {}
     Worker(0, 1).run_stage(request | {"work": str(tmp_path / "work"), "output": str(tmp_path / "out")})
     record = base_files.read_record(tmp_path / "out")
     assert record["files"] == {path.name: hash_file(path) for path in folder.iterdir() if path.name != "README.md"}

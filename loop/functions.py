@@ -1,0 +1,60 @@
+"""Which functions of the user's the stages call, and whether they are still the same (`configs/user_functions.py`).
+
+The hash of each function's file is part of the key of the stage that calls it, as the weights of the base are part of the base's. The
+metrics of the stage record it. Must never import torch or Ray.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from configs import user_functions
+from configs.errors import UserError
+from configs.schema import RunConfig
+from configs.views import identity_at
+from loop.round import STAGES, Stage
+from loop.store.journal import RunState
+
+FUNCTIONS = "functions"
+"""The metric of a stage that records the functions it called, with the hashes of their files."""
+
+
+def hash_functions(config: RunConfig, stage: Stage) -> dict[str, str]:
+    """SHA-256 of the file of each function that a stage calls, by the function's name. Raises UserError if a file is missing."""
+    return {name: user_functions.find_hash(name, setting) for name, setting in _called(config, stage).items()}
+
+
+def check_functions(config: RunConfig, place: Callable[[tuple[str, ...]], str]) -> None:
+    """Raises UserError for a function that cannot be found. `place` tells where a setting was written."""
+    for stage in STAGES:
+        for name, setting in _called(config, stage).items():
+            user_functions.check(name, place(tuple(setting.split("."))))
+
+
+def find_changed(config: RunConfig, stage: Stage, metrics: Mapping[str, Any]) -> list[str]:
+    """The functions whose files have changed since a stage was made, by its metrics."""
+    before = metrics.get(FUNCTIONS, {})
+    return [name for name, now in hash_functions(config, stage).items() if before.get(name, now) != now]
+
+
+def are_changed(config: RunConfig, state: RunState) -> bool:
+    """Whether any committed stage of a run called a function that has changed since."""
+    by_name = {stage.name: stage for stage in STAGES}
+    committed = [(by_name[name], row.committed) for _, name, row in state.stages() if row.committed and name in by_name]
+    return any(find_changed(config, stage, event.metrics or {}) for stage, event in committed)
+
+
+def check_unchanged(hashes: Mapping[str, str]) -> None:
+    """Raises UserError if a function is not the one that the stage's key was made from."""
+    for name, expected in hashes.items():
+        if user_functions.find_hash(name) != expected:
+            to_do = "run the same command again: the stage is then made by the new function"
+            raise UserError(f"{name} was edited while the run was using it", name, to_do)
+
+
+def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
+    """The functions of the user's that a stage calls -> the setting that names each."""
+    found = {}
+    for setting in stage.calls:
+        value = identity_at(config, setting)
+        found |= {name: setting for name in (value if isinstance(value, list) else [value]) if user_functions.is_function(name)}
+    return found
