@@ -53,7 +53,7 @@ def check_unchanged(hashes: Mapping[str, str]) -> None:
 
 def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
     """The functions of the user's that a stage calls -> the setting that names each."""
-    found = {}
+    found: dict[str, str] = {}
     for setting in stage.calls:
         value = identity_at(config, setting)
         found |= {name: setting for name in (value if isinstance(value, list) else [value]) if user_functions.is_function(name)}

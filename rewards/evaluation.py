@@ -130,8 +130,8 @@ def kl_to_reference(
         batch = ResponseBatch.from_ids(
             backbone, [prompts[i] for i in rows], [responses[i].token_ids for i in rows], temperature=config.temperature
         )
-        logprobs = [batch.under(adapter)[1] for adapter in (policy, reference)]
-        for i, kl in zip(rows, kl_per_token(*logprobs).sum(1).tolist(), strict=True):
+        kl_of_tokens = kl_per_token(batch.under(policy)[1], batch.under(reference)[1])
+        for i, kl in zip(rows, kl_of_tokens.sum(1).tolist(), strict=True):
             kls[i] = kl
     return kls
 

@@ -14,6 +14,7 @@ from typing import Any
 from configs.schema import RunConfig
 from configs.views import visible
 from loop import functions
+from loop.executors.executor import StageRequest
 from loop.executors.heartbeat import Heartbeat
 from loop.failures import WorkerLost
 from loop.round import BASE, DATA, LABEL
@@ -59,7 +60,7 @@ class Worker:
         meeting = parallel.Meeting(meeting_host, meeting_port, self._listener)
         parallel.join(self.rank, workers, host, meeting, COLLECTIVE_FACTOR * hang_seconds)
 
-    def run_stage(self, request: dict[str, Any]) -> dict[str, Any]:
+    def run_stage(self, request: StageRequest) -> dict[str, Any]:
         """Run one stage and return its metrics. The request is plain data (`executor.py`).
 
         Raises WorkerLost if another worker of the group is lost, UserError if a function of the user's is edited meanwhile, and whatever
@@ -93,11 +94,11 @@ class Worker:
             raise
         return metrics
 
-    def _waiting_allowed(self, request: dict[str, Any]) -> AbstractContextManager[None]:
+    def _waiting_allowed(self, request: StageRequest) -> AbstractContextManager[None]:
         """For stages that may wait for a network: they download, or call a user's function that may ask a service."""
         stage = request["stage"]
         downloads = stage == DATA.name or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
-        asks = stage == LABEL.name and request["functions"]
+        asks = stage == LABEL.name and bool(request["functions"])
         return self._heartbeat.downloading() if downloads or asks else nullcontext()
 
     def _backbone(self, config: Any, folder: Path) -> Any:

@@ -179,8 +179,8 @@ def _add_policy(context: Context) -> None:
         return
     backbone.add_adapter("policy", folder=context.inputs["last"])
     if config.init == "interpolate":
-        states = backbone.adapter_state("sft"), backbone.adapter_state("policy")
-        backbone.set_adapter_state("policy", interpolate(states, config.interpolate_weight))
+        between = interpolate(backbone.adapter_state("sft"), backbone.adapter_state("policy"), config.interpolate_weight)
+        backbone.set_adapter_state("policy", between)
 
 
 def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:

@@ -44,7 +44,8 @@ def load(config: DataConfig, seed: int) -> PreferenceData:
 
 def _write_pairs(prompts: list[writer.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:
     """`count` pairs of different answers to randomly drawn prompts."""
-    rng, pairs = random.Random(seed), []
+    rng = random.Random(seed)
+    pairs: list[Comparison] = []
     while len(pairs) < count:
         prompt = rng.choice(prompts)
         a, b = writer.write_answer(prompt, rng), writer.write_answer(prompt, rng)

@@ -18,7 +18,7 @@ from loop.store.artifacts import hash_file
 from loop.store.base_files import check_unchanged, find_changes, hash_files
 from loop.store.known_hashes import KnownHashes
 from loop.store.upkeep import verify
-from policies.backbone import resolved_commit
+from policies.loading import resolved_commit
 from tests.conftest import make_causal_lm
 from tests.forked import HUB, Forked
 from tests.unit.loop.fake_executor import FakeDriver

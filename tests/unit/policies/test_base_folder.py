@@ -7,8 +7,8 @@ import transformers
 
 from configs import UserError, load_config
 from configs.schema import BaseConfig
-from policies.backbone import check_causal_lm, load_tokenizer
 from policies.base_folder import check_base
+from policies.loading import check_causal_lm, load_tokenizer
 from tests.conftest import make_causal_lm
 
 WHERE = "the command line: base=…"
