@@ -32,13 +32,13 @@ with StopSignals(lambda text: print(text, flush=True)) as signals:
 def test_each_signal_is_more_urgent_than_the_one_before(tmp_path, number):
     stop = tmp_path / "stop"
     stop.touch()  # from an earlier attempt
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(stop)], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n" and not stop.exists()
-    for said in ("finishing this step and saving; press Ctrl-C again to stop at once\n", "leaving\n"):
+    with subprocess.Popen([sys.executable, "-c", COMMAND, str(stop)], cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n" and not stop.exists()
+        for said in ("finishing this step and saving; press Ctrl-C again to stop at once\n", "leaving\n"):
+            process.send_signal(number)
+            assert process.stdout.readline() == said and stop.exists()
         process.send_signal(number)
-        assert process.stdout.readline() == said and stop.exists()
-    process.send_signal(number)
-    assert process.wait(10) == 130 and process.stdout.read() == ""
+        assert process.wait(10) == 130 and process.stdout.read() == ""
 
 
 def test_the_grace_is_bounded(tmp_path, monkeypatch):
