@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import load_config
+from configs.errors import LoopError
 from loop.driver import Driver
 from loop.executors import executor_for
 from loop.signals import StopSignals
@@ -28,10 +29,13 @@ def main() -> None:
     options = parser.parse_args()
     runs, terminal = Path(options.runs).resolve(), Terminal()
     configs = [load_config(overrides=options.settings, name=f"seed-{seed}", num_rounds=2, seed=seed) for seed in options.seeds]
-    with StopSignals(terminal.say) as signals, executor_for(configs[0], runs) as executor:
-        for config in configs:
-            terminal.say(config.name)
-            Driver(config, runs / config.name, terminal, executor, signals).execute()
+    try:
+        with StopSignals(terminal.say) as signals, executor_for(configs[0], runs) as executor:
+            for config in configs:
+                terminal.say(config.name)
+                Driver(config, runs / config.name, terminal, executor, signals).execute()
+    except LoopError as error:
+        raise SystemExit(str(error)) from None
     print_table(options.seeds, [measure(runs / config.name) for config in configs])
 
 
