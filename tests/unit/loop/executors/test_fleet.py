@@ -67,7 +67,7 @@ print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
 kill_marked_from_outside("test-mark")
 time.sleep(600)
 """
-    environment = os.environ | {MARK: "test-mark", "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | {MARK: "test-mark", "PYTHONPATH": str(Path(__file__).parents[4])}
     child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
     sleeper = psutil.Process(int(child.stdout.readline()))
     assert child.wait(30) == -signal.SIGKILL

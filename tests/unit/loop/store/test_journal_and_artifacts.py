@@ -117,7 +117,7 @@ def test_asking_whether_a_run_is_locked_refuses_nobody(tmp_path):
     """Two processes ask in a loop, as `status` does, while a run starts 100 times."""
     code = "import sys, pathlib; from loop.store.lock import is_locked\nwhile True: is_locked(pathlib.Path(sys.argv[1]))"
     (tmp_path / "lock").touch()
-    probes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[3]) for _ in range(2)]
+    probes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[4]) for _ in range(2)]
     try:
         for _ in range(100):
             time.sleep(0.005)

@@ -1,23 +1,22 @@
-"""Reward model and selector on a tiny backbone: they learn, reload alike, and others' libraries read them."""
+"""A reward model on a tiny backbone: it learns, reloads with the same scores, and other libraries read it."""
 
 import pytest
 import torch
 import transformers
 from peft import PeftModel
 
-from configs.schema import BaseConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
+from configs.schema import BaseConfig, LoraSection, RewardConfig, TrainerSection
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from policies.sft import train_sft
-from rewards.comparisons import Candidate, CandidateGroup, Comparison
+from rewards.comparisons import Comparison
 from rewards.measurements import summarize
 from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selectors.judging import judge_choosers, longest
-from rewards.selectors.listwise import listwise_loss, train_selector
-from tests.conftest import make_causal_lm, perturb
+from tests.conftest import make_causal_lm
 
 
 def pairs(n=64):
@@ -85,40 +84,6 @@ def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
     settings = RewardConfig(learning_rate=1e-2, batch_size=16)
     scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, Checkpoints(), 0, report_nothing)
     assert outcomes(scorer.score_answers, pairs(20)).mean()["mean"] == 1.0
-
-
-def test_the_listwise_loss_by_hand():
-    # Group 0: scores 0, 0, targets 1, 0: ln 2. Group 1: scores 0, ln 3, targets 0.5, 0.5:
-    # softmax 1/4, 3/4: -(ln 0.25 + ln 0.75) / 2. The loss is their mean.
-    scores = torch.tensor([0.0, 0.0, 0.0, 3.0]).where(torch.tensor([True, True, True, False]), torch.tensor(3.0).log())
-    loss = listwise_loss(scores, torch.tensor([0, 0, 1, 1]), torch.tensor([1.0, 0.0, 0.5, 0.5]))
-    expected = (torch.tensor(2.0).log() - (torch.tensor(0.25).log() + torch.tensor(0.75).log()) / 2) / 2
-    assert loss.item() == pytest.approx(expected.item())
-
-
-def test_the_selector_learns_to_prefer(backbone, tmp_path):
-    backbone.add_adapter("selector")
-    perturb(backbone, "selector", 0.01)
-    groups = [
-        CandidateGroup(
-            f"p{i}", f"mango {i}?", [Candidate("green", True, 0.0), Candidate("yellow", True, 2.0), Candidate("red 1", True, 1.0)]
-        )
-        for i in range(48)
-    ]
-    config = SelectConfig(learning_rate=1e-2, num_epochs=4, batch_size=8)
-    scorer, log = train_selector(backbone, "selector", groups, config, Checkpoints(), 0, report_nothing)
-    assert log[-1]["loss"] < log[0]["loss"] - 0.1
-    assert scorer.score([backbone.tokenizer("mango 3?yellow")["input_ids"]]).isfinite().all()
-
-
-def test_judging_choosers_by_hand():
-    # Prompt p: a beats b, a beats c. Longest is "ccc": wrong in top 1; of its pairwise calls a>b is a tie of lengths (half),
-    # a>c is wrong: 0.25. Chance in top 1 is one of three.
-    rows = [Comparison("p", "q", "a", "b"), Comparison("p", "q", "a", "ccc")]
-    judged = judge_choosers({"longest": longest}, rows)
-    assert judged["longest"]["top1"]["accuracy"] == 0.0
-    assert judged["longest"]["pairwise"]["accuracy"] == 0.25
-    assert judged["random"] == {"top1": {"accuracy": pytest.approx(1 / 3), "standard_error": None, "pairs": 1}}
 
 
 def test_select_and_retrain_report_the_same_accuracy_of_a_reward_model(scorer):
