@@ -41,7 +41,7 @@ def select(task: SelectTask) -> Selector:
 class ListwiseTrainer(transformers.Trainer):
     """transformers' Trainer with the listwise loss. Its batches come from `collate`."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Return the loss, and the scores if the Trainer asks for outputs."""
         logits = model(inputs["input_ids"], inputs["attention_mask"]).logits[:, 0]
         loss = listwise_loss(logits, inputs["group"], inputs["target"])
@@ -75,7 +75,7 @@ def train_selector(
 
     head: what the head [1, H] starts from; None means a random one.
     """
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "sequences": [encode_pair(backbone.tokenizer, group.prompt, c.completion, c.finished) for c in group.candidates],
             "target": [c.wins / sum(x.wins for x in group.candidates) for c in group.candidates],
