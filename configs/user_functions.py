@@ -47,7 +47,8 @@ def check(name: str, where: str = "") -> None:
     if defined is not None and function not in defined:
         near = difflib.get_close_matches(function, defined, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{path} has no function {function!r}{hint}", where or name, f"define it there: def {function}(...)")
+        to_do = f"write {name.rpartition(':')[0]}:{near[0]}" if near else f"define it there: def {function}(...)"
+        raise UserError(f"{path} has no function {function!r}{hint}", where or name, to_do)
 
 
 def find_hash(name: str, where: str = "") -> str:

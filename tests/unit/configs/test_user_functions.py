@@ -58,7 +58,7 @@ def test_an_edited_function_is_loaded_as_it_is_now(here, name, file):
     [
         ("judge.py:judge", "the file judge.py does not exist, did you mean 'judges.py'?", "check the path, from"),
         ("nowhere/a.py:judge", "the file nowhere/a.py does not exist", "check the path, from"),
-        ("judges.py:jugde", "judges.py has no function 'jugde', did you mean 'judge'?", "def jugde(...)"),
+        ("judges.py:jugde", "judges.py has no function 'jugde', did you mean 'judge'?", "write judges.py:judge"),
         ("crowd.votes:vote", "votes.py has no function 'vote'", "def vote(...)"),
         ("broken.py:judge", "broken.py is not valid Python", "correct the file"),
         ("crowds.votes:judge", "there is no Python module 'crowds.votes'", "path/to/file.py:judge"),
