@@ -134,7 +134,7 @@ def _group(title: str, about: str, section: type[Section], names: list[str], pre
         cells = (
             f"`{prefix}{name}`",
             type_in_words(schema[name]),
-            f"`{_default(section, name)}`",
+            _default(section.model_fields[name].default, schema[name]),
             meaning.strip(),
             source.removesuffix("."),
         )
@@ -142,25 +142,31 @@ def _group(title: str, about: str, section: type[Section], names: list[str], pre
     return "\n".join([*rows, ""])
 
 
-def _default(section: type[Section], name: str) -> str:
-    """Return a default as you would write it on the command line."""
-    value: Any = section.model_fields[name].default
-    return value if isinstance(value, str) else json.dumps(value)
+def _default(value: Any, schema: dict[str, Any]) -> str:
+    """Return a default as you would write it on the command line. A list of everything that has a name is not written out."""
+    if isinstance(value, list) and len(value) > 1 and {f"`{name}`" for name in value} <= set(_choices(schema["items"])):
+        return "all of these"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def type_in_words(schema: dict[str, Any]) -> str:
     """Return the JSON schema of one setting in plain words, for example "whole number > 0 or null"."""
+    *first, last = _choices(schema)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _choices(schema: dict[str, Any]) -> list[str]:
+    """Return what a value may be: legal values, and kinds of values."""
     if "anyOf" in schema:
-        return " or ".join(type_in_words(kind) for kind in schema["anyOf"])
-    if "enum" in schema:
-        *first, last = (f"`{value}`" for value in schema["enum"])
-        return f"{', '.join(first)} or {last}" if first else last
-    if "const" in schema:
-        return f"`{schema['const']}`"
+        return [choice for kind in schema["anyOf"] for choice in _choices(kind)]
+    if "enum" in schema or "const" in schema:
+        return [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
     if schema["type"] == "array":
-        return f"list of {type_in_words(schema['items'])}"
+        return [f"list of {type_in_words(schema['items'])}"]
+    if "pattern" in schema:
+        return ["a function of yours"]
     words = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text", "null": "`null`"}
-    return " ".join([words[schema["type"]], *_limits(schema)])
+    return [" ".join([words[schema["type"]], *_limits(schema)])]
 
 
 def _limits(schema: dict[str, Any]) -> Iterator[str]:
