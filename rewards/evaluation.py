@@ -69,11 +69,17 @@ class Evaluation:
 
 
 def evaluate_policy(
-    sampler: Sampler, adapter: str, prompts: Sequence[PromptRecord], config: EvaluateConfig, seed: int, round_number: int | None, gold: bool
+    sampler: Sampler,
+    adapter: str,
+    prompts: Sequence[PromptRecord],
+    config: EvaluateConfig,
+    seed: int,
+    round_number: int | None,
+    gold_is_known: bool,
 ) -> Evaluation:
     """Measure the policy `adapter` on prompts that are drawn from `prompts`, with one sample for each.
 
-    seed: decides prompts and samples, so it is the same in every round. gold: whether the true reward is known for these prompts.
+    seed: decides prompts and samples, so it is the same in every round. gold_is_known: whether these prompts have a true reward.
     """
     records = draw(prompts, config.num_prompts, seed)
     seeds = [derive_seed(seed, record.prompt_id) for record in records]
@@ -96,7 +102,7 @@ def evaluate_policy(
     values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
     if adapter != REFERENCE:  # the reference has no distance from itself
         values["kl"] = kl_to_reference(sampler.backbone, adapter, REFERENCE, sampler.encode(records), responses, sampler.config)
-    if gold:
+    if gold_is_known:
         true_rewards = gold_scores(samples)
         values["gold"] = [true_rewards[sample.id] for sample in samples]
     units = [sample.prompt_id for sample in samples]

@@ -8,11 +8,12 @@ must never look at other stages, the journal, or Ray.
 
 from collections.abc import Callable
 
-from loop import round
+from loop.round import ROUND_STAGES
+from loop.round import STAGES as DECLARED
 from loop.stages import rounds, setup
 from loop.stages.context import Context, Metrics
 
 STAGES: dict[str, Callable[[Context], Metrics]] = {
-    stage.name: getattr(rounds if stage in round.ROUND_STAGES else setup, stage.name) for stage in round.STAGES
+    stage.name: getattr(rounds if stage in ROUND_STAGES else setup, stage.name) for stage in DECLARED
 }
-"""Each stage of `round.STAGES` and its function, which has the stage's name."""
+"""Each stage that `round.py` declares, with its function, which has the stage's name."""

@@ -14,6 +14,7 @@ from policies.model_card import write_card
 from policies.reporting import Report
 from rewards.comparisons import Comparison, PromptRecord, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
+from rewards.evaluation import Evaluation, evaluate_policy
 from rewards.sampling import Sampler
 
 Metrics = dict[str, Any]
@@ -78,6 +79,12 @@ class Context:
     def labels(self) -> list[list[Comparison]]:
         """The comparisons of all rounds so far, by round. The last entry is this round's."""
         return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs["labels"]]
+
+    def evaluate(self, adapter: str) -> Evaluation:
+        """A policy on the held-out prompts of the run. Prompts and seeds are the same in every stage and round."""
+        prompts, seed = self.prompts("heldout_prompts"), self.run_seed("evaluate")
+        gold_is_known = self.config.data.source == "embedded"
+        return evaluate_policy(self.sampler, adapter, prompts, self.config.evaluate, seed, self.round, gold_is_known)
 
     # -- what the stage writes ----------------------------------------------------------------------------------------
 

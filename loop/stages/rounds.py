@@ -17,7 +17,6 @@ from policies.tokenization import encode_prompt
 from rewards import labelers, replay, selectors
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
-from rewards.evaluation import evaluate_policy
 from rewards.labelers import LabelTask
 from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import Chooser, beside_shortest, measure_scores, outcomes
@@ -150,15 +149,7 @@ def evaluate(context: Context) -> Metrics:
     backbone, inputs = context.backbone_with_sft(), context.inputs
     backbone.add_adapter("policy", folder=inputs["policy"])
     used = Scorer.load(backbone, "reward", inputs["reward"])
-    found = evaluate_policy(
-        context.sampler,
-        "policy",
-        context.prompts("heldout_prompts"),
-        context.config.evaluate,
-        context.run_seed("evaluate"),
-        context.round,
-        gold=context.config.data.source == "embedded",
-    )
+    found = context.evaluate("policy")
     gains = {f"{name}_over_sft": gain for name, gain in found.gains_over(inputs["baseline"]).items()}
     if inputs.get("last"):
         gains |= {f"{name}_over_last": gain for name, gain in found.gains_over(inputs["last"]).items()}

@@ -21,7 +21,6 @@ from policies.training import final_loss
 from rewards.comparisons import Prompt
 from rewards.data.preference_data import load_preference_data
 from rewards.data.sources import hash_sources
-from rewards.evaluation import evaluate_policy
 from rewards.reward_model import beside_shortest
 from rewards.world import writer
 
@@ -108,16 +107,7 @@ def labeler(context: Context) -> Metrics:
 def baseline(context: Context) -> Metrics:
     """The SFT policy on the held-out prompts. Every round is compared with it."""
     context.backbone_with_sft()
-    config = context.config
-    found = evaluate_policy(
-        context.sampler,
-        "sft",
-        context.prompts("heldout_prompts"),
-        config.evaluate,
-        context.run_seed("evaluate"),
-        context.round,
-        gold=config.data.source == "embedded",
-    )
+    found = context.evaluate("sft")
     context.save(found.write)
     return found.summary()
 

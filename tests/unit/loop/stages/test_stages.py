@@ -23,7 +23,6 @@ from rewards import reward_model, sampling
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.data.preference_data import load_preference_data
 from rewards.data.splits import Split
-from rewards.evaluation import evaluate_policy
 from rewards.scoring import Scorer, encode_pair, ensemble
 from tests.conftest import make_causal_lm
 
@@ -88,9 +87,7 @@ def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(b
         seen |= before
     assert len(seen) == 100
     later = context("evaluate", folders, backbone, tmp_path / "later", seed, round_number=3)
-    arguments = (later.prompts("heldout_prompts"), later.config.evaluate, later.run_seed("evaluate"), 3)
-    found = evaluate_policy(later.sampler, "sft", *arguments, gold=False)
-    assert {(sample.prompt_id, sample.source) for sample in found.samples} == before
+    assert {(sample.prompt_id, sample.source) for sample in later.evaluate("sft").samples} == before
 
 
 def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, tmp_path):
