@@ -1,4 +1,4 @@
-"""Labelers, the mixture and candidate groups: plain data in, plain data out."""
+"""Labelers that choose pairs and have them judged, by the world, by scores, or by a function of the user's."""
 
 import math
 from pathlib import Path
@@ -8,15 +8,14 @@ import pytest
 
 from configs import UserError
 from configs.errors import WaitingForLabels
-from configs.schema import LabelerConfig, RetrainConfig
+from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards import labelers
-from rewards.comparisons import Comparison, Sample, group_candidates, win_probability
+from rewards.comparisons import Sample, win_probability
 from rewards.data.splits import Split
 from rewards.labelers import LABELERS, LabelTask
 from rewards.labelers.pairs import choose_pairs, judge_by_scores, label_by_judge
-from rewards.replay import Mixture, composition, mix
 
 SPLIT = Split(seed=0, heldout_fraction=0.2)
 
@@ -124,66 +123,3 @@ def test_a_judge_may_have_the_run_wait(judge):
     judge("from configs.errors import WaitingForLabels; raise WaitingForLabels('ask again tomorrow')")
     with pytest.raises(WaitingForLabels, match="tomorrow"):
         label()
-
-
-# -- mixtures and candidates ----------------------------------------------------------------------------------------------
-
-
-def pair(generation=None, heldout=False, tie=False, i=0):
-    return Comparison(f"p{i}", "q", "a", "b", generation=generation, heldout=heldout, tie=tie)
-
-
-def test_mixtures(tmp_path):
-    original = [pair(i=i) for i in range(10)]
-    first = [pair(0, i=1), pair(0, heldout=True), pair(0, tie=True)]
-    second = [pair(1, i=2), pair(1, i=3)]
-
-    def rows(**settings):
-        """Out of the record, as whoever reads the run's files later has them. A round more, as a run that went on has, changes nothing."""
-        recorded = mix(original, [first, second], RetrainConfig(**settings), 0)
-        recorded.write(tmp_path / "mixture.json")
-        again = Mixture.read(tmp_path / "mixture.json")
-        assert again == recorded
-        assert again.rows(original, [first, second, [pair(2)]]) == recorded.rows(original, [first, second])
-        return recorded.rows(original, [first, second])
-
-    usable = [*original, first[0], *second]
-    assert rows(data="concat") == usable
-    assert composition(usable) == {"original": 10, "round-000": 1, "round-001": 2}
-    assert rows(data="last") == second
-    drawn = rows(data="sample", mixture_pairs=5)
-    assert len(drawn) == 5 and [row for row in usable if row in drawn] == drawn
-    assert rows(data="sample", mixture_pairs=99) == usable
-
-
-@pytest.mark.parametrize(
-    ("settings", "most"), [({"data": "concat"}, 100), ({"data": "last"}, 100), ({"data": "sample", "mixture_pairs": 50}, 500)]
-)
-def test_the_record_of_a_mixture_does_not_grow_with_the_rounds(tmp_path, settings, most):
-    """Two hundred rounds of a hundred rows each. A drawn row costs its number: at most five digits and ", ", so 50 x 7 and the names."""
-    by_generation = [[pair(generation, i=i) for i in range(100)] for generation in range(200)]
-    mix([pair(i=i) for i in range(100)], by_generation, RetrainConfig(**settings), 0).write(tmp_path / "mixture.json")
-    assert (tmp_path / "mixture.json").stat().st_size < most
-
-
-def test_groups_count_wins():
-    rows = [
-        Comparison("p", "q", "a", "b", generation=0),
-        Comparison("p", "q", "a", "c", generation=0),
-        Comparison("p", "q", "b", "c", generation=0, tie=True),
-        Comparison("p", "q", "a", "b", generation=1),
-    ]
-    first, second = group_candidates(rows)
-    assert [(c.completion, c.wins) for c in first.candidates] == [("a", 2.0), ("b", 0.5), ("c", 0.5)]
-    assert len(second.candidates) == 2
-
-
-def test_equal_completions_are_one_candidate():
-    """One label names samples, the other brings their texts; a completion that was cut off is another candidate."""
-    rows = [
-        Comparison("p", "q", "a", "b", generation=0, chosen_id="1", rejected_id="2"),
-        Comparison("p", "q", "a", "b", generation=0),
-        Comparison("p", "q", "a", "b", generation=0, rejected_finished=False),
-    ]
-    (group,) = group_candidates(rows)
-    assert [(c.completion, c.finished, c.wins) for c in group.candidates] == [("a", True, 3.0), ("b", True, 0.0), ("b", False, 0.0)]

@@ -1,4 +1,4 @@
-"""Means with errors that fit how the figures were measured: paired where two are paired, by prompt where prompts share items."""
+"""Means and their standard errors: paired if two measurements are of the same items, by prompt if items share a prompt."""
 
 import math
 
