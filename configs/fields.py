@@ -19,7 +19,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A number from 0 to 1, both included."""
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 FunctionName = Annotated[str, Field(pattern=PATTERN)]
-"""A function of the user's, `file.py:function` or `module:function`, in place of a built-in one (`user_functions.py`)."""
+"""A user function, `file.py:function` or `module:function`, in place of a built-in one (`user_functions.py`)."""
 MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]
 """The number of rows in one forward pass of one worker. None means all rows of the batch that belong to this worker."""
 

@@ -1,4 +1,4 @@
-"""Functions of the user's that a config names instead of a built-in: `module:function` or `file.py:function`.
+"""User functions: the user's own code, which a config names in place of a built-in choice (`module:function` or `file.py:function`).
 
     labeler:
       kind: judges/shorter.py:judge       a file, relative to the working directory
@@ -33,7 +33,7 @@ _IMPORTED: dict[str, str] = {}
 
 
 def is_function(name: Any) -> bool:
-    """Whether a value of the config names a function of the user's."""
+    """Whether a value of the config names a user function."""
     return isinstance(name, str) and re.match(PATTERN, name) is not None
 
 

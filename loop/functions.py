@@ -1,4 +1,4 @@
-"""Which functions of the user's the stages call, and whether they are still the same (`configs/user_functions.py`).
+"""Which user functions the stages call, and whether they are still the same (`configs/user_functions.py`).
 
 The hash of each function's file is part of the key of the stage that calls it, as the weights of the base are part of the base's. The
 metrics of the stage record it. Must never import torch or Ray.
@@ -52,7 +52,7 @@ def check_unchanged(hashes: Mapping[str, str]) -> None:
 
 
 def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
-    """The functions of the user's that a stage calls -> the setting that names each."""
+    """The user functions that a stage calls -> the setting that names each."""
     found: dict[str, str] = {}
     for setting in stage.calls:
         value = identity_at(config, setting)

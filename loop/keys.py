@@ -1,7 +1,7 @@
 """The key of a stage: the hash of its recipe. A committed stage with the right key is used again, so keys decide what is made.
 
 A recipe is the stage's name and version, the settings that it reads, the seed, the round, the digests of its inputs, and the hashes
-of the user's functions that it calls. Must never import torch or Ray.
+of the user functions that it calls. Must never import torch or Ray.
 """
 
 from pathlib import Path

@@ -27,7 +27,7 @@ class Stage:
     """What the key of a stage depends on besides its inputs.
 
     version: raised when the code of the stage computes something else. reads: all settings that the code reads. calls: those of them that
-    may name functions of the user's, whose files are hashed too. seeded: whether the run's seed matters.
+    may name user functions, whose files are hashed too. seeded: whether the run's seed matters.
     """
 
     name: str

@@ -63,7 +63,7 @@ class Worker:
     def run_stage(self, request: StageRequest) -> dict[str, Any]:
         """Run one stage and return its metrics. The request is plain data (`executor.py`).
 
-        Raises WorkerLost if another worker of the group is lost, UserError if a function of the user's is edited meanwhile, and whatever
+        Raises WorkerLost if another worker of the group is lost, UserError if a user function is edited meanwhile, and whatever
         the stage raises.
         """
         from loop import stages

@@ -51,7 +51,7 @@ def data(context: Context) -> Metrics:
 
 
 def base(context: Context) -> Metrics:
-    """The frozen base. A model of the user's is checked and recorded (`base_files.py`). The embedded one is trained on text."""
+    """The frozen base. The user's own model is checked and recorded (`base_files.py`). The embedded one is trained on text."""
     config = context.config.base
     if config.model != "embedded":
         return _record_base(context, config)
@@ -113,7 +113,7 @@ def baseline(context: Context) -> Metrics:
 
 
 def _record_base(context: Context, config: BaseConfig) -> Metrics:
-    """Check a model of the user's, and write which files or which commit it is."""
+    """Check the user's own model, and write which files or which commit it is."""
     found = check_causal_lm(config.model, config)
     load_tokenizer(config.model, config, found)
     folder = Path(config.model)

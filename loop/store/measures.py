@@ -42,7 +42,7 @@ MEASURES: dict[str, Measure] = {
     "mixture": Measure("comparisons that the reward model is retrained on, by origin", TEXTS),
     "groups": Measure("prompts with candidates that the selector is trained on", ROWS),
     "heldout_comparisons": Measure("comparisons that judge the selector", ROWS),
-    "functions": Measure("the user's functions that the stage called, with the hashes of their files", "text"),
+    "functions": Measure("the user functions that the stage called, with the hashes of their files", "text"),
     # training
     "commit": Measure("the commit of a base model from the hub", "text"),
     "dialogues": Measure("dialogues that the tiny base is trained on", ROWS),

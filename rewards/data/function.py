@@ -1,4 +1,4 @@
-"""Rows that a function of the user's yields, named in `data.source` as `module:function` or `file.py:function`.
+"""Rows that a user function yields, named in `data.source` as `module:function` or `file.py:function`.
 
     def pairs():
         for question, good, bad in my_database():

@@ -1,4 +1,4 @@
-"""What `data.source` names: the embedded world, files, data sets of the hub, or functions of the user's.
+"""What `data.source` names: the embedded world, files, data sets of the hub, or user functions.
 
 The checks here are cheap and import no ML library, so they run before anything is started.
 """

@@ -3,7 +3,7 @@
     gold                 the embedded world's true reward (gold.py)
     reward-model         a reward model that this run does not train (reward_model.py)
     preferences-file     comparisons that people or programs write into a file (preferences_file.py)
-    file.py:function     a judge of the user's, also as module:function (function.py)
+    file.py:function     the user's own judge, also as module:function (function.py)
 
 The first two and the last choose pairs and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
 function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/sections.py).

@@ -1,4 +1,4 @@
-"""A judge of the user's, named in `labeler.kind` as `module:function` or `file.py:function`.
+"""The user's own judge, named in `labeler.kind` as `module:function` or `file.py:function`.
 
     def judge(pairs):                              # rewards/labelers/pairs.py: Pair has `first` and `second`, which are Samples
         return [float(len(pair.first.completion) < len(pair.second.completion)) for pair in pairs]

@@ -1,7 +1,7 @@
 """Labeling in two steps: choose which completions of a prompt to compare, then have a judge compare them.
 
-A judge is any function from pairs to verdicts. `gold.py` and `reward_model.py` have the built-in ones, and `labeler.kind` may name a
-function of the user's.
+A judge is any function from pairs to verdicts. `gold.py` and `reward_model.py` have the built-in ones, and `labeler.kind` may name the
+user's own judge.
 """
 
 import itertools

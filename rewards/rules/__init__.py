@@ -33,7 +33,7 @@ RULES: dict[str, Rule] = {
 
 
 def find_rules(names: Sequence[str]) -> dict[str, Rule]:
-    """The rules that a config names. Raises UserError for a function of the user's that cannot be used."""
+    """The rules that a config names. Raises UserError for a user function that cannot be used."""
     return {name: RULES[name] if name in RULES else user_functions.load(name) for name in names}
 
 

@@ -1,7 +1,7 @@
 """Selectors: given a prompt's candidates, which one will be preferred? `select.kind` names one.
 
     listwise             an adapter and a head, trained on the comparisons of all rounds (listwise.py)
-    file.py:function     a function of the user's that scores answers, also as module:function (function.py)
+    file.py:function     a user function that scores answers, also as module:function (function.py)
 
 To add a selector, write a function from `SelectTask` to `Selector` and enter it here and in `SelectConfig.kind` (configs/sections.py).
 Every selector is judged in the same way (judging.py).

@@ -1,4 +1,4 @@
-"""A selector of the user's, named in `select.kind` as `module:function` or `file.py:function`. Nothing is trained.
+"""The user's own selector, named in `select.kind` as `module:function` or `file.py:function`. Nothing is trained.
 
     def score(answers):                    # rewards/comparisons.py: Answer has `prompt`, `completion` and `finished`
         return [-len(answer.completion) for answer in answers]
