@@ -39,7 +39,7 @@ class AdaptedModel:
         self.causal_lm = causal_lm.requires_grad_(False).eval()
         self.lora_settings, self.location, self.revision = lora, location, revision
         self._peft_model: PeftModel | None = None
-        self._lora_layers: list[BaseTunerLayer] = []
+        self._lora_layers: list[Any] = []  # of type BaseTunerLayer
         self._modules = list(causal_lm.modules())
         self._parameters: dict[str, list[nn.Parameter]] = {}
         self._active: tuple[str | None, bool] = (None, False)
@@ -96,7 +96,7 @@ class AdaptedModel:
     def set_adapter_state(self, name: str, state: AdapterState) -> None:
         """Overwrite the adapter's tensors. Raises UserError if they belong to another base model."""
         weights = {key: tensor for key, tensor in state.items() if key != SCORE_KEY}
-        result = set_peft_model_state_dict(self._peft_model, weights, adapter_name=name)
+        result: Any = set_peft_model_state_dict(self._peft_model, weights, adapter_name=name)
         if result.unexpected_keys:
             raise UserError(f"the adapter does not fit the base model: {result.unexpected_keys[0]}", name, "use one base per run")
 
@@ -188,7 +188,7 @@ class AdaptedModel:
             target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear if "lora_" not in name and "base_layer" not in name})
         return LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank
             lora_dropout=0.0,
             target_modules=target_modules,
             layers_to_transform=upper_half,
@@ -208,8 +208,8 @@ def load_head(folder: Path) -> torch.Tensor:
 
 def _fuse(layer: Any) -> None:
     """Replace the layer's forward if it is plain LoRA over a plain linear layer of the same dtype."""
-    base = layer.get_base_layer()
-    if type(layer) is not PeftLinear or type(base) is not nn.Linear or layer.lora_variant:
+    kind, base = type(layer), layer.get_base_layer()
+    if kind is not PeftLinear or type(base) is not nn.Linear or layer.lora_variant:
         return
     if any(type(dropout) is not nn.Identity for dropout in layer.lora_dropout.values()):
         return

@@ -31,7 +31,7 @@ class Backbone(AdaptedModel):
         super().__init__(causal_lm, lora, location=name)
         causal_lm.config.use_cache = False
         if gradient_checkpointing:
-            causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+            causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
         self.fast = FastModel(causal_lm)
         self._check_train_mode()

@@ -107,7 +107,8 @@ def _decode_batch(
     decoding = begin(batch, P + R)
     hidden = decoding.prefill()
     if buffers and decoding.start_states is not None:
-        buffers.keep_start(*batch.attention_mask[:, :P].nonzero(as_tuple=True), decoding.start_states)
+        prompt_rows, columns = batch.attention_mask[:, :P].nonzero(as_tuple=True)
+        buffers.keep_start(prompt_rows, columns, decoding.start_states)
     for step in range(R):
         logits = decoding.logits(hidden)
         token = _draw(logits, uniforms[rows, step], config)
@@ -158,7 +159,8 @@ class _TraceBuffers:
         response = slice(self.P, self.P + length)
         whole = slice(self.P - prompt_length, self.P + length)
         start_states = self.buffers["start_states"][row, whole] if "start_states" in self.buffers else None
-        return Trace(*(self.buffers[name][row, response] for name in ("logprobs", "entropies", "states")), start_states)
+        logprobs, entropies, states = (self.buffers[name][row, response] for name in ("logprobs", "entropies", "states"))
+        return Trace(logprobs, entropies, states, start_states)
 
     def _write(self, name: str, rows: torch.Tensor, columns: torch.Tensor | int, values: torch.Tensor) -> None:
         if name not in self.buffers:

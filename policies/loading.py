@@ -29,7 +29,7 @@ def load_causal_lm(folder: str, config: BaseConfig, device: str) -> Any:
         )
         options["device_map"] = {"": device}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype), **options)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.dtype), **options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"the base model cannot be loaded: {first_line(error)}", folder, "check base.model") from None
     for module in model.modules():

@@ -164,9 +164,9 @@ class Progress(transformers.TrainerCallback):
         self.report, self.checkpoints = report, checkpoints
         self.losses: dict[str, float] = {}
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Called by the trainer with the losses of a step, after `on_step_end`."""
-        self.losses = {name: logs[name] for name in LOGGED if name in logs}
+        self.losses = {name: logs[name] for name in LOGGED if logs and name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the trainer after each optimiser step."""

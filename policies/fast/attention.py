@@ -33,8 +33,8 @@ def unpadded_attention(
     """Compute causal attention within each row. query [1, h, N, d] -> [1, N, h, d]. Raises ValueError for a soft cap."""
     if kwargs.get("softcap") is not None:
         raise ValueError("attention without padding does not support a soft cap")
-    grids = (unpadded.pad(states[0].transpose(0, 1)).transpose(1, 2) for states in (query, key, value))
-    return attend(*grids, unpadded, scaling, sliding_window)[None], None
+    query, key, value = (unpadded.pad(states[0].transpose(0, 1)).transpose(1, 2) for states in (query, key, value))
+    return attend(query, key, value, unpadded, scaling, sliding_window)[None], None
 
 
 def attend(

@@ -70,7 +70,8 @@ class Unpadded:
     shape: tuple[int, int]  # (B, L)
     last: torch.Tensor  # [B] long; the last token of each row
     predictors: torch.Tensor  # [M] long; the tokens whose hidden states predict the response tokens, row after row
-    _head_orders: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict, repr=False)  # results of `_head_order`
+    _head_orders: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=dict, repr=False)
+    """Results of `_head_order`."""
 
     @classmethod
     def from_batch(cls, batch: Batch, mask: torch.Tensor) -> "Unpadded":

@@ -58,6 +58,7 @@ class GatedMLP(torch.autograd.Function):
         activated = torch.ops.aten.silu.out(gate, out=grad_up)  # both buffers are reused: the gradients overwrite them below
         product = torch.mul(activated, up, out=grad_gate)
         grad_product, grads_down = lora.gradients(product, lora.Saved(low_down, merged_down), [down], grad, True)
+        assert grad_product is not None
         grad_up.mul_(grad_product)
         torch.ops.aten.silu_backward.grad_input(grad_product.mul_(up), gate, grad_input=grad_gate)
         grad_x, grads_inner = lora.gradients(x, lora.Saved(low, merged), inner, grad_both, ctx.needs_input_grad[0])
@@ -147,7 +148,7 @@ class Layer(torch.autograd.Function):
         wants_x, saves = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
         ctx.parts = parts = [InnerContext(saves, (wants, False)) for wants in (wants_x, wants_x, True, True, True)]
         normed = RMSNorm.forward(parts[0], x, *norms[0])
-        attended = ShortAttention.forward(parts[1], normed, *attention, scalings[:3], *tensors[: 3 * lora.TENSORS])
+        attended = ShortAttention.forward(parts[1], normed, *(*attention, scalings[:3], *tensors[: 3 * lora.TENSORS]))
         if only is not None:
             x, attended = x[only], attended[only]
         middle = lora.LoraLinear.forward(parts[2], attended, scalings[3:4], *tensors[3 * lora.TENSORS : 4 * lora.TENSORS]).add_(x)

@@ -128,8 +128,8 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
         bias = causal_bias(unpadded.shape[1], window, hidden_states.dtype, hidden_states.device)
         attended = ShortAttention.apply(hidden_states[0], cos, sin, unpadded, bias, self.scaling, scalings, *tensors)
     else:
-        heads = RotatedHeads.apply(hidden_states[0], cos, sin, unpadded, scalings, *tensors)
-        attended = attend(*heads, unpadded, self.scaling, window).flatten(1)
+        query, key, value = RotatedHeads.apply(hidden_states[0], cos, sin, unpadded, scalings, *tensors)
+        attended = attend(query, key, value, unpadded, self.scaling, window).flatten(1)
     return self.o_proj(attended if only is None else attended[only])[None], None
 
 

@@ -112,12 +112,12 @@ def _adapter_gradients(
 
 def flattened(group: Sequence[Linear]) -> tuple[list[torch.Tensor | None], list[float]]:
     """Return the tensors of a group one after the other, as an autograd function takes and saves them, and the scalings."""
-    return [tensor for linear in group for tensor in linear[:TENSORS]], [linear.scaling for linear in group]
+    return [tensor for linear in group for tensor in (linear.weight, linear.bias, linear.a, linear.b)], [linear.scaling for linear in group]
 
 
 def grouped(tensors: Sequence[Any], scalings: Sequence[float]) -> list[Linear]:
     """The inverse of `flattened`."""
-    return [Linear(*tensors[TENSORS * i : TENSORS * (i + 1)], scaling) for i, scaling in enumerate(scalings)]
+    return [Linear._make((*tensors[TENSORS * i : TENSORS * (i + 1)], scaling)) for i, scaling in enumerate(scalings)]
 
 
 class LoraLinear(torch.autograd.Function):

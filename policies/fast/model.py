@@ -80,6 +80,7 @@ class FastModel:
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
             )
             return padded.last_hidden_state.flatten(0, 1)[unpadded.index if only is None else unpadded.index[only]]
+        inputs: dict[str, Any]
         if start_states is None:
             inputs, first_layer = {"input_ids": unpadded.input_ids[None]}, 0
         else:

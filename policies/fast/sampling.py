@@ -68,7 +68,8 @@ class TransformersDecoding:
         hidden = self._run(self.mask)
         self.start_states = None if self.start_states is None else self.start_states[self.mask]
         if self.plain:
-            self.model.largest_cache_bytes = max(self.model.largest_cache_bytes, sum(layer.nbytes for layer in self.cache.layers))
+            layers = [layer for layer in self.cache.layers if isinstance(layer, PreallocatedLayer)]
+            self.model.largest_cache_bytes = max(self.model.largest_cache_bytes, sum(layer.nbytes for layer in layers))
         return hidden
 
     def step(self, token_ids: torch.Tensor) -> torch.Tensor:
