@@ -1,8 +1,9 @@
 """A frozen causal language model that carries named LoRA adapters, one for each role. The only file that imports PEFT.
 
-Adapters are PEFT's, in memory and on disk, so other programs can load them. Two things differ from PEFT. The forward pass of plain LoRA
-layers is that of `fast/lora.py`. Adapters are switched by `role`, because PEFT's own methods walk through all parameters of all adapters,
-and leaving its `disable_adapter()` can make a frozen adapter trainable again.
+Adapters are PEFT's, in memory and on disk, so other programs can load them. Two things differ from PEFT:
+- The forward pass of plain LoRA layers is that of `fast/lora.py`.
+- `role` switches adapters. PEFT's own methods walk through all parameters of all adapters, and leaving its `disable_adapter()` can make a
+  frozen adapter trainable again.
 """
 
 import json

@@ -4,9 +4,12 @@
     model.probe(pad_id, start_layer=4)          # compares each fast path with transformers, and keeps those that agree
     states = model.hidden_states(batch)         # [N, H], without padding
 
-The fast paths are: no padding (`attention.py`), fused layers (`layers.py`), the last layer's second half for chosen tokens only, and
-passes that start at a middle layer from states that an earlier pass has kept. The last one pays where the adapters are in the upper layers
-only: what enters the first of these, `start_layer`, is then the same for all of them.
+The fast paths are:
+- No padding (`attention.py`).
+- Fused layers (`layers.py`).
+- The second half of the last layer runs for chosen tokens only.
+- Passes start at a middle layer, `start_layer`, from states that an earlier pass has kept. This works if only the layers from there on have
+  adapters, because then the states are the same under every adapter.
 
 Letters: N real tokens of a batch, M chosen tokens, H hidden, V vocabulary.
 """
