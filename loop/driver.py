@@ -26,7 +26,7 @@ from loop.store import artifacts
 from loop.store.artifacts import Artifact
 from loop.store.base_cache import BaseCache
 from loop.store.base_files import check_same_base, check_unchanged
-from loop.store.journal import Journal, StageState
+from loop.store.journal import Journal, RunState, StageState
 from loop.store.layout import RunFolder, StageWork, stage_name
 from loop.store.lock import one_writer
 from loop.store.progress import read_progress
@@ -71,8 +71,7 @@ class Driver:
             with one_writer(self.folder):
                 state = self.journal.state()
                 check_same_run(self.folder, state, self.config)
-                complete = state.state == "done" and state.num_rounds >= self.config.num_rounds and not are_changed(self.config, state)
-                if complete and not verify(self.folder, thorough=False)[0]:
+                if self._is_done(state):
                     self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                     return
                 record_start(self.folder, self.journal, self.config)
@@ -80,6 +79,11 @@ class Driver:
                     run_rounds(self)
                 self.journal.append("run_done")
                 shutil.rmtree(self.paths.all_work, ignore_errors=True)
+
+    def _is_done(self, state: RunState) -> bool:
+        """Whether all rounds are done, by the present versions of the user's functions, and nothing is damaged."""
+        enough = state.state == "done" and state.num_rounds >= self.config.num_rounds
+        return enough and not are_changed(self.config, state) and not verify(self.folder, thorough=False)[0]
 
     def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact:
         """The artifact of a stage: the one that was committed, or a new one."""
@@ -113,6 +117,7 @@ class Driver:
         return artifact
 
     def _tell_of_edited_functions(self, stage: Stage, round_number: int | None) -> None:
+        """Say why a stage is made again where the user has edited a function that it calls."""
         committed = self.journal.state().stage(stage.name, round_number).committed
         for function in find_changed(self.config, stage, (committed and committed.metrics) or {}):
             name = stage_name(stage.name, round_number)

@@ -1,4 +1,4 @@
-"""`verify`: hash everything that a run has committed once more."""
+"""`verify`: hash everything that a run has committed again, and compare."""
 
 import argparse
 

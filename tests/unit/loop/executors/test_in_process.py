@@ -14,7 +14,8 @@ from loop.driver import Driver
 from loop.executors.in_process import InProcess
 from loop.failures import OutOfMemory, StageFailed, WorkerLost
 from loop.signals import StopSignals
-from loop.store.journal import read_events
+from loop.store.journal import fold, read_events
+from loop.store.measures import find_measure
 from loop.store.upkeep import verify
 from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor, SilentTerminal
 
@@ -99,7 +100,9 @@ TINY = (
     "base.num_heads=2",
     "base.vocabulary_size=500",
     "lora.rank=2",
-    "data.num_pairs=64",
+    "data.num_pairs=128",
+    "data.labeler_fraction=0.5",
+    "labeler.kind=reward-model",
     "data.max_prompt_tokens=200",
     "data.max_completion_tokens=200",
     "generation.max_new_tokens=6",
@@ -157,6 +160,8 @@ def test_real_stages_run_in_this_process_and_two_runs_share_them(tmp_path, monke
         executor.stop()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert digests["a"] == digests["b"] and len(digests["a"]) == 12
+    assert digests["a"] == digests["b"] and len(digests["a"]) == 13
+    metrics = [(name, set(row.metrics)) for _, name, row in fold(read_events(tmp_path / "a" / "journal.jsonl")).stages()]
+    assert not [(stage, name) for stage, names in metrics for name in names if find_measure(name) is None]
     resumed = [event.resumed for event in read_events(tmp_path / "b" / "journal.jsonl") if event.stage == "policy" and event.resumed]
     assert resumed and resumed[0].startswith("step-")
