@@ -1,18 +1,14 @@
-"""What `status` shows of a run that is running, and that paths of a run directory are built in one file."""
+"""What `status` shows of a run that is running."""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 
 from loop.commands.main import main
 from loop.store.journal import Journal
-from loop.store.layout import RunFolder, runs_in
+from loop.store.layout import RunFolder
 from loop.store.lock import one_writer
 from loop.store.progress import ProgressFile
-
-LOOP = Path(__file__).parents[3] / "loop"
 
 
 @pytest.fixture
@@ -47,17 +43,3 @@ def test_a_run_whose_process_has_died_is_interrupted(run, capsys):
     assert status(run, capsys).splitlines()[0] == "x: interrupted, 2 rounds"
     found = json.loads(status(run, capsys, "--json"))
     assert found["state"] == "interrupted" and [row["stages"]["reward"]["state"] for row in found["rounds"]] == ["pending", "pending"]
-
-
-def test_half_a_fork_is_no_run(run):
-    (run.path.parent / ".y.fork-1").mkdir()
-    (run.path.parent / ".y.fork-1" / "journal.jsonl").touch()
-    assert runs_in(run.path.parent) == [run]
-
-
-def test_paths_of_a_run_are_built_in_one_file():
-    """A file's name in quotes anywhere else would be a second place that knows where it is."""
-    names = ["config.yaml", "journal.jsonl", "manifest.json", "progress.json", "ray.log", "failed-stage.log", "checkpoints"]
-    pattern = re.compile(rf'"(?:{"|".join(map(re.escape, names))})"')
-    found = {path.relative_to(LOOP).as_posix(): pattern.findall(path.read_text(encoding="utf-8")) for path in LOOP.rglob("*.py")}
-    assert {path for path, literals in found.items() if literals} == {"store/layout.py"}, found
