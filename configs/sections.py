@@ -38,7 +38,7 @@ class BaseConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """The number format of the base model's weights."""
     quantization: Literal["none", "nf4"] = "none"
-    """`nf4` loads the base in 4-bit NF4 with bitsandbytes. Source: QLoRA, arXiv 2305.14314."""
+    """`nf4` loads the base in 4-bit NF4 with bitsandbytes, which must be installed. Source: QLoRA, arXiv 2305.14314."""
     gradient_checkpointing: Annotated[bool, RUN_TIME] = False
     """Recompute activations in the backward pass instead of keeping them. This saves memory and costs about a third more time."""
     pretraining_texts: list[Literal["world", "chosen"]] = ["world"]

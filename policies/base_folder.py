@@ -4,6 +4,7 @@ The driver runs them before Ray starts. What only transformers can check (a mode
 by the `base` stage, with `loading.py`.
 """
 
+import importlib.util
 import json
 import os
 from collections.abc import Mapping
@@ -24,11 +25,14 @@ PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 def check_base(config: RunConfig, where: str) -> None:
-    """Raise UserError if the base cannot work: no model, no tokenizer, or too few positions. A hub id passes unchecked.
+    """Raise UserError if the base cannot work: no model, no tokenizer, too few positions, or no library for its weights.
 
-    where: the setting or file that names the base.
+    A model on the hub is not looked at. where: the setting or file that names the base.
     """
     model = config.base.model
+    if config.base.quantization == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+        to_do = "install it with `pip install bitsandbytes`, or set base.quantization=none"
+        raise UserError("base.quantization=nf4 needs bitsandbytes, which is not installed", where, to_do)
     if model == "embedded":
         check_positions({POSITIONS[0]: MAX_POSITIONS}, config.data, "the embedded base")
     elif os.path.isdir(model):

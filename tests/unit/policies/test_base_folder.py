@@ -41,6 +41,11 @@ def test_a_whole_folder_passes(folder):
     assert load_tokenizer(str(folder), config, check_causal_lm(str(folder), config)).eos_token == "<|end|>"
 
 
+def test_4_bit_weights_need_bitsandbytes(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "needs bitsandbytes" in refused(folder, "base.quantization=nf4").what
+
+
 def test_what_is_missing_is_named(folder):
     assert "the base's folder does not exist" in refused(folder / "none").what
     assert "the base is a file" in refused(folder / "config.json").what
