@@ -143,8 +143,8 @@ class GenerationConfig(Section):
     max_new_tokens: PositiveInt = 32
     """The longest completion that is sampled, in tokens. It must not be larger than `data.max_completion_tokens`."""
     batch_size: Annotated[PositiveInt, RUN_TIME] = 128
-    """How many completions are sampled together. A smaller value saves memory. Log-probabilities may differ in their last bits, so about one
-    response in a thousand changes."""
+    """How many completions are sampled together. A smaller value saves memory. Log-probabilities may differ in their last bits, so about
+    one response in a thousand changes."""
 
 
 class PPOConfig(Section):
