@@ -34,8 +34,6 @@ from loop.store.run_config import record_start
 from loop.store.upkeep import verify
 from loop.terminal import Terminal
 
-PROCESS_STARTED = time.monotonic()
-
 
 @dataclass(frozen=True)
 class Job:
@@ -57,12 +55,21 @@ class Job:
 class Driver:
     """Makes what a config asks for in a run directory. The executor and the signal handlers belong to the caller."""
 
-    def __init__(self, config: RunConfig, folder: Path, terminal: Terminal, executor: Executor, signals: StopSignals | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        terminal: Terminal,
+        executor: Executor,
+        signals: StopSignals | None = None,
+        process_started: float | None = None,
+    ):
+        """process_started: when the command's process started, by `time.monotonic`, so that the journal can tell how long Python took."""
         self.config, self.folder, self.terminal = config, folder, terminal
         self.executor, self.signals = executor, signals or StopSignals(terminal.say)
         self.paths = RunFolder(folder)
         self.journal = Journal(self.paths.journal)
-        self._executor_is_known = False
+        self._process_started = process_started
 
     def execute(self) -> None:
         """Make everything that is not done yet. Raises a LoopError after writing to the journal how the run has ended."""
@@ -209,8 +216,8 @@ class Driver:
             startup = self.executor.start()
         if startup is None:
             return
-        seconds = startup.seconds | ({} if self._executor_is_known else {"python": before - PROCESS_STARTED})
-        self._executor_is_known = True
+        seconds = startup.seconds | ({"python": before - self._process_started} if self._process_started else {})
+        self._process_started = None  # another start, after Ray was lost, does not start Python again
         if startup.dashboard:
             self.terminal.say(f"Ray dashboard {startup.dashboard} (its token: `ray get-auth-token`)")
         self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=startup.dashboard, startup=seconds)

@@ -1,6 +1,7 @@
 """`run`: start a run, or continue it. Settings that are not given are taken from the run's own config, where the run exists."""
 
 import argparse
+import time
 from pathlib import Path
 
 from configs.loading import Given, read_given, validate
@@ -20,6 +21,7 @@ from loop.terminal import Terminal
 from policies.base_folder import check_base
 from rewards.data.sources import check_labels, check_sources
 
+PROCESS_STARTED = time.monotonic()
 HELP = "start a run, or continue it: the same command again resumes"
 
 
@@ -61,7 +63,7 @@ def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
                 taken = fork(source, runs / fork_name, config)
             terminal.say(f"{fork_name}: {len(taken)} stages taken over from {source.name}")
         with executor_for(config, runs / config.name) as executor:
-            Driver(config, runs / config.name, terminal, executor, signals).execute()
+            Driver(config, runs / config.name, terminal, executor, signals, PROCESS_STARTED).execute()
 
 
 def _check(given: Given, data_was_read: bool) -> RunConfig:

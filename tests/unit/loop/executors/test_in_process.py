@@ -118,7 +118,6 @@ TINY = (
     "sample.heldout_fraction=0.4",
     "select.num_epochs=1",
     "evaluate.num_prompts=8",
-    "runtime.checkpoint_seconds=0",
 )
 
 
