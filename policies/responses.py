@@ -51,8 +51,6 @@ class ResponseRecord:
 
     prompt: Prompt
     """Plain text, or messages of `role` and `content`."""
-    completion: str
-    """The text of the response, without its end token."""
     finished: bool
     """Whether the response ended with the end token, and not at the length limit."""
     prompt_id: str
@@ -61,8 +59,14 @@ class ResponseRecord:
     prompt_token_ids: Sequence[int]
     token_ids: Sequence[int]
     """The response's tokens as they were sampled, with the end token if it is finished."""
+    tokenizer: Any = field(compare=False, repr=False)
     trace: Trace | None = field(default=None, compare=False, repr=False)
     """What sampling kept; reward models on the same backbone use it to save time."""
+
+    @cached_property
+    def completion(self) -> str:
+        """The text of the response, without its end token. Decoded when it is first asked for: PPO itself never needs it."""
+        return decode_completion(self.tokenizer, self.token_ids)
 
 
 ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor | Sequence[float]]
@@ -70,16 +74,16 @@ ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor | Sequence[flo
 
 
 def make_records(tokenizer: Any, prompts: Sequence[EncodedPrompt], responses: Sequence[Response]) -> list[ResponseRecord]:
-    """Pair prompts with their responses, and decode these."""
+    """Pair prompts with their responses."""
     return [
         ResponseRecord(
             prompt=prompt.prompt,
-            completion=decode_completion(tokenizer, response.token_ids),
             finished=response.finished,
             prompt_id=prompt.prompt_id,
             source=prompt.source,
             prompt_token_ids=prompt.token_ids,
             token_ids=response.token_ids,
+            tokenizer=tokenizer,
             trace=response.trace,
         )
         for prompt, response in zip(prompts, responses, strict=True)
