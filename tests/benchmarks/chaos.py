@@ -66,11 +66,11 @@ class Run:
     def start(self, rounds: int = 2, settings: Sequence[str] = ()) -> None:
         """Type the command; `settings`: what this attempt is given in addition."""
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.folder / "cache"), MARK: self.mark, "NO_COLOR": "1"}
-        environment |= self.environment
+        environment |= {"HF_HUB_OFFLINE": "1"} | self.environment  # transformers writes it into a tokenizer's files, so into the digests
         command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings, *settings]
         self.attempts += 1
-        log = (self.folder / f"log-{self.attempts}").open("wb")
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
+        with (self.folder / f"log-{self.attempts}").open("wb") as log:
+            self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def events(self) -> list[dict[str, Any]]:
         try:

@@ -1,14 +1,23 @@
-"""A run small enough for a test: every stage, real Ray, under a minute."""
+"""Runs small enough for a test: every stage, under half a minute."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.benchmarks.chaos import Run
+from tests.forked import Forked, ForkedRun, run_command
+
 PROJECT = Path(__file__).parents[2]
+SEED = int(os.environ.get("LOOP_CHAOS_SEED", time.time()))
+"""Decides when and where runs are killed. A failure prints it; set the variable to repeat the same moments."""
 SMALL = [
     "base.pretraining_steps=30",
     "base.hidden_size=32",
@@ -27,7 +36,36 @@ SMALL = [
     "sample.heldout_fraction=0.4",
     "select.num_epochs=1",
     "evaluate.num_prompts=32",
+    "runtime.threads=1",
 ]
+IN_PROCESS, RAY = "runtime.executor=in-process", "runtime.executor=ray"
+"""Which executor makes the stages. A run keeps the executor that it was started with, unless it is told another."""
+SETTINGS = [*SMALL, "ppo.num_updates=24", "runtime.checkpoint_seconds=0.5"]
+"""For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """What the condition gives, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.05)
+    return found
+
+
+def stage_is_running(run: Run, stage: str) -> bool:
+    """Whether the stage has begun and has made some steps."""
+    events = [event for event in run.events() if "stage" in event]
+    begun = bool(events) and events[-1].get("stage") == stage and events[-1]["event"] == "stage_started"
+    return begun and any(run.folder.glob(f"runs/chaos/work/*-{stage}/progress.json"))
+
+
+def copy_before_ppo(source: Run, run: Run) -> None:
+    """Give `run` what `source` has made up to the first PPO stage, so that it begins there."""
+    shutil.copytree(source.journal.parent, run.journal.parent)
+    for stage in run.journal.parent.glob("round-*/*"):
+        if stage.parent.name != "round-000" or stage.name != "reward":
+            shutil.rmtree(stage)
 
 
 class Workspace:
@@ -38,9 +76,10 @@ class Workspace:
 
     @property
     def environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.cache), "NO_COLOR": "1"}
+        return os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.cache), "NO_COLOR": "1", "HF_HUB_OFFLINE": "1"}
 
     def start(self, *words: str, **options) -> subprocess.Popen:
+        """Type `python -m loop ...`."""
         return subprocess.Popen(
             [sys.executable, "-m", "loop", *words],
             cwd=self.folder,
@@ -51,16 +90,27 @@ class Workspace:
             **options,
         )
 
-    def loop(self, *words: str, exit_code: int = 0) -> tuple[str, str]:
-        """Run `python -m loop ...`; returns (stdout, stderr) after checking the exit code."""
+    def typed(self, *words: str, exit_code: int = 0) -> tuple[str, str]:
+        """Run `python -m loop ...` in a fresh process; returns (stdout, stderr) after checking the exit code."""
         process = self.start(*words)
         out, err = process.communicate(timeout=600)
-        assert process.returncode == exit_code, f"exit {process.returncode}\n{out}\n{err}"
+        return self._checked(process.returncode, exit_code, out, err)
+
+    def loop(self, *words: str, exit_code: int = 0) -> tuple[str, str]:
+        """The same in a process that starts faster (see `forked.py`)."""
+        out, err = self.folder / "stdout", self.folder / "stderr"
+        process = Forked(run_command, words, folder=self.folder, environment=self.environment, out=out, err=err)
+        returned = process.wait(timeout=600)
+        return self._checked(returned, exit_code, out.read_text(), err.read_text())
+
+    def _checked(self, returned: int, exit_code: int, out: str, err: str) -> tuple[str, str]:
+        assert returned == exit_code, f"exit {returned}\n{out}\n{err}"
         assert "Traceback" not in err + out
         return out, err
 
     def small(self, name: str, *words: str, exit_code: int = 0) -> tuple[str, str]:
-        return self.loop("run", "--name", name, *words, *SMALL, exit_code=exit_code)
+        """A small run, without Ray."""
+        return self.loop("run", "--name", name, IN_PROCESS, *words, *SMALL, exit_code=exit_code)
 
     def status(self, name: str) -> dict:
         return json.loads(self.loop("status", name, "--json")[0])
@@ -78,6 +128,15 @@ def workspace(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def two_rounds(workspace):
-    """The small run, two rounds, made once for all tests; gives the workspace."""
-    workspace.small("whole", "--rounds", "2")
+    """The small run of two rounds, typed by a user and made by Ray, once for all tests; gives the workspace."""
+    workspace.typed("run", "--name", "whole", "--rounds", "2", *SMALL)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory):
+    """The run that nothing disturbs. All runs with these settings have to end with the same bytes, with Ray and without."""
+    run = ForkedRun(tmp_path_factory.mktemp("chaos") / "reference", SETTINGS)
+    run.start()
+    assert run.process.wait(timeout=240) == 0
+    return run

@@ -94,5 +94,5 @@ def test_nccl_carries_sums():
 @pytest.mark.parametrize("settings", [["base.dtype=bfloat16"], ["base.dtype=bfloat16", "lora.layers=upper-half"]])
 def test_a_whole_round(tmp_path, settings):
     workspace = Workspace(tmp_path, tmp_path / "cache")
-    out, _ = workspace.loop("run", "--rounds", "1", "--name", "gpu", *SMALL, *settings)
+    out, _ = workspace.typed("run", "--rounds", "1", "--name", "gpu", *SMALL, *settings)
     assert "round-000/evaluate" in out

@@ -1,4 +1,7 @@
-"""Killed anywhere, ends the same: whole kills, actor kills, hangs, a full disk, signals, a lost node. Real processes throughout."""
+"""Killed anywhere, a run ends with the same bytes: SIGKILL in every stage, a full disk, a lost node. Processes and signals are real.
+
+What can be tested without Ray runs without it; `test_ray_dies.py` has what Ray itself can suffer.
+"""
 
 import json
 import os
@@ -6,90 +9,46 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.chaos import ACTOR_TITLES, Run, kill_actors, kill_whole, lost_in, strike
+from tests.benchmarks.chaos import Run, lost_in, stage_of
 from tests.conftest import make_causal_lm
-from tests.integration.conftest import SMALL
+from tests.forked import ForkedRun
+from tests.integration.conftest import RAY, SEED, SETTINGS, SMALL, copy_before_ppo, stage_is_running, wait_for
 
 pytestmark = pytest.mark.slow
-SEED = int(os.environ.get("LOOP_CHAOS_SEED", time.time()))
-"""Printed with a failure; set it to see the same moments again."""
-SETTINGS = [*SMALL, "ppo.num_updates=24", "runtime.checkpoint_seconds=0.5"]
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The undisturbed run that all others have to equal."""
-    run = Run(tmp_path_factory.mktemp("chaos") / "reference", SETTINGS)
+def kill_in(run: ForkedRun, stage: str, seconds: float) -> bool:
+    """Start the run, and kill it some seconds after the stage began. Returns whether it was still running by then."""
+    known = len(run.events())
     run.start()
-    run.go()
-    assert run.process.returncode == 0
-    return run
+    wait_for(lambda: run.process.poll() is not None or stage in map(stage_of, run.events()[known:]))
+    time.sleep(seconds)
+    with suppress(ProcessLookupError):
+        os.killpg(run.process.pid, signal.SIGKILL)
+    return run.process.wait() == -signal.SIGKILL
 
 
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
-def stage_is_running(run, stage):
-    """Whether the stage has begun and has made some steps."""
-    events = run.events()
-    begun = events and events[-1].get("stage") == stage and events[-1]["event"] == "stage_started"
-    return begun and any(run.folder.glob(f"runs/chaos/work/*-{stage}/progress.json"))
-
-
-def test_whole_kills_at_random_moments(reference, tmp_path):
-    rng = random.Random(SEED)
-    run = Run(tmp_path / "run", SETTINGS)
-    moments = sorted(rng.uniform(0.0, reference.clock) for _ in range(3))
-    kill_whole(run, moments)
-    assert run.digests() == reference.digests(), f"LOOP_CHAOS_SEED={SEED}, killed at {moments}"
-
-
-def test_actor_kills_in_every_stage(reference, tmp_path):
-    """One command: every kind of stage loses its worker once."""
-    rng, seconds = random.Random(SEED), reference.stage_seconds()
-    targets = {name: rng.uniform(0.0, seconds[name]) for name in list(seconds)[:11]}  # set-up and round 0
-    run = Run(tmp_path / "run", SETTINGS)
-    kill_actors(run, targets)
-    assert len(lost_in(run)) >= 8  # the shortest stages are over before the signal arrives
-    assert run.digests() == reference.digests(), f"LOOP_CHAOS_SEED={SEED}, {targets}"
-    command = [sys.executable, "-m", "loop", "status", "chaos", "--json"]
-    status = json.loads(
-        subprocess.run(
-            command, cwd=run.folder, capture_output=True, check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        ).stdout
-    )
-    stages = [*status["setup"].values(), *(stage for each in status["rounds"] for stage in each["stages"].values())]
-    assert sum(stage["restarts"] for stage in stages) == len(lost_in(run))
-
-
-def test_a_worker_that_hangs_is_replaced_and_the_end_is_the_same(reference, tmp_path):
-    """SIGSTOP: the process lives, answers nothing and gives no sign of life."""
-    run = Run(tmp_path / "run", [*SETTINGS, "runtime.hang_seconds=5"])
+def test_killed_once_in_every_stage(reference, tmp_path):
+    """At a random moment of each stage, then the same command again. Driver and worker are one process here, so both are killed."""
+    rng, run = random.Random(SEED), ForkedRun(tmp_path / "run", SETTINGS)
+    moments = {stage: rng.uniform(0.0, seconds) for stage, seconds in reference.stage_seconds().items()}
+    # A signal may come when its stage has just ended: then it kills the next one, and there is nothing left to kill here.
+    killed = [stage for stage, moment in moments.items() if stage not in run.stage_seconds() and kill_in(run, stage, moment)]
+    assert len(killed) >= 12
     run.start()
-    wait_for(lambda: stage_is_running(run, "policy"))
-    for pid in run.marked(*ACTOR_TITLES):
-        os.kill(pid, signal.SIGSTOP)
     assert run.process.wait(timeout=240) == 0
-    assert lost_in(run) == ["policy"]
-    message = next(event["message"] for event in run.events() if event["event"] == "worker_lost")
-    assert "no sign of life for 5 s" in message
-    assert run.digests() == reference.digests()
+    assert run.digests() == reference.digests(), f"LOOP_CHAOS_SEED={SEED}, killed in {killed} of {moments}"
 
 
 def test_killed_between_reward_model_and_policy_on_a_base_with_dropout(tmp_path):
-    """GPT-2 drops one in ten (its default). The process that trained the reward model and the one that resumed after it must
-    train the same policy; TRL's RewardTrainer used to switch the dropout off for the rest of its own process only."""
+    """GPT-2 drops one in ten activations by default. The process that trained the reward model and a process that resumes after it must
+    train the same policy. TRL's RewardTrainer switches dropout off for the rest of its own process, which would make a difference."""
     import torch
     import transformers
 
@@ -103,61 +62,27 @@ def test_killed_between_reward_model_and_policy_on_a_base_with_dropout(tmp_path)
     pairs = [{"prompt": f"{i} mangoes?", "chosen": f"yes, {i % 7}", "rejected": f"no, {i % 5}"} for i in range(160)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     own = [f"base={tmp_path / 'base'}", f"data={tmp_path / 'pairs.jsonl'}", "data.labeler_fraction=0.5", "labeler.kind=reward-model"]
-    settings = ["--rounds", "1", *(word for word in SMALL if not word.startswith(("base.", "data."))), *own]
+    settings = [*(word for word in SMALL if not word.startswith(("base.", "data."))), *own]
 
-    undisturbed = Run(tmp_path / "undisturbed", settings)
-    undisturbed.start()
+    undisturbed = ForkedRun(tmp_path / "undisturbed", settings)
+    undisturbed.start(rounds=1)
     assert undisturbed.process.wait(timeout=240) == 0
-    run = Run(tmp_path / "run", settings)
-    run.start()
+    run = ForkedRun(tmp_path / "run", settings)
+    run.start(rounds=1)
     wait_for(lambda: any(event["event"] == "stage_committed" and event.get("stage") == "reward" for event in run.events()))
     run.kill()
-    run.start()
+    run.start(rounds=1)
     assert run.process.wait(timeout=240) == 0
     assert run.digests() == undisturbed.digests()
 
 
-def test_too_many_lost_workers_end_the_run_and_nothing_is_lost(tmp_path):
-    run = Run(tmp_path / "run", [*SETTINGS, "runtime.max_restarts=0"])
-    run.start()
-    wait_for(lambda: stage_is_running(run, "policy"))
-    for pid in run.marked(*ACTOR_TITLES):
-        strike(pid)
-    assert run.process.wait(timeout=60) == 4
-    assert "a worker died" in (run.folder / "log-1").read_text()
-    run.settings = SETTINGS
-    run.start()
-    assert run.process.wait(timeout=240) == 0
-
-
-def test_one_signal_saves_two_stop_at_once(reference, tmp_path):
-    """Ctrl-C in the middle of PPO: a checkpoint is written, exit 130 within seconds; the next start goes on from it."""
-    run = Run(tmp_path / "run", [*SETTINGS, "runtime.checkpoint_seconds=1000"])
-    run.start()
-    wait_for(lambda: stage_is_running(run, "policy"))
-    run.process.send_signal(signal.SIGINT)
-    assert run.process.wait(timeout=15) == 130
-    assert "finishing this step and saving" in (run.folder / "log-1").read_text()
-    saved = list(run.folder.glob("runs/chaos/work/round-000-policy/checkpoints/train/step-*"))
-    assert len(saved) == 1
-    run.start()
-    wait_for(lambda: any(event.get("resumed") == saved[0].name for event in run.events()))
-    run.process.send_signal(signal.SIGTERM)
-    time.sleep(0.05)
-    run.process.send_signal(signal.SIGINT)
-    assert run.process.wait(timeout=15) == 130
-    run.start()
-    assert run.process.wait(timeout=240) == 0
-    assert run.digests() == reference.digests()
-
-
 def test_a_full_disk(reference, tmp_path):
-    """A run directory on 16 MB: exit 4 with a clear message; moved to a larger disk, the run goes on to the same end."""
+    """The run directory is on 16 MB: exit code 4 with a clear message. Moved to a larger disk, the run ends with the same bytes."""
     small = tmp_path / "small"
     small.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
-    run = Run(tmp_path / "run", SETTINGS)
+    run = ForkedRun(tmp_path / "run", SETTINGS)
     try:
         (small / "ballast").write_bytes(bytes(int(15.5 * 2**20)))
         (run.folder / "runs").symlink_to(small)
@@ -177,13 +102,14 @@ def test_a_full_disk(reference, tmp_path):
 
 
 def test_a_lost_node(reference, tmp_path):
-    """A cluster of a head without CPUs and two nodes: the one with the actor dies in the middle of PPO, the run goes on with the other."""
+    """A cluster has a head without CPUs and two nodes. The node with the actor dies during PPO, and the run continues on the other."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         nodes = {node.all_processes["raylet"][0].process.pid: node for node in [cluster.add_node(num_cpus=1) for _ in range(2)]}
-        run = Run(tmp_path / "run", [*SETTINGS, f"runtime.address={cluster.address}"])
+        run = Run(tmp_path / "run", [*SETTINGS, RAY, f"runtime.address={cluster.address}"])
+        copy_before_ppo(reference, run)
         run.start()
         wait_for(lambda: stage_is_running(run, "policy"))
         host = next(pid for pid in map(parent_of_actor, Path("/proc").glob("[0-9]*")) if pid in nodes)
@@ -196,7 +122,7 @@ def test_a_lost_node(reference, tmp_path):
 
 
 def parent_of_actor(entry: Path) -> int | None:
-    """The parent of a process that is a fleet's actor in a stage; None for any other."""
+    """The parent of a process that is a fleet's actor in a stage; None for any other process."""
     try:
         if (entry / "cmdline").read_bytes().startswith(b"ray::round-"):
             return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -214,21 +140,15 @@ def test_a_directory_that_cannot_be_written(workspace):
 
 
 def test_a_changed_config_is_forked(two_rounds):
-    """The refusal names values and stages; --fork takes over what is not touched, and leaves the old run as it is."""
+    """The refusal names values and stages. --fork takes over the stages that are not affected, and leaves the old run as it is."""
     before = two_rounds.digests("whole")
     _, err = two_rounds.small("whole", "ppo.kl_coefficient=0.5", exit_code=2)
     assert "ppo.kl_coefficient: 0.2 there, 0.5 now" in err and "round-000/policy" in err and "--fork NEW" in err
     out, _ = two_rounds.small("whole", "--rounds", "1", "ppo.kl_coefficient=0.5", "--fork", "forked")
     assert "stages taken over from whole" in out
     forked = two_rounds.digests("forked")
-    assert {name for name in forked if forked[name] == before[name]} >= {
-        "setup/data",
-        "setup/base",
-        "setup/filter",
-        "setup/sft",
-        "setup/baseline",
-        "0/reward",
-    }
+    taken = ("setup/data", "setup/base", "setup/filter", "setup/sft", "setup/baseline", "0/reward")
+    assert all(forked[name] == before[name] for name in taken)
     assert forked["0/policy"] != before["0/policy"]
     assert two_rounds.digests("whole") == before
     assert "nothing damaged" in two_rounds.loop("verify", "forked")[0]

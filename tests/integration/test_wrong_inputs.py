@@ -1,7 +1,7 @@
-"""Wrong inputs, as a user would type them: exit 2, one message with what, where and what to do, no traceback, nothing on standard output.
+"""Wrong inputs, as a user would type them: exit code 2, and one message that says what is wrong, where, and what to do.
 
-What can be known before Ray starts is refused before: no run directory is made. Unit tests have the finer cases (`test_loading.py`,
-`test_sources.py`, `test_base_folder.py`, `test_cli.py`).
+Whatever can be known before Ray starts is refused before it starts: no run directory is made, and nothing goes to standard output.
+Unit tests cover the finer cases (`test_loading.py`, `test_sources.py`, `test_base_folder.py`, `test_cli.py`).
 """
 
 import json
@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from tests.integration.conftest import SMALL, Workspace
+from loop.commands.main import main
+from tests.integration.conftest import IN_PROCESS, SMALL, Workspace
 
 PAIR = {"prompt": "q", "chosen": "a", "rejected": "b"}
 OWN_DATA = ("labeler.kind=preferences-file", "labeler.path=labels.jsonl")
@@ -101,7 +102,7 @@ def here(tmp_path_factory, workspace):
 
 
 def check(out, err, what, where):
-    """One message of three parts, and nothing else."""
+    """There is one message, it has three parts, and nothing else is printed."""
     first, *rest = err.strip().split("\n  where: ")
     assert first.startswith("error: ") and what in first, err
     assert len(rest) == 1 and where in rest[0] and rest[0].count("\n  to do: ") == 1, err
@@ -109,12 +110,21 @@ def check(out, err, what, where):
 
 
 @pytest.mark.parametrize("words", BEFORE_RAY)
-def test_what_can_be_known_is_refused_before_ray_starts(here, words):
+def test_what_can_be_known_is_refused_before_ray_starts(here, words, monkeypatch, capsys):
     what, where = BEFORE_RAY[words]
-    out, err = here.loop(*words.split(), exit_code=2)
+    monkeypatch.chdir(here.folder)
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
     assert not out
     check(out, err, what, where)
     assert not (here.folder / "runs").exists()  # no run has begun
+
+
+def test_a_refusal_is_the_exit_code_of_the_process(here):
+    """The cases above call the command in this process. This one types it."""
+    words = "run ppo.lr=1e-4"
+    out, err = here.loop(*words.split(), exit_code=2)
+    check(out, err, *BEFORE_RAY[words])
 
 
 def test_the_table_is_as_long_as_was_promised():
@@ -122,7 +132,7 @@ def test_the_table_is_as_long_as_was_promised():
 
 
 def test_the_driver_never_imports_torch_nor_ray(here):
-    code = "import sys, loop.commands.main;sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'ray')))"
+    code = "import sys, loop.commands.main; sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code], env=here.environment, cwd=here.folder).returncode == 0
 
 
@@ -138,22 +148,22 @@ def test_the_driver_never_imports_torch_nor_ray(here):
 def test_what_only_the_rows_tell(here, tmp_path, rows, settings, what):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = (f"data={path}", *OWN_DATA, *settings)
+    words = (IN_PROCESS, f"data={path}", *OWN_DATA, *settings)
     _, err = here.loop("run", "--name", "wrong", "--runs", str(tmp_path), *words, exit_code=2)
     assert what in err and "where:" in err and "to do:" in err
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["base=nobody/has-this-model", "data=nobody/has-these-pairs"])
-def test_a_hub_that_cannot_be_reached(here, tmp_path, monkeypatch, word):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_hub_that_cannot_be_reached(here, tmp_path, word):
+    """Forked processes run with HF_HUB_OFFLINE=1 (see `forked.py`)."""
     settings = OWN_DATA if word.startswith("data") else ()
-    _, err = here.loop("run", "--name", "far", "--runs", str(tmp_path), word, *settings, exit_code=2)
+    _, err = here.loop("run", "--name", "far", "--runs", str(tmp_path), IN_PROCESS, word, *settings, exit_code=2)
     assert "the hub cannot be reached" in err and "nobody/has-th" in err and "to do:" in err
 
 
 @pytest.mark.slow
 def test_nothing_is_short_enough(here, tmp_path):
-    """Every prompt has more than one token, so none is left, on either side."""
-    _, err = here.loop("run", "--name", "long", "--runs", str(tmp_path), *SMALL, "data.max_prompt_tokens=1", exit_code=2)
+    """Every prompt has more than one token, so none is left, neither for training nor held out."""
+    _, err = here.loop("run", "--name", "long", "--runs", str(tmp_path), IN_PROCESS, *SMALL, "data.max_prompt_tokens=1", exit_code=2)
     assert "short enough" in err and "raise data.max_prompt_tokens" in err

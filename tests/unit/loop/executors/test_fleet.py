@@ -49,12 +49,13 @@ def test_an_unknown_kind_of_error_arrives_as_its_nearest_known_kind():
 def test_all_processes_with_a_mark_are_killed_even_frozen_ones():
     """A child, and a grandchild that is stopped and whose parent is dead."""
     script = "import subprocess, sys, time; p = subprocess.Popen(['sleep', '600']); print(p.pid, flush=True); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {MARK: "test-mark"}, stdout=subprocess.PIPE, text=True)
-    grandchild = int(child.stdout.readline())
-    os.kill(grandchild, signal.SIGSTOP)
-    assert {process.pid for process in marked("test-mark")} == {child.pid, grandchild}
-    kill_marked("test-mark")
-    assert marked("test-mark") == [] and child.wait(10) == -signal.SIGKILL
+    command, environment = [sys.executable, "-c", script], os.environ | {MARK: "test-mark"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        grandchild = int(child.stdout.readline())
+        os.kill(grandchild, signal.SIGSTOP)
+        assert {process.pid for process in marked("test-mark")} == {child.pid, grandchild}
+        kill_marked("test-mark")
+        assert marked("test-mark") == [] and child.wait(10) == -signal.SIGKILL
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
 
 
@@ -68,9 +69,9 @@ kill_marked_from_outside("test-mark")
 time.sleep(600)
 """
     environment = os.environ | {MARK: "test-mark", "PYTHONPATH": str(Path(__file__).parents[4])}
-    child = subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
-    sleeper = psutil.Process(int(child.stdout.readline()))
-    assert child.wait(30) == -signal.SIGKILL
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True) as child:
+        sleeper = psutil.Process(int(child.stdout.readline()))
+        assert child.wait(30) == -signal.SIGKILL
     psutil.wait_procs([sleeper], timeout=10)
     assert marked("test-mark") == []
 
