@@ -58,7 +58,8 @@ class Evaluation:
 
     def gains_over(self, folder: Path) -> dict[str, Summary]:
         """The mean differences from the evaluation in `folder`, in all that was measured there too. They are paired by prompt."""
-        rows = [json.loads(line) for line in (folder / "measurements.jsonl").open(encoding="utf-8")]
+        with (folder / "measurements.jsonl").open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file]
         units = [row["prompt_id"] for row in rows]
         gains = {
             name: measurement - Measurement([row[name] for row in rows], units)

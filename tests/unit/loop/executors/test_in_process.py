@@ -140,7 +140,7 @@ def test_real_stages_run_in_this_process_and_two_runs_share_them(tmp_path, monke
     """The second run is interrupted by Ctrl-C in the middle of PPO, and continues to the same end."""
     monkeypatch.setattr("loop.executors.in_process.POLL_SECONDS", 0.01)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    executor, digests = InProcess(RuntimeConfig(executor="in-process")), {}
+    executor, digests = InProcess(RuntimeConfig(executor="in-process", threads=1)), {}
     try:
         for name, interrupted in (("a", False), ("b", True)):
             config = load_config(overrides=TINY, name=name, num_rounds=1)

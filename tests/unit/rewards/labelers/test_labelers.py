@@ -110,8 +110,9 @@ def test_verdicts_that_are_none_are_refused(judge, body, message):
 
 def test_a_judge_is_not_asked_twice_about_a_pair(judge, tmp_path):
     """It fails at the third of four shards. The next attempt asks it about what is left, and a new judge must not know the difference."""
-    body = "open('asked', 'a').write(f'{len(pairs)} '); "
-    judge(body + "assert len(open('asked').read().split()) < 3; return [1.0] * len(pairs)")
+    body = "from pathlib import Path; file = Path('asked'); said = file.read_text() if file.exists() else ''; "
+    body += "file.write_text(said + f'{len(pairs)} '); "
+    judge(body + "assert len(file.read_text().split()) < 3; return [1.0] * len(pairs)")
     with pytest.raises(AssertionError):
         label(40, Checkpoints(tmp_path / "checkpoints"))
     judge(body + "return [1.0] * len(pairs)")
