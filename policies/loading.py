@@ -71,6 +71,8 @@ def load_tokenizer(folder: str, config: BaseConfig, model_config: Any) -> Any:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    # transformers would save whether this process may use the network, and equal runs would have different digests.
+    tokenizer.init_kwargs.pop("local_files_only", None)
     return tokenizer
 
 

@@ -66,7 +66,7 @@ class Run:
     def start(self, rounds: int = 2, settings: Sequence[str] = ()) -> None:
         """Type the command; `settings`: what this attempt is given in addition."""
         environment = os.environ | {"PYTHONPATH": str(PROJECT), "LOOP_CACHE": str(self.folder / "cache"), MARK: self.mark, "NO_COLOR": "1"}
-        environment |= {"HF_HUB_OFFLINE": "1"} | self.environment  # transformers writes it into a tokenizer's files, so into the digests
+        environment |= {"HF_HUB_OFFLINE": "1"} | self.environment
         command = [sys.executable, "-m", "loop", "run", "--name", "chaos", "--rounds", str(rounds), *self.settings, *settings]
         self.attempts += 1
         with (self.folder / f"log-{self.attempts}").open("wb") as log:

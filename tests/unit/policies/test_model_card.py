@@ -111,3 +111,17 @@ def test_in_two_places_only_the_name_of_the_base_differs(backbone, tmp_path):
     files = [{path.name: path.read_bytes() for path in (tmp_path / f"policy-{place}").iterdir()} for place in ("base", "other")]
     assert {name for name in files[0] if files[0][name] != files[1][name]} == {"adapter_config.json", "manifest.json"}
     assert digests[0] == digests[1]
+
+
+def test_a_saved_tokenizer_is_the_same_with_and_without_a_network(backbone, tmp_path, monkeypatch):
+    """transformers remembers `local_files_only` and would save it, so the digest of a stage would depend on HF_HUB_OFFLINE."""
+    saved = []
+    for offline in (True, False):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        folder = tmp_path / f"offline-{offline}"
+        again = Backbone.load(str(tmp_path / "base"), BaseConfig(model=str(tmp_path / "base")), LoraSection(rank=4))
+        again.add_adapter("policy")
+        again.save_adapter("policy", folder)
+        write_card(folder, again, "policy", 0)
+        saved.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert saved[0] == saved[1]
