@@ -69,7 +69,11 @@ def freeze_actors(run: Run, actors: list[int]) -> None:
 
 
 def freeze_raylet(run: Run, actors: list[int]) -> None:
-    freeze(named(run, b"raylet"))
+    """The actors pause too, because a stage of a second would end before the fleet asks for the next sign of life, once a second."""
+    freeze([*actors, *named(run, b"raylet")])
+    time.sleep(3.0)
+    for pid in actors:
+        os.kill(pid, signal.SIGCONT)
 
 
 def losses(run: Run) -> list[tuple[str, str]]:
