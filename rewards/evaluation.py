@@ -14,7 +14,6 @@ from configs.seeds import derive_seed, draw
 from policies.advantages import kl_per_token
 from policies.backbone import Backbone
 from policies.responses import Response, ResponseBatch
-from policies.tokenization import decode_completion
 from rewards.comparisons import PromptRecord, Sample, write_jsonl
 from rewards.measurements import Measurement, Summary
 from rewards.rules import find_defects, find_rules
@@ -86,19 +85,7 @@ def evaluate_policy(
     seeds = [derive_seed(seed, record.prompt_id) for record in records]
     responses = sampler.respond(adapter, records, seeds, "responses")
     samples = [
-        Sample(
-            id=record.prompt_id,
-            prompt_id=record.prompt_id,
-            prompt=record.prompt,
-            completion=decode_completion(sampler.backbone.tokenizer, response.token_ids),
-            finished=response.finished,
-            generation=round_number,
-            k=0,
-            source=record.source,
-            unseen_fact=record.unseen_fact,
-            num_tokens=len(response.token_ids),
-        )
-        for record, response in zip(records, responses, strict=True)
+        sampler.make_sample(record.prompt_id, record, response, round_number) for record, response in zip(records, responses, strict=True)
     ]
     values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
     if adapter != REFERENCE:  # the reference has no distance from itself

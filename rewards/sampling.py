@@ -5,7 +5,7 @@ with the same seeds can therefore be compared prompt by prompt.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.schema import GenerationConfig, SampleConfig
 from configs.seeds import draw
@@ -71,23 +71,31 @@ class Sampler:
         seeds = [seed_of(shards, record.prompt_id, k) for record, k in asked]
         responses = self.respond(adapter, [record for record, _ in asked], seeds, shards)
         config = self.config
+        decoding = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         return [
-            Sample(
-                id=sample_id(round_number, policy_round, record.prompt_id, k),
-                prompt_id=record.prompt_id,
-                prompt=record.prompt,
-                completion=decode_completion(self.backbone.tokenizer, response.token_ids),
-                finished=response.finished,
-                generation=policy_round,
+            replace(
+                self.make_sample(sample_id(round_number, policy_round, record.prompt_id, k), record, response, policy_round),
                 k=k,
-                source=record.source,
-                unseen_fact=record.unseen_fact,
                 policy=policy_digest,
-                num_tokens=len(response.token_ids),
-                decoding={"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p},
+                decoding=decoding,
             )
             for (record, k), response in zip(asked, responses, strict=True)
         ]
+
+    def make_sample(self, id: str, record: PromptRecord, response: Response, policy_round: int | None) -> Sample:
+        """The first completion of a prompt as a record. `policy_round` is the round of the policy that was asked."""
+        return Sample(
+            id=id,
+            prompt_id=record.prompt_id,
+            prompt=record.prompt,
+            completion=decode_completion(self.backbone.tokenizer, response.token_ids),
+            finished=response.finished,
+            generation=policy_round,
+            k=0,
+            source=record.source,
+            unseen_fact=record.unseen_fact,
+            num_tokens=len(response.token_ids),
+        )
 
 
 def draw_prompts(
