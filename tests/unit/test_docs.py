@@ -124,12 +124,13 @@ def test_every_room_is_in_the_architecture():
 
 
 def test_the_answers_for_newcomers_name_files_and_what_is_in_them():
-    """Each row of the table has one file, and every name in its last column is in that file or, if it says which, in another one."""
+    """Each row of the table starts in one file. Every name in its last column is in that file or in another one that the row names."""
     section = TEXTS[PROJECT / "CONTRIBUTING.md"].partition("## Where things are done")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= 6
     for task, file, how in rows:
-        source = (PROJECT / file.strip("`")).read_text(encoding="utf-8")
+        files = [file.strip("`"), *re.findall(r"`(\w+/[\w/.-]+\.\w+)`", how)]
+        source = "\n".join((PROJECT / name).read_text(encoding="utf-8") for name in files)
         names = [name for name in re.findall(r"`([\w]+)`", how)]
         assert names, task
         for name in names:
