@@ -5,6 +5,7 @@ as a stage sees it: the settings that the stage names, and the run-time settings
 so a stage cannot depend on a setting that is missing from its key. Must never import an ML library.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -18,10 +19,7 @@ class UndeclaredSetting(LookupError):
 
 def identity(section: Section) -> dict[str, Any]:
     """Return the settings that decide what is computed, as plain data. Run-time settings are left out at every depth."""
-    dumped = section.model_dump(mode="json")
-    return {
-        name: _identity_of(getattr(section, name), dumped[name]) for name in type(section).model_fields if not is_run_time(section, name)
-    }
+    return _identity_of(section, section.model_dump(mode="json"))
 
 
 def identity_at(config: RunConfig, dotted: str) -> Any:
@@ -34,7 +32,7 @@ def identity_at(config: RunConfig, dotted: str) -> Any:
 
 def is_run_time(section: Section, name: str) -> bool:
     """Return whether a field of a section is a run-time setting."""
-    return RUN_TIME in type(section).model_fields[name].metadata
+    return name not in _identity_fields(type(section))
 
 
 def visible(config: RunConfig, reads: Iterable[str]) -> RunConfig:
@@ -64,4 +62,13 @@ class _View:
 
 
 def _identity_of(value: Any, dumped: Any) -> Any:
-    return identity(value) if isinstance(value, Section) else dumped
+    """The identity of a section or setting, given what `model_dump` says of it. The dump of a section has all that is inside it."""
+    if not isinstance(value, Section):
+        return dumped
+    return {name: _identity_of(getattr(value, name), dumped[name]) for name in _identity_fields(type(value))}
+
+
+@functools.cache
+def _identity_fields(section: type[Section]) -> tuple[str, ...]:
+    """The fields of a kind of section that are not run-time settings, in order. Every stage of every round asks for them."""
+    return tuple(name for name, field in section.model_fields.items() if RUN_TIME not in field.metadata)

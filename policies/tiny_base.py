@@ -62,9 +62,13 @@ def train_tiny_base(
     """
     texts = [text for messages, answer in dialogues for text in (*(m["content"] for m in messages), answer)]
     tokenizer = train_tokenizer(texts, config.vocabulary_size)
+    encoded: dict[str, list[int]] = {}  # a third of the world's dialogues occur more than once
     stream: list[int] = []
     for messages, answer in dialogues:
-        stream += encode_messages(tokenizer, [*messages, {"role": "assistant", "content": answer}])
+        dialogue = [*messages, {"role": "assistant", "content": answer}]
+        if (name := repr(dialogue)) not in encoded:
+            encoded[name] = encode_messages(tokenizer, dialogue)
+        stream += encoded[name]
     blocks = [stream[start : start + BLOCK] for start in range(0, len(stream) - BLOCK, BLOCK)]
     torch.manual_seed(seed % 2**31)
     model = _small_llama(tokenizer, config)

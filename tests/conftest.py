@@ -4,12 +4,19 @@ import copy
 import functools
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread makes the tiny models of the tests slower
+
+
+def pytest_itemcollected():
+    """Where a collected test needs forked processes, the process that they are forked from starts while the other tests are collected."""
+    if forked := sys.modules.get("tests.forked"):
+        forked.start_server()
 
 
 def pytest_collection_finish():

@@ -4,8 +4,11 @@ They are processes like any other: they can be killed, get signals, and have an 
 import what a stage needs. None of them can reach the hub of Hugging Face; what they find in its cache is in `HUB`.
 """
 
+import atexit
 import multiprocessing
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +19,10 @@ from typing import Any
 from tests.benchmarks.chaos import Run
 
 PROJECT = Path(__file__).parents[1]
-_HOME = tempfile.TemporaryDirectory(prefix="loop-tests-")
-HUB = Path(_HOME.name) / "hub"
+_HOME = Path(tempfile.gettempdir()) / f"loop-tests-{secrets.token_hex(8)}"
+HUB = _HOME / "hub"
 """The hub's cache on disk, as the forked processes see it."""
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)  # forked processes do not call it
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
@@ -28,7 +32,7 @@ class Forked:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, folder: Path, environment: Mapping[str, str], out: Path, err: Path):
         self.out, self.err = out, err
-        _start_server()
+        start_server()
         words = (function, arguments, str(folder), dict(environment), str(out), str(err))
         self._process = _CONTEXT.Process(target=_run, args=words)
         self._process.start()
@@ -90,9 +94,12 @@ class ForkedRun(Run):
         self.process = Forked(run_command, words, self.prepare, folder=self.folder, environment=environment, out=log, err=log)
 
 
-def _start_server() -> None:
-    """Start the process that the others are forked from, unless it is running. Libraries read these variables when they are imported."""
-    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": _HOME.name}
+def start_server() -> None:
+    """Start the process that the others are forked from, unless it is running. It imports while this process does other things.
+
+    Libraries read these variables when they are imported.
+    """
+    variables = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(_HOME)}
     before = {name: os.environ.get(name) for name in variables}
     os.environ |= variables
     try:

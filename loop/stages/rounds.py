@@ -188,9 +188,10 @@ def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:
 def _prompt_batches(context: Context) -> list[list[EncodedPrompt]]:
     """The prompts of each PPO update."""
     config, tokenizer, records = context.config.ppo, context.backbone.tokenizer, context.prompts("prompts")
-    prompts = [EncodedPrompt(encode_prompt(tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
     num_prompts = config.batch_size // config.samples_per_prompt
-    batches = prompt_batches(len(prompts), num_prompts, config.num_updates, context.seed("prompts"))
+    batches = prompt_batches(len(records), num_prompts, config.num_updates, context.seed("prompts"))
+    asked = {i: records[i] for rows in batches for i in rows}
+    prompts = {i: EncodedPrompt(encode_prompt(tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for i, r in asked.items()}
     return [[prompts[i] for i in rows] for rows in batches]
 
 

@@ -20,6 +20,7 @@ SEED = int(os.environ.get("LOOP_CHAOS_SEED", time.time()))
 """Decides when and where runs are killed. A failure prints it; set the variable to repeat the same moments."""
 SMALL = [
     "base.pretraining_steps=30",
+    "base.pretraining_batch_size=4",
     "base.hidden_size=32",
     "base.num_layers=2",
     "base.num_heads=2",
@@ -58,6 +59,18 @@ def stage_is_running(run: Run, stage: str) -> bool:
     events = [event for event in run.events() if "stage" in event]
     begun = bool(events) and events[-1].get("stage") == stage and events[-1]["event"] == "stage_started"
     return begun and any(run.folder.glob(f"runs/chaos/work/*-{stage}/progress.json"))
+
+
+def ended(run: Run) -> Run:
+    """The run, started and come to a good end."""
+    run.start()
+    assert run.process.wait(timeout=240) == 0, said_by(run)
+    return run
+
+
+def said_by(run: Run) -> str:
+    """What the last attempt has printed."""
+    return (run.folder / f"log-{run.attempts}").read_text()
 
 
 def copy_before_ppo(source: Run, run: Run) -> None:

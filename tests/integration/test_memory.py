@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.forked import ForkedRun
-from tests.integration.conftest import SMALL
+from tests.integration.conftest import SMALL, copy_before_ppo
 
 pytestmark = pytest.mark.slow
 SETTINGS = [
@@ -23,10 +23,10 @@ SETTINGS = [
     "sample.num_completions=32",
     "ppo.batch_size=1024",
     "ppo.num_minibatches=1",
-    "ppo.num_updates=4",
+    "ppo.num_updates=2",
     "runtime.checkpoint_seconds=0",
 ]
-SPARE_BYTES = {"sample": 40 * 2**20, "policy": 100 * 2**20}
+SPARE_BYTES = {"sample": 60 * 2**20, "policy": 100 * 2**20}
 """What the process may take beyond what it holds when the stage, or the second update of PPO, begins. A batch of 2,048 samples needs more
 (three arrays of 2,048 x 1,536 probabilities in float64 are 75 MB), and so does a minibatch of 1,024 rows in PPO. 64 samples and 16 rows
 need less."""
@@ -100,6 +100,7 @@ def out_of_memory(run: ForkedRun) -> str:
 def test_a_smaller_sampling_batch_leads_to_the_same_end(reference, tmp_path):
     """Which samples are drawn does not depend on the batch, so all digests are those of the reference."""
     run = ForkedRun(tmp_path / "run", SETTINGS)
+    copy_before_ppo(reference, run)
     run.prepare = limit_sampling
     assert "lower generation.batch_size (now 2048) and run the command again" in out_of_memory(run)
     run.start(rounds=1, settings=["generation.batch_size=64"])
@@ -108,19 +109,18 @@ def test_a_smaller_sampling_batch_leads_to_the_same_end(reference, tmp_path):
 
 
 def test_a_smaller_micro_batch_continues_from_the_checkpoint(reference, tmp_path):
-    """What was done before is kept to the last digit, and the next update is the same up to rounding. Later updates may drift apart: sums
+    """The first update is kept to the last digit, and the next one is the same up to rounding. Later updates would drift apart: sums
     over rows are added in another order, and Adam amplifies small gradients. So the digests of policy and later stages differ."""
     run = ForkedRun(tmp_path / "run", SETTINGS)
+    copy_before_ppo(reference, run)
+    begun = len(run.events())
     run.prepare = limit_ppo
     said = out_of_memory(run)
     assert "round-000/policy ran out of memory" in said and "lower ppo.micro_batch_size (now 1024)" in said
     run.start(rounds=1, settings=["ppo.micro_batch_size=16", "generation.batch_size=64"])
     assert run.process.wait(timeout=240) == 0
-    resumed = [event.get("resumed") for event in run.events() if event["event"] == "stage_started" and event["stage"] == "policy"]
-    assert resumed == [None, "step-00000001"]
-    before = ("setup/data", "setup/base", "setup/sft", "setup/baseline", "round-000/reward")
-    ours, theirs = run.digests(), reference.digests()
-    assert {name: ours[name] for name in before} == {name: theirs[name] for name in before}
+    started = [event for event in run.events()[begun:] if event["event"] == "stage_started" and event["stage"] == "policy"]
+    assert [event.get("resumed") for event in started] == [None, "step-00000001"]
     one, two = (read_log(each.folder / "runs/chaos/round-000/policy/metrics.jsonl") for each in (reference, run))
     assert two[0] == one[0]
     # The same policy answers the same prompts. One response of 1,024 may differ where rounding decides a token: 3 std / 1,024 = 3e-3.

@@ -139,6 +139,7 @@ class InterruptingTerminal(SilentTerminal):
 def test_real_stages_run_in_this_process_and_two_runs_share_them(tmp_path, monkeypatch):
     """The second run is interrupted by Ctrl-C in the middle of PPO, and continues to the same end."""
     monkeypatch.setattr("loop.executors.in_process.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("loop.stages.setup.NUM_PRETRAINING_DIALOGUES", 2000)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     executor, digests = InProcess(RuntimeConfig(executor="in-process", threads=1)), {}
     try:

@@ -69,6 +69,13 @@ def context(stage, folders, backbone, output, seed=0, round_number=None, **setti
     return Context(stage, round_number, config, folders, output, Checkpoints(), report_nothing, get_backbone=lambda folder: backbone)
 
 
+@pytest.fixture
+def adapters_are_not_loaded(folders, backbone, monkeypatch):
+    """For tests that call a stage many times and look only at its prompts: loading an adapter takes longer than all the rest."""
+    for name in ("add_adapter", "delete_adapter"):
+        monkeypatch.setattr(backbone, name, lambda *_, **__: None)
+
+
 def asked(rows):
     return {(row["prompt_id"], row["source"]) for row in rows}
 
@@ -77,6 +84,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.usefixtures("adapters_are_not_loaded")
 def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(backbone, folders, tmp_path):
     """60 of 100 prompts a run. Over 16 seeds a prompt is left out of all with probability 0.4^16, so none of the 100 is."""
     seen = set()
@@ -90,6 +98,7 @@ def test_any_held_out_prompt_may_be_evaluated_and_all_rounds_evaluate_the_same(b
     assert {(sample.prompt_id, sample.source) for sample in later.evaluate("sft").samples} == before
 
 
+@pytest.mark.usefixtures("adapters_are_not_loaded")
 def test_any_prompt_may_be_sampled_also_from_the_last_round(backbone, folders, tmp_path):
     """48 training and 12 held-out prompts are asked, half of them of the last round's policy too, so a training prompt with 0.24:
     0.76^40 = 2e-5 that one is in none of 40 runs."""

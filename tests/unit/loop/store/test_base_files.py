@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -158,13 +159,12 @@ def test_weights_are_hashed_once(model, monkeypatch):
     assert hash_files(model)["model.safetensors"] != first["model.safetensors"] and hashed == ["model.safetensors"]
 
 
-def test_the_hash_of_a_new_file_is_not_remembered(model):
+def test_the_hash_of_a_new_file_is_not_remembered(model, monkeypatch):
     """A second write within one step of the file system's clock could leave size, times and inode unchanged."""
     hash_files(model)
     assert KnownHashes()._known == {}
-    before = time.time()
-    while time.time() - before < known_hashes.SETTLED_SECONDS + 0.1:
-        time.sleep(0.1)
+    later = time.time() + known_hashes.SETTLED_SECONDS + 0.1
+    monkeypatch.setattr(known_hashes, "time", SimpleNamespace(time=lambda: later))
     hash_files(model)
     assert len(KnownHashes()._known) == 4
 
