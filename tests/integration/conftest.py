@@ -45,6 +45,17 @@ SETTINGS = [*SMALL, "ppo.num_updates=24", "runtime.checkpoint_seconds=0.5"]
 """For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the integration tests between two processes (pytest-xdist): those in which Ray dies or cannot be reached, and all others.
+
+    The tests of one part run one after the other, so that they share runs. Unit tests go to whichever process is free.
+    """
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            part = "disturbed" if item.path.name.startswith("test_ray") else "other"
+            item.add_marker(pytest.mark.xdist_group(part))
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """What the condition gives, once that is true."""
     deadline = time.monotonic() + seconds
