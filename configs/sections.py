@@ -261,9 +261,28 @@ class RetrainConfig(Section):
     `mixture_pairs` from everything. Source: arXiv 2505.18126, where `concat` is best."""
     mixture_pairs: PositiveInt = 2600
     """Only for `data: sample`: how many pairs are drawn."""
+    max_pairs: PositiveInt | None = None
+    """Only for `data: concat`: at most this many pairs are used, so that a round does not take longer and longer. None means all of them.
+    The settings below say which ones are drawn. A share that has too few pairs is filled up from the other ones."""
+    original_fraction: Fraction = 0.4
+    """Only with `max_pairs`: the share of the original pairs. 0 leaves them out."""
+    fresh_fraction: Fraction = 0.4
+    """Only with `max_pairs`: the share of this round's comparisons. The rest is the share of the earlier rounds' comparisons."""
+    half_life: PositiveFloat = 2.0
+    """Only with `max_pairs`: after this many rounds, a comparison is drawn half as often."""
     init: Literal["sft", "last"] = "last"
     """Where training starts: from the SFT adapter with a new head, or from this round's reward model. See decision 12 in
     `docs/decisions.md`."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "RetrainConfig":
+        total = round(self.original_fraction + self.fresh_fraction, 9)
+        if not 0.0 < total <= 1.0:
+            raise BadValue(
+                f"retrain.original_fraction and retrain.fresh_fraction add up to {total:g}",
+                "choose them so that the sum is more than 0 and at most 1; the rest is the share of the earlier rounds",
+            )
+        return self
 
 
 class SelectConfig(TrainerSection):
