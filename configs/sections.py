@@ -209,11 +209,14 @@ class PPOConfig(Section):
     recompute_logprobs: bool = False
     """Whether the log-probabilities and values of a batch are computed again after sampling. `false` keeps those from sampling, where the
     adapter is merged into the weights: they differ by about 1e-6 in float32 and by 1e-2 in bfloat16. `true` makes the first ratio 1."""
-    init: Literal["sft", "last", "interpolate"] = "sft"
-    """Where the policy of a round starts: from the SFT adapter, from the last round's policy, or from an interpolation of both. Source:
-    arXiv 2505.18126, where `sft` is best."""
+    init: Literal["sft", "last", "interpolate", "selected"] = "sft"
+    """Where the policy of a round starts: from the SFT adapter, from the last round's policy, from an interpolation of both, or from the
+    SFT policy that was fine-tuned on the kept completions (`keep`). Source: arXiv 2505.18126, where `sft` is best of the first three."""
     interpolate_weight: Fraction = 0.5
     """Only for `init: interpolate`: the weight of the last round's policy. The SFT adapter has the rest."""
+    reference: Literal["sft", "start"] = "sft"
+    """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
+    from the SFT policy."""
 
 
 class SampleConfig(Section):
@@ -297,6 +300,21 @@ class SelectConfig(TrainerSection):
     """The number of prompts in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""
     init: Literal["sft", "reward"] = "reward"
     """Where training starts: from the SFT adapter, or from the retrained reward model."""
+
+
+class KeepConfig(TrainerSection):
+    """Which completions of the policies become training data. For `ppo.init: selected`, the SFT policy is fine-tuned on them, as in Llama 2
+    (arXiv 2307.09288) and RAFT (arXiv 2304.06767)."""
+
+    per_prompt: PositiveInt = 1
+    """How many completions of a prompt are kept at most: those that the selector scores highest. Newer rounds come first."""
+    filters: list[RuleName | FunctionName] = [name for name in get_args(RuleName) if name not in ("refusal", "list_only")]
+    """Completions with one of these defects are not kept. `refusal` and `list_only` are not in the default, because a refusal or a list can
+    be the right answer. Your own rules are named as `file.py:function` or `module:function`."""
+    max_rows: PositiveInt = 2000
+    """How many completions are kept at most, those of the newest rounds first."""
+    original_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Only for `ppo.init: selected`: the share of original chosen completions among the rows that the policy is fine-tuned on."""
 
 
 class EvaluateConfig(Section):

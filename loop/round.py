@@ -2,9 +2,10 @@
 
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
-      round r:   reward -> policy -> sample -> label -> retrain -> select -> evaluate
-                   ^                                       |
-                   +--------------- round r + 1 -----------+
+      round r:   reward -> policy -> sample -> label -> retrain -> select -> keep -> (refresh) -> evaluate
+                   ^         ^                             |                             |
+                   |         +-------- round r + 1 --------|-----------------------------+
+                   +------------------ round r + 1 --------+
 
 `filter` removes rows that are longer than the token limits. All later stages take their rows from it.
 
@@ -58,12 +59,18 @@ SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
 SELECT = Stage("select", (*_MODEL, "select"), version=3, calls=("select.kind",))
+KEEP = Stage(
+    "keep",
+    (*_MODEL, "data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "select.use", "evaluate.rules"),
+    calls=("keep.filters", "select.use", "evaluate.rules"),
+)
+REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"), calls=("evaluate.rules",))
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
-ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES)
-"""All of them. LABELER is made before round 0 too, but only if the config asks for it."""
+ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
+STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, REFRESH)
+"""All of them. LABELER is made before round 0 too, and REFRESH in every round, but only if the config asks for them."""
 
 
 class Run(Protocol):
@@ -93,6 +100,8 @@ class Round:
     policy: Artifact
     labels: Artifact
     retrain: Artifact
+    keep: Artifact
+    refresh: Artifact | None
     evaluate: Artifact
 
 
@@ -116,12 +125,21 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
 
     reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
     policy = run.stage(
-        POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last.policy if last else None
+        POLICY,
+        r,
+        data=data,
+        base=base,
+        sft=sft,
+        rewards=[*(p.reward for p in earlier), reward],
+        last=last.policy if last else None,
+        start=last.refresh if last else None,
     )
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
-    run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
+    select = run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
+    keep = run.stage(KEEP, r, base=base, sft=sft, samples=sample, select=select, reward=reward, last=last.keep if last else None)
+    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.ppo.init == "selected" else None
     evaluate = run.stage(
         EVALUATE,
         r,
@@ -135,7 +153,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, labels, retrain, evaluate)
+    return Round(reward, policy, labels, retrain, keep, refresh, evaluate)
 
 
 def run_rounds(run: Run) -> None:

@@ -121,9 +121,9 @@ def is_usable(row: Comparison) -> bool:
 
 def composition(pairs: Sequence[Comparison]) -> dict[str, int]:
     """How many pairs there are of each origin: `original`, `round-000`, ..."""
-    return dict(Counter(origin(pair) for pair in pairs))
+    return dict(Counter(origin(pair.generation) for pair in pairs))
 
 
-def origin(pair: Comparison) -> str:
-    """Where a pair comes from, in words."""
-    return "original" if pair.generation is None else f"round-{pair.generation:03d}"
+def origin(generation: int | None) -> str:
+    """Where a row with completions of this generation comes from, in words."""
+    return "original" if generation is None else f"round-{generation:03d}"
