@@ -58,14 +58,24 @@ POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), vers
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
-SELECT = Stage("select", (*_MODEL, "select"), version=3, calls=("select.kind",))
+SELECT = Stage(
+    "select",
+    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction"),
+    version=4,
+    calls=("select.kinds", "evaluate.rules"),
+)
 KEEP = Stage(
     "keep",
     (*_MODEL, "data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "select.use", "evaluate.rules"),
     calls=("keep.filters", "select.use", "evaluate.rules"),
 )
 REFRESH = Stage("refresh", (*_MODEL, "keep"))
-EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"), calls=("evaluate.rules",))
+EVALUATE = Stage(
+    "evaluate",
+    (*_MODEL, "data.source", "generation", "evaluate", "select.use"),
+    version=2,
+    calls=("evaluate.rules", "select.use"),
+)
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
@@ -100,6 +110,7 @@ class Round:
     policy: Artifact
     labels: Artifact
     retrain: Artifact
+    select: Artifact
     keep: Artifact
     refresh: Artifact | None
     evaluate: Artifact
@@ -137,7 +148,17 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
-    select = run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
+    select = run.stage(
+        SELECT,
+        r,
+        base=base,
+        sft=sft,
+        samples=sample,
+        labels=[*before, labels],
+        reward=reward,
+        retrained=retrain,
+        last=last.select if last else None,
+    )
     keep = run.stage(KEEP, r, base=base, sft=sft, samples=sample, select=select, reward=reward, last=last.keep if last else None)
     refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.ppo.init == "selected" else None
     evaluate = run.stage(
@@ -149,11 +170,12 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         policy=policy,
         reward=reward,
         retrained=retrain,
+        select=select,
         labels=[*before, labels],
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, labels, retrain, keep, refresh, evaluate)
+    return Round(reward, policy, labels, retrain, select, keep, refresh, evaluate)
 
 
 def run_rounds(run: Run) -> None:

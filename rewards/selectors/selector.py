@@ -1,19 +1,24 @@
 """What a selector is: it gives each candidate of a prompt a number, and the candidate with the highest number is chosen."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from configs.schema import SelectConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
-from rewards.comparisons import Answer, CandidateGroup, Prompt, Sample
+from rewards.comparisons import Answer, CandidateGroup, Comparison, Prompt, Sample
+from rewards.rules import find_defects
 from rewards.rules.reply import Rule
 from rewards.scoring import Scorer
 from rewards.selectors.examples import Example
+from rewards.world.replies import reply_to
+
+Measured = TypeVar("Measured")
 
 
 class Candidates(NamedTuple):
@@ -22,7 +27,7 @@ class Candidates(NamedTuple):
     prompt_id: str
     prompt: Prompt
     source: str
-    answers: Sequence[Answer]
+    answers: list[Answer]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,33 @@ class Tools:
     rules: Mapping[str, Rule]
     """By name, as `rewards.rules.find_rules` gives them."""
     measured: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What has been measured with these tools, so that nothing is measured twice (`features.py`)."""
+    """What `once` has measured."""
+
+    def once(
+        self, what: Hashable, groups: Sequence[Candidates], measure: Callable[[Sequence[Candidates]], list[list[Measured]]]
+    ) -> list[list[Measured]]:
+        """What `measure` gives for each candidate of each group. The same candidates are never measured twice.
+
+        what: names the measurement. Many selectors need the same ones, and passes of the model take most of a selector's time.
+        """
+        keys = [(what, group.prompt_id, tuple((answer.completion, answer.finished) for answer in group.answers)) for group in groups]
+        new = {key: group for key, group in zip(keys, groups, strict=True) if key not in self.measured}
+        self.measured.update(zip(new, measure(list(new.values())) if new else [], strict=True))
+        return [self.measured[key] for key in keys]
+
+    def rewards(self, groups: Sequence[Candidates]) -> list[list[float]]:
+        """The reward model's score of each candidate."""
+        return self.once("rewards", groups, lambda new: by_group(new, self.reward.score_answers))
+
+    def defects(self, groups: Sequence[Candidates]) -> list[list[dict[str, bool]]]:
+        """Whether each candidate has each rule's defect."""
+        return [
+            [
+                find_defects(reply_to(group.prompt_id, group.prompt, group.source, a.completion, a.finished), self.rules)
+                for a in group.answers
+            ]
+            for group in groups
+        ]
 
 
 @dataclass(frozen=True)
@@ -82,12 +113,24 @@ class SelectTask:
     seed: int
 
 
-def group_samples(samples: Sequence[Sample]) -> list[Candidates]:
-    """All samples of each prompt as candidates, in order of first appearance."""
-    groups: dict[str, list[Sample]] = {}
+def by_group(groups: Sequence[Candidates], measure: Callable[[Sequence[Answer]], Sequence[Measured]]) -> list[list[Measured]]:
+    """Call `measure` once, with the answers of all groups, and divide what it returns by group."""
+    values = iter(measure([answer for group in groups for answer in group.answers]))
+    return [list(islice(values, len(group.answers))) for group in groups]
+
+
+def group_samples(samples: Sequence[Sample], labels: Sequence[Comparison] = ()) -> list[Candidates]:
+    """All samples of each prompt as candidates, in order of first appearance.
+
+    labels: comparisons whose completions are candidates too. Labels from a file may bring completions that no policy has written.
+    """
+    groups: dict[str, Candidates] = {}
     for sample in samples:
-        groups.setdefault(sample.prompt_id, []).append(sample)
-    return [
-        Candidates(prompt_id, group[0].prompt, group[0].source, [Answer(s.prompt, s.completion, s.finished) for s in group])
-        for prompt_id, group in groups.items()
-    ]
+        group = groups.setdefault(sample.prompt_id, Candidates(sample.prompt_id, sample.prompt, sample.source, []))
+        group.answers.append(Answer(group.prompt, sample.completion, sample.finished))
+    for row in labels:
+        group = groups.setdefault(row.prompt_id, Candidates(row.prompt_id, row.prompt, row.source, []))
+        for completion, finished in ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished)):
+            if (completion, finished) not in {(answer.completion, answer.finished) for answer in group.answers}:
+                group.answers.append(Answer(group.prompt, completion, finished))
+    return list(groups.values())
