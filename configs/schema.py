@@ -14,6 +14,7 @@ from configs.sections import (
     DataConfig,
     EvaluateConfig,
     GenerationConfig,
+    KeepConfig,
     LabelerConfig,
     LoraSection,
     PPOConfig,
@@ -49,6 +50,7 @@ class RunConfig(Section):
     labeler: LabelerConfig = LabelerConfig()
     retrain: RetrainConfig = RetrainConfig()
     select: SelectConfig = SelectConfig()
+    keep: KeepConfig = KeepConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: Annotated[RuntimeConfig, RUN_TIME] = RuntimeConfig()
 
@@ -91,7 +93,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_workers(self) -> "RunConfig":
         workers = self.runtime.workers
-        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "select")}
+        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "select", "keep")}
         if self.base.model == "embedded":
             sizes["base.pretraining_batch_size"] = self.base.pretraining_batch_size
         for name, size in sizes.items():

@@ -213,11 +213,14 @@ class PPOConfig(Section):
     recompute_logprobs: bool = False
     """Whether the log-probabilities and values of a batch are computed again after sampling. `false` keeps those from sampling, where the
     adapter is merged into the weights: they differ by about 1e-6 in float32 and by 1e-2 in bfloat16. `true` makes the first ratio 1."""
-    init: Literal["sft", "last", "interpolate"] = "sft"
-    """Where the policy of a round starts: from the SFT adapter, from the last round's policy, or from an interpolation of both. Source:
-    arXiv 2505.18126, where `sft` is best."""
+    init: Literal["sft", "last", "interpolate", "selected"] = "sft"
+    """Where the policy of a round starts: from the SFT adapter, from the last round's policy, from an interpolation of both, or from the
+    SFT policy that was fine-tuned on the kept completions (`keep`). Source: arXiv 2505.18126, where `sft` is best of the first three."""
     interpolate_weight: Fraction = 0.5
     """Only for `init: interpolate`: the weight of the last round's policy. The SFT adapter has the rest."""
+    reference: Literal["sft", "start"] = "sft"
+    """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
+    from the SFT policy."""
 
 
 class SampleConfig(Section):
@@ -265,9 +268,28 @@ class RetrainConfig(Section):
     `mixture_pairs` from everything. Source: arXiv 2505.18126, where `concat` is best."""
     mixture_pairs: PositiveInt = 2600
     """Only for `data: sample`: how many pairs are drawn."""
+    max_pairs: PositiveInt | None = None
+    """Only for `data: concat`: at most this many pairs are used, so that a round does not take longer and longer. None means all of them.
+    The settings below say which ones are drawn. A share that has too few pairs is filled up from the other ones."""
+    original_fraction: Fraction = 0.4
+    """Only with `max_pairs`: the share of the original pairs. 0 leaves them out."""
+    fresh_fraction: Fraction = 0.4
+    """Only with `max_pairs`: the share of this round's comparisons. The rest is the share of the earlier rounds' comparisons."""
+    half_life: PositiveFloat = 2.0
+    """Only with `max_pairs`: after this many rounds, a comparison is drawn half as often."""
     init: Literal["sft", "last"] = "last"
     """Where training starts: from the SFT adapter with a new head, or from this round's reward model. See decision 12 in
     `docs/decisions.md`."""
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> "RetrainConfig":
+        total = round(self.original_fraction + self.fresh_fraction, 9)
+        if not 0.0 < total <= 1.0:
+            raise BadValue(
+                f"retrain.original_fraction and retrain.fresh_fraction add up to {total:g}",
+                "choose them so that the sum is more than 0 and at most 1; the rest is the share of the earlier rounds",
+            )
+        return self
 
 
 class SelectConfig(TrainerSection):
@@ -300,6 +322,21 @@ class SelectConfig(TrainerSection):
                 f"add it: select.kinds='[{', '.join([*self.kinds, self.use])}]'",
             )
         return self
+
+
+class KeepConfig(TrainerSection):
+    """Which completions of the policies become training data. For `ppo.init: selected`, the SFT policy is fine-tuned on them, as in Llama 2
+    (arXiv 2307.09288) and RAFT (arXiv 2304.06767)."""
+
+    per_prompt: PositiveInt = 1
+    """How many completions of a prompt are kept at most: those that the selector scores highest. Newer rounds come first."""
+    filters: list[RuleName | FunctionName] = [name for name in get_args(RuleName) if name not in ("refusal", "list_only")]
+    """Completions with one of these defects are not kept. `refusal` and `list_only` are not in the default, because a refusal or a list can
+    be the right answer. Your own rules are named as `file.py:function` or `module:function`."""
+    max_rows: PositiveInt = 2000
+    """How many completions are kept at most, those of the newest rounds first."""
+    original_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Only for `ppo.init: selected`: the share of original chosen completions among the rows that the policy is fine-tuned on."""
 
 
 class EvaluateConfig(Section):

@@ -26,7 +26,15 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPER
 FULL_BYTES = 1 << 20
 NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """What torch says where it raises a plain RuntimeError."""
-MICRO_BATCHES = {"sft": "sft", "labeler": "reward", "reward": "reward", "policy": "ppo", "retrain": "reward", "select": "select"}
+MICRO_BATCHES = {
+    "sft": "sft",
+    "labeler": "reward",
+    "reward": "reward",
+    "policy": "ppo",
+    "retrain": "reward",
+    "select": "select",
+    "refresh": "keep",
+}
 """Stage -> the section whose micro batch decides how much memory its training takes. The other stages only sample."""
 
 

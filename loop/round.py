@@ -2,9 +2,10 @@
 
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
-      round r:   reward -> policy -> sample -> label -> retrain -> select -> evaluate
-                   ^                                       |
-                   +--------------- round r + 1 -----------+
+      round r:   reward -> policy -> sample -> label -> retrain -> select -> keep -> (refresh) -> evaluate
+                   ^         ^                             |                             |
+                   |         +-------- round r + 1 --------|-----------------------------+
+                   +------------------ round r + 1 --------+
 
 `filter` removes rows that are longer than the token limits. All later stages take their rows from it.
 
@@ -63,6 +64,12 @@ SELECT = Stage(
     version=4,
     calls=("select.kinds", "evaluate.rules"),
 )
+KEEP = Stage(
+    "keep",
+    (*_MODEL, "data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "select.use", "evaluate.rules"),
+    calls=("keep.filters", "select.use", "evaluate.rules"),
+)
+REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage(
     "evaluate",
     (*_MODEL, "data.source", "generation", "evaluate", "select.use"),
@@ -71,9 +78,9 @@ EVALUATE = Stage(
 )
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
-ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES)
-"""All of them. LABELER is made before round 0 too, but only if the config asks for it."""
+ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
+STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, REFRESH)
+"""All of them. LABELER is made before round 0 too, and REFRESH in every round, but only if the config asks for them."""
 
 
 class Run(Protocol):
@@ -104,6 +111,8 @@ class Round:
     labels: Artifact
     retrain: Artifact
     select: Artifact
+    keep: Artifact
+    refresh: Artifact | None
     evaluate: Artifact
 
 
@@ -127,7 +136,14 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
 
     reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
     policy = run.stage(
-        POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last.policy if last else None
+        POLICY,
+        r,
+        data=data,
+        base=base,
+        sft=sft,
+        rewards=[*(p.reward for p in earlier), reward],
+        last=last.policy if last else None,
+        start=last.refresh if last else None,
     )
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
@@ -143,6 +159,8 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         retrained=retrain,
         last=last.select if last else None,
     )
+    keep = run.stage(KEEP, r, base=base, sft=sft, samples=sample, select=select, reward=reward, last=last.keep if last else None)
+    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.ppo.init == "selected" else None
     evaluate = run.stage(
         EVALUATE,
         r,
@@ -157,7 +175,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, labels, retrain, select, evaluate)
+    return Round(reward, policy, labels, retrain, select, keep, refresh, evaluate)
 
 
 def run_rounds(run: Run) -> None:

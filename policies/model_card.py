@@ -13,6 +13,7 @@ OWN_BASE = "../../setup/base"
 WHAT = {
     "sft": "The policy after supervised fine-tuning on the chosen completions. PPO starts from it, and its KL penalty refers to it.",
     "policy": "The policy after PPO against the reward model of the same round.",
+    "refresh": "The SFT policy after fine-tuning on kept completions and original chosen ones. PPO of the next round starts from it.",
     "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
     "retrain": "The reward model after retraining on original pairs and on comparisons of the rounds so far. The next round uses it.",
 }
@@ -56,7 +57,7 @@ def write_card(folder: Path, backbone: Backbone, stage: str, round_number: int |
 
 def card(stage: str, round_number: int | None, base: str, tokenizer: Any) -> str:
     """Return the text of README.md, with PEFT's front matter."""
-    is_policy = stage in ("sft", "policy")
+    is_policy = stage in ("sft", "policy", "refresh")
     made = "before round 0" if round_number is None else f"in round {round_number}"
     code = (GENERATE if is_policy else SCORE).replace("{prompt}", CHAT if tokenizer.chat_template else PLAIN)
     scale = (

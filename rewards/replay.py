@@ -11,11 +11,12 @@ A mixture is recorded by reference (`mixture.json`), because the run has the row
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 from configs.schema import RetrainConfig
-from configs.seeds import draw
+from configs.seeds import derive_seed, draw
 from rewards.comparisons import Comparison
 
 
@@ -35,7 +36,7 @@ class Mixture:
         """The comparisons themselves. `by_round[r]` has those of round r. Rounds after `last_round` do not matter."""
         parts = [original] if self.original else []
         parts += by_round[self.first_round : self.last_round + 1]
-        usable = [row for part in parts for row in part if not row.heldout and not row.tie]
+        usable = [row for part in parts for row in part if is_usable(row)]
         return usable if self.drawn is None else [usable[i] for i in self.drawn]
 
     def write(self, path: Path) -> None:
@@ -49,25 +50,80 @@ class Mixture:
 
 
 def mix(original: Sequence[Comparison], by_round: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int) -> Mixture:
-    """The mixture for `retrain.data`: `concat` is everything, `last` is the newest round only, and `sample` is `mixture_pairs` rows drawn
-    from everything.
+    """The mixture for `retrain.data`: `concat` is everything, or `max_pairs` rows with stated shares; `last` is the newest round only;
+    `sample` is `mixture_pairs` rows drawn from everything.
 
-    by_round[r] has the comparisons of round r. The last entry is this round's.
+    by_round[r] has the comparisons of round r. The last entry is this round's. seed: decides which rows are drawn.
     """
     newest = len(by_round) - 1
     if config.data == "last":
         return Mixture(False, newest, newest)
     everything = Mixture(True, 0, newest)
-    if config.data == "concat":
+    if config.data == "sample":
+        return replace(everything, drawn=draw(range(len(everything.rows(original, by_round))), config.mixture_pairs, seed))
+    if config.max_pairs is None:
         return everything
-    return Mixture(True, 0, newest, draw(range(len(everything.rows(original, by_round))), config.mixture_pairs, seed))
+    sizes = [sum(map(is_usable, part)) for part in (original, *by_round)]
+    counts, ends = shares(sizes, config.max_pairs, config), accumulate(sizes)
+    drawn = [
+        draw(range(end - size, end), count, derive_seed(seed, part))
+        for part, (size, end, count) in enumerate(zip(sizes, ends, counts, strict=True))
+    ]
+    return everything if counts == sizes else replace(everything, drawn=[number for part in drawn for number in part])
+
+
+def shares(sizes: Sequence[int], total: int, config: RetrainConfig) -> list[int]:
+    """How many of `total` rows are drawn from each part: from the original pairs, from each earlier round, and from this round.
+
+    sizes: how many rows each part has, in this order. The original pairs get `original_fraction`, this round `fresh_fraction`, and the
+    earlier rounds the rest. Among these, a row of the last round has weight 1, and the weight halves with every `half_life` rounds.
+    A part with too few rows gives all it has, and the other parts get the rest of its share, in proportion to their own. A part
+    whose share is 0 gets nothing. So the counts add up to `total` wherever the parts with a share have so many rows.
+    """
+    original, *earlier, fresh = sizes
+    rest = round(1.0 - config.original_fraction - config.fresh_fraction, 9)  # exactly 0 where the two add up to 1
+    from_original, from_earlier, from_fresh = divide(
+        total, [config.original_fraction, rest, config.fresh_fraction], [original, sum(earlier), fresh]
+    )
+    ages = range(len(earlier) - 1, -1, -1)
+    weights = [size * 0.5 ** (age / config.half_life) for size, age in zip(earlier, ages, strict=True)]
+    return [from_original, *divide(from_earlier, weights, earlier), from_fresh]
+
+
+def divide(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Whole numbers that are in proportion to `weights`, at most `sizes`, and add up to `total` where the sizes allow it.
+
+    What a part cannot take goes to the other parts, in proportion to their weights. Fractions are rounded by the largest remainders. A
+    part with weight 0 gets 0.
+    """
+    counts, unfilled = [0] * len(sizes), [part for part, weight in enumerate(weights) if weight > 0.0]
+    while True:
+        left, weight = total - sum(counts), sum(weights[part] for part in unfilled)
+        quotas = {part: left * weights[part] / weight for part in unfilled}
+        full = [part for part in unfilled if sizes[part] <= quotas[part]]
+        if not full:
+            break
+        for part in full:
+            counts[part] = sizes[part]
+        unfilled = [part for part in unfilled if part not in full]
+    for part in unfilled:
+        counts[part] = int(quotas[part])
+    by_remainder = sorted(unfilled, key=lambda part: counts[part] - quotas[part])
+    for part in by_remainder[: total - sum(counts)]:
+        counts[part] += 1
+    return counts
+
+
+def is_usable(row: Comparison) -> bool:
+    """Whether a reward model may be trained on a comparison: it is not held out, and it says which completion is better."""
+    return not row.heldout and not row.tie
 
 
 def composition(pairs: Sequence[Comparison]) -> dict[str, int]:
     """How many pairs there are of each origin: `original`, `round-000`, ..."""
-    return dict(Counter(origin(pair) for pair in pairs))
+    return dict(Counter(origin(pair.generation) for pair in pairs))
 
 
-def origin(pair: Comparison) -> str:
-    """Where a pair comes from, in words."""
-    return "original" if pair.generation is None else f"round-{pair.generation:03d}"
+def origin(generation: int | None) -> str:
+    """Where a row with completions of this generation comes from, in words."""
+    return "original" if generation is None else f"round-{generation:03d}"

@@ -8,12 +8,12 @@ must never look at other stages, the journal, or Ray.
 
 from collections.abc import Callable
 
-from loop.round import ROUND_STAGES
+from loop.round import KEEP, LABELER, REFRESH, SETUP_STAGES
 from loop.round import STAGES as DECLARED
-from loop.stages import rounds, setup
+from loop.stages import keeping, rounds, setup
 from loop.stages.context import Context, Metrics
 
-STAGES: dict[str, Callable[[Context], Metrics]] = {
-    stage.name: getattr(rounds if stage in ROUND_STAGES else setup, stage.name) for stage in DECLARED
-}
+_ELSEWHERE = dict.fromkeys((*SETUP_STAGES, LABELER), setup) | dict.fromkeys((KEEP, REFRESH), keeping)
+
+STAGES: dict[str, Callable[[Context], Metrics]] = {stage.name: getattr(_ELSEWHERE.get(stage, rounds), stage.name) for stage in DECLARED}
 """Each stage that `round.py` declares, with its function, which has the stage's name."""

@@ -49,7 +49,7 @@ def reward(context: Context) -> Metrics:
 
 
 def policy(context: Context) -> Metrics:
-    """PPO against the reward model, with a penalty for the KL from the fixed SFT policy."""
+    """PPO against the reward model, with a penalty for the KL from the SFT policy, or from where PPO starts (`ppo.reference`)."""
     backbone = context.backbone_with_sft()
     scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
     trainer = _ppo_trainer(context, scorers)
@@ -59,12 +59,13 @@ def policy(context: Context) -> Metrics:
         context.save(lambda folder: backbone.save_adapter(value_adapter, folder / "value"))
     context.save_log(log)
     memory = trainer.resident_bytes()
-    context.drop_adapters("policy", "value", *(scorer.adapter for scorer in scorers))
+    context.drop_adapters("policy", "value", "start", *(scorer.adapter for scorer in scorers))
     first, last = ends(log)
     return {
         "objective/scores_first_updates": over_updates(first, "objective/scores"),
         "objective/scores_last_updates": over_updates(last, "objective/scores"),
         "objective/kl_last_updates": over_updates(last, "objective/kl"),
+        "reference": trainer.reference,
         "val/response_length_last_update": log[-1]["val/response_length"],
         "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
         "updates": len(log),
@@ -188,27 +189,35 @@ def evaluate(context: Context) -> Metrics:
     return metrics
 
 
-def _add_policy(context: Context) -> None:
-    """The adapter that PPO trains: a copy of the SFT adapter, the last round's policy, or a point between the two."""
+def _add_policy(context: Context) -> str:
+    """Add the adapter that PPO trains, as `ppo.init` says. Round 0 starts from the SFT adapter.
+
+    Returns the adapter from which the KL is measured.
+    """
     config, backbone = context.config.ppo, context.backbone
-    if config.init == "sft" or not context.inputs.get("last"):
+    folder = context.inputs.get("start" if config.init == "selected" else "last")
+    if config.init == "sft" or not folder:
         backbone.add_adapter("policy", copy_of="sft")
-        return
-    backbone.add_adapter("policy", folder=context.inputs["last"])
+        return "sft"
+    backbone.add_adapter("policy", folder=folder)
     if config.init == "interpolate":
         between = interpolate(backbone.adapter_state("sft"), backbone.adapter_state("policy"), config.interpolate_weight)
         backbone.set_adapter_state("policy", between)
+    if config.reference == "start":
+        backbone.add_adapter("start", copy_of="policy")
+    return config.reference
 
 
 def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:
     """The trainer of the policy. The critic starts as the newest reward model."""
     config, backbone, newest = context.config, context.backbone, scorers[-1]
-    _add_policy(context)
+    reference = _add_policy(context)
     value_adapter = "value" if config.ppo.value_model == "adapter" else None
     if value_adapter:
         backbone.add_adapter(value_adapter, copy_of=newest.adapter)
     value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
-    return ppo.PPOTrainer(backbone, value, ensemble(scorers, config.reward.ensemble), config.ppo, config.generation, context.seed())
+    score = ensemble(scorers, config.reward.ensemble)
+    return ppo.PPOTrainer(backbone, value, score, config.ppo, config.generation, context.seed(), reference=reference)
 
 
 def _prompt_batches(context: Context) -> list[list[EncodedPrompt]]:
