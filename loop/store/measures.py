@@ -39,6 +39,7 @@ MEASURES: dict[str, Measure] = {
     "different": Measure("different completions among the samples", ROWS, "higher"),
     "comparisons": Measure("comparisons from the labeler", ROWS),
     "heldout": Measure("comparisons from the labeler on held-out prompts", ROWS),
+    "picked": Measure("comparisons from the labeler on training prompts, by how their pairs were picked", TEXTS),
     "mixture": Measure("comparisons that the reward model is retrained on, by origin", TEXTS),
     "groups": Measure("prompts with candidates that the selector is trained on", ROWS),
     "heldout_comparisons": Measure("comparisons that judge the selector", ROWS),

@@ -1,7 +1,7 @@
 """What a labeler is given, and what it gives back."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,8 @@ class LabelTask:
     """The token limits for labels that bring their own texts. A function, because the base's tokenizer has to be loaded for it."""
     get_scorer: Callable[[], Scorer]
     """Loads the reward model of `labeler.kind: reward-model`."""
+    committee: Sequence[Mapping[str, float]] = ()
+    """For each member of the committee that picks pairs, the score of each sample by its id. Empty if `labeler.pick` is `random`."""
 
 
 @dataclass
@@ -53,6 +55,7 @@ class Labels:
             "comparisons": len(self.comparisons),
             "heldout": sum(row.heldout for row in self.comparisons),
             "ties": sum(row.tie for row in self.comparisons),
+            "picked": dict(Counter(row.picked for row in self.comparisons if row.picked and not row.heldout)),
             "left_out": dict(self.left_out),
         }
 
