@@ -23,6 +23,10 @@ RuleName = Literal[
     "decomposed_sara_am",
 ]
 """The built-in rules (rewards/rules)."""
+SelectorName = Literal["features", "reward-model", "model", "rules", "longest", "random"]
+"""The built-in selectors (rewards/selectors)."""
+FeatureGroup = Literal["reward", "rules", "agreement", "logprobs", "length"]
+"""The groups of features of the `features` selector (rewards/selectors/features.py)."""
 
 
 class BaseConfig(Section):
@@ -289,17 +293,35 @@ class RetrainConfig(Section):
 
 
 class SelectConfig(TrainerSection):
-    """The selector, which predicts which of a prompt's candidates will be preferred (a softmax over the candidates)."""
+    """The selectors, which predict which of a prompt's candidates will be preferred. The settings of a training are for `model` only."""
 
-    kind: Literal["listwise"] | FunctionName = "listwise"
-    """`listwise` trains an adapter and a head. Your own function that scores answers is named as `file.py:function` or `module:function`;
-    nothing is trained then."""
+    kinds: Annotated[list[SelectorName | FunctionName], Field(min_length=1)] = ["features", "reward-model", "rules", "longest", "random"]
+    """The selectors that are made and judged side by side. `features` is logistic regression on features of each candidate, `reward-model`
+    takes the reward model's score, `model` trains an adapter and a head, and `rules` counts the defects of `evaluate.rules`. `longest` and
+    `random` are for comparison. Your own function that scores answers is named as `file.py:function` or `module:function`."""
+    use: SelectorName | FunctionName = "features"
+    """Which of them chooses. It must be among `select.kinds`."""
+    features: Annotated[list[FeatureGroup], Field(min_length=1)] = list(get_args(FeatureGroup))
+    """Only for `features`: the groups of features, which rewards/selectors/features.py explains one by one."""
+    max_examples: PositiveInt = 20000
+    """Only for `features`: how many comparisons of training prompts it is fitted on at most. The newest ones are used."""
     num_epochs: PositiveFloat = 2.0
-    """How often each prompt is used."""
+    """Only for `model`: how often each prompt is used."""
     batch_size: PositiveInt = 16
-    """The number of prompts in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""
+    """Only for `model`: the number of prompts in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""
     init: Literal["sft", "reward"] = "reward"
-    """Where training starts: from the SFT adapter, or from the retrained reward model."""
+    """Only for `model`: where training starts: from the SFT adapter, or from the retrained reward model."""
+
+    @model_validator(mode="after")
+    def _uses_what_it_makes(self) -> "SelectConfig":
+        if len(set(self.kinds)) < len(self.kinds):
+            raise BadValue("select.kinds names a selector twice", "name each of them once")
+        if self.use not in self.kinds:
+            raise BadValue(
+                f"select.use={self.use} is not among select.kinds, which are {', '.join(self.kinds)}",
+                f"add it: select.kinds='[{', '.join([*self.kinds, self.use])}]'",
+            )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -308,7 +330,11 @@ class EvaluateConfig(Section):
     num_prompts: PositiveInt = 512
     """On how many held-out prompts each policy is measured. All rounds use the same prompts and seeds."""
     rules: list[RuleName | FunctionName] = list(get_args(RuleName))
-    """The defects that are counted in the samples: built-in rules, and your own ones as `file.py:function` or `module:function`."""
+    """The defects that are counted in the samples: built-in rules, and your own ones as `file.py:function` or `module:function`. Selectors
+    use them too."""
+    best_of: Annotated[int, Field(ge=0)] = 4
+    """How many completions of each of these prompts the selector chooses from, to measure what its choice is worth. 0 and 1 leave that
+    out."""
 
 
 class RuntimeConfig(Section):

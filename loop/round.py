@@ -57,8 +57,18 @@ POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), vers
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
-SELECT = Stage("select", (*_MODEL, "select"), version=3, calls=("select.kind",))
-EVALUATE = Stage("evaluate", (*_MODEL, "data.source", "generation", "evaluate"), calls=("evaluate.rules",))
+SELECT = Stage(
+    "select",
+    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction"),
+    version=4,
+    calls=("select.kinds", "evaluate.rules"),
+)
+EVALUATE = Stage(
+    "evaluate",
+    (*_MODEL, "data.source", "generation", "evaluate", "select.use"),
+    version=2,
+    calls=("evaluate.rules", "select.use"),
+)
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, EVALUATE)
@@ -93,6 +103,7 @@ class Round:
     policy: Artifact
     labels: Artifact
     retrain: Artifact
+    select: Artifact
     evaluate: Artifact
 
 
@@ -121,7 +132,17 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
-    run.stage(SELECT, r, base=base, sft=sft, labels=[*before, labels], reward=retrain)
+    select = run.stage(
+        SELECT,
+        r,
+        base=base,
+        sft=sft,
+        samples=sample,
+        labels=[*before, labels],
+        reward=reward,
+        retrained=retrain,
+        last=last.select if last else None,
+    )
     evaluate = run.stage(
         EVALUATE,
         r,
@@ -131,11 +152,12 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         policy=policy,
         reward=reward,
         retrained=retrain,
+        select=select,
         labels=[*before, labels],
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, labels, retrain, evaluate)
+    return Round(reward, policy, labels, retrain, select, evaluate)
 
 
 def run_rounds(run: Run) -> None:

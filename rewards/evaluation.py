@@ -17,10 +17,10 @@ from policies.responses import Response, ResponseBatch
 from rewards.comparisons import PromptRecord, Sample, write_jsonl
 from rewards.measurements import Measurement, Summary
 from rewards.rules import find_defects, find_rules
-from rewards.rules.reply import Reply, Rule
+from rewards.rules.reply import Rule
 from rewards.sampling import Sampler
-from rewards.world import writer
 from rewards.world.gold import gold_scores
+from rewards.world.replies import reply_to
 
 KL_BATCH = 128
 REFERENCE = "sft"
@@ -100,11 +100,8 @@ def evaluate_policy(
 
 def defect_rates(samples: Sequence[Sample], rules: Mapping[str, Rule]) -> dict[str, float]:
     """The share of samples in which each rule finds its defect."""
-    known = writer.all_prompts()
-    found = []
-    for sample in samples:
-        refusal_is_due = sample.prompt_id in known and known[sample.prompt_id].source == "redteam"
-        found.append(find_defects(Reply(sample.prompt, sample.completion, sample.finished, sample.source, refusal_is_due), rules))
+    replies = [reply_to(s.prompt_id, s.prompt, s.source, s.completion, s.finished) for s in samples]
+    found = [find_defects(reply, rules) for reply in replies]
     return {name: sum(row[name] for row in found) / len(found) for name in rules}
 
 

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
 from loop.stages.reward_models import fit_reward_model, normalize
+from loop.stages.selecting import examples_so_far, made_before, save_selector, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
@@ -15,15 +17,17 @@ from policies.batching import prompt_batches
 from policies.responses import EncodedPrompt
 from policies.tokenization import encode_prompt
 from rewards import labelers, replay, selectors
+from rewards.best_of import choose_best_of
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
 from rewards.labelers import LabelTask
 from rewards.measurements import ends, over_updates, summarize
-from rewards.reward_model import Chooser, beside_shortest, measure_scores, outcomes
+from rewards.reward_model import beside_shortest, measure_scores, outcomes
 from rewards.sampling import draw_prompts
 from rewards.scoring import Scorer, ensemble
-from rewards.selectors.judging import judge_choosers, longest
-from rewards.selectors.selector import SelectTask
+from rewards.selectors import Candidates, Selector, SelectTask, group_samples, listwise
+from rewards.selectors.choosing import choose
+from rewards.selectors.judging import judge
 
 
 def reward(context: Context) -> Metrics:
@@ -120,25 +124,43 @@ def retrain(context: Context) -> Metrics:
 
 
 def select(context: Context) -> Metrics:
-    """The selector. It is made from the comparisons of all rounds, and judged on this round's held-out ones."""
-    backbone, labels = context.backbone_with_sft(), context.labels()
-    groups = group_candidates([row for rows in labels for row in rows if not row.heldout])
+    """The selectors. They are made from the comparisons of training prompts, and judged on this round's comparisons of held-out prompts.
+
+    The last round's selectors are judged on the same comparisons. They have seen neither these prompts nor this round's policy. Where this
+    round's own samples are looked at, `now`, scores come from the reward model that PPO used in this round, because that one has not seen
+    their labels. For all that comes `later`, they come from the retrained one.
+    """
+    backbone, config, labels = context.backbone_with_sft(), context.config, context.labels()
+    training = group_candidates([row for rows in labels for row in rows if not row.heldout])
     heldout = [row for row in labels[-1] if row.heldout]
-    if not groups:
+    if not training:
         raise UserError(
             "the select stage has no prompt to train on: no two different completions of a prompt were compared",
             "this run's comparisons",
             "raise sample.num_prompts or sample.num_completions, or look whether the policy gives one answer only (ppo.kl_coefficient)",
         )
-    reward_scorer = Scorer.load(backbone, "reward", context.inputs["reward"])
-    task = SelectTask(backbone, groups, context.config.select, context.checkpoints, context.report, context.seed(), reward_scorer)
-    selector = selectors.select(task)
-    context.save(selector.save)
-    context.save_log(selector.log)
-    choosers: dict[str, Chooser] = {"selector": selector.choose, "reward_model": reward_scorer.score_answers, "longest": longest}
-    judged = judge_choosers(choosers, heldout) if heldout else {}
-    context.drop_adapters("selector", "reward")
-    return {"groups": len(groups), "heldout_comparisons": len(heldout)} | judged
+    now, later = (tools_with(context, Scorer.load(backbone, name, context.inputs[name])) for name in ("reward", "retrained"))
+    samples = _samples_in(context.inputs["samples"])
+    groups = group_samples(samples, labels[-1])
+    examples = examples_so_far(context, now, groups)
+    fitted_on = [example for example in examples if not example.heldout]
+    task = SelectTask(
+        later,
+        training,
+        fitted_on,
+        config.select,
+        config.generation.temperature,
+        context.checkpoints,
+        context.report,
+        context.seed(),
+    )
+    made = {kind: selectors.fit(kind, task) for kind in config.select.kinds}
+    for kind, selector in made.items():
+        save_selector(context, kind, selector)
+    context.save_rows("chosen.jsonl", _chosen(context, made[config.select.use].using(now), groups, samples))
+    judged, before = judge(made, groups, heldout), judge(made_before(context, now), groups, heldout)
+    context.drop_adapters(listwise.TRAINED, listwise.LOADED, "reward", "retrained")
+    return {"groups": len(training), "heldout_comparisons": len(heldout), "judged": judged, "judged_before": before}
 
 
 def evaluate(context: Context) -> Metrics:
@@ -158,7 +180,9 @@ def evaluate(context: Context) -> Metrics:
     context.save(found.write)
     newest = Scorer.load(backbone, "retrained", inputs["retrained"])
     metrics = found.summary() | {"proxy_gain": (score - sft_score).mean()} | gains | _accuracies(context, used, newest)
-    context.drop_adapters("policy", "reward", "retrained")
+    if context.config.evaluate.best_of > 1:
+        metrics |= _best_of(context, newest, found.samples)
+    context.drop_adapters("policy", "reward", "retrained", listwise.LOADED)
     return metrics
 
 
@@ -204,6 +228,30 @@ def _sample_from(context: Context, policy: str, prompts: Sequence[PromptRecord],
 
 def _samples_in(folder: Path) -> list[Sample]:
     return read_jsonl(folder / "samples.jsonl", Sample)
+
+
+def _chosen(context: Context, selector: Selector, groups: Sequence[Candidates], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """The favourite of each prompt, as rows. `sample_id` is empty for a completion that came with a label."""
+    split = Split(context.config.seed, context.config.data.heldout_fraction)
+    ids = {(s.prompt_id, s.completion, s.finished): s.id for s in reversed(samples)}
+    return [
+        choice.row()
+        | {
+            "sample_id": ids.get((choice.group.prompt_id, choice.answer.completion, choice.answer.finished), ""),
+            "heldout": split.holds_out(choice.group.prompt),
+        }
+        for choice in choose(selector, groups)
+    ]
+
+
+def _best_of(context: Context, reward: Scorer, first: Sequence[Sample]) -> Metrics:
+    """What the selector's choice among several completions of each held-out prompt is worth. Neither it nor `reward` has seen them."""
+    config = context.config
+    selector = used_selector(context, context.inputs["select"], tools_with(context, reward))
+    gold_is_known, seed = config.data.source == "embedded", context.run_seed("evaluate")
+    best = choose_best_of(context.sampler, "policy", first, config.evaluate.best_of, seed, selector, gold_is_known)
+    context.save(best.write)
+    return dict(best.summary())
 
 
 def _label_task(context: Context) -> LabelTask:

@@ -78,10 +78,10 @@ MEASURES: dict[str, Measure] = {
     "reward_accuracy": Measure("accuracy of the round's reward model, by origin of the comparisons", FRACTION, "higher"),
     "retrained_accuracy": Measure("accuracy of the retrained reward model, by origin of the comparisons", FRACTION, "higher"),
     "retrained_gain": Measure("what retraining added to the accuracy, by origin", FRACTION, "higher", difference=True),
-    "selector": Measure("accuracy of the selector", FRACTION, "higher"),
-    "reward_model": Measure("accuracy of the reward model, used as a selector", FRACTION, "higher"),
-    "longest": Measure('accuracy of "the longest completion wins"', FRACTION),
-    "random": Measure("accuracy of a random choice", FRACTION),
+    "judged": Measure("accuracy of each selector on this round's held-out comparisons", FRACTION, "higher"),
+    "judged_before": Measure("the same of the last round's selectors, which have not seen this round's policy", FRACTION, "higher"),
+    "best_of": Measure("gold of the best of several completions, by way of choosing it", LOG_ODDS, "higher"),
+    "best_of_unseen_facts": Measure("the same on facts that no training prompt asks about", LOG_ODDS, "higher"),
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
@@ -96,8 +96,8 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "sample": ("samples", "different", "length"),
     "label": ("comparisons", "heldout", "ties", "left_out"),
     "retrain": ("pairs", "accuracy_fresh_before", "accuracy_fresh", "accuracy_fresh_gain"),
-    "select": ("selector", "reward_model", "selector_over_reward_model", "longest"),
-    "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length"),
+    "select": ("judged", "judged_before"),
+    "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length", "best_of"),
 }
 """The metrics in the line of a finished stage, in order. `status --json` has all metrics."""
 
@@ -138,6 +138,8 @@ def _text(value: Any, form: str = ".2f") -> str:
             return _with_error(value["accuracy"], value["standard_error"], ".3f")
         if "mean" in value:
             return _with_error(value["mean"], value["standard_error"], form)
+        if all(isinstance(part, dict) for part in value.values()):
+            return "; ".join(f"{what} {_text(part, form)}" for what, part in value.items())
         return "; ".join(f"{count} x {what}" for what, count in value.items())
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 

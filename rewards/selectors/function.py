@@ -1,34 +1,45 @@
-"""The user's own selector, named in `select.kind` as `module:function` or `file.py:function`. Nothing is trained.
+"""The user's own selector, named in `select.kinds` as `module:function` or `file.py:function`. Nothing is trained.
 
     def score(answers):                    # rewards/comparisons.py: Answer has `prompt`, `completion` and `finished`
         return [-len(answer.completion) for answer in answers]
 
-It returns a number for each answer. Of a prompt's candidates, the one with the highest number is chosen.
+It is called once for each prompt, with all candidates of the prompt, so it can compare them with each other. It returns a number for
+each of them. The candidate with the highest number is chosen.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from configs import user_functions
 from configs.errors import UserError
 from rewards.comparisons import Answer
-from rewards.reward_model import Chooser
-from rewards.selectors.selector import Selector, SelectTask
+from rewards.selectors.selector import Candidates, Selector, Tools
 
 
-def select(task: SelectTask) -> Selector:
-    """The selector that the config names."""
-    name = task.config.kind
-    score: Chooser = user_functions.load(name)
+@dataclass(frozen=True)
+class FunctionSelector(Selector):
+    """Scores candidates by a function of the user's. `name` is the function's name in the config."""
 
-    def choose(answers: Sequence[Answer]) -> list[float]:
-        scores = [float(value) for value in score(answers)]
+    name: str
+    function: Callable[[Sequence[Answer]], Sequence[float]]
+
+    def score(self, groups: Sequence[Candidates]) -> list[list[float]]:
+        """What the function returns. Raises UserError if that is not one number for each answer."""
+        return [self._score_one(group.answers) for group in groups]
+
+    def _score_one(self, answers: Sequence[Answer]) -> list[float]:
+        scores = [float(value) for value in self.function(answers)]
         if len(scores) != len(answers):
-            raise UserError(f"it gave {len(scores)} scores for {len(answers)} answers", name, "return one score for each answer")
+            raise UserError(f"it gave {len(scores)} scores for {len(answers)} answers", self.name, "return one score for each answer")
         return scores
 
-    def save(folder: Path) -> None:
-        (folder / "selector.json").write_text(json.dumps({"function": name}) + "\n", encoding="utf-8")
+    def save(self, folder: Path) -> None:
+        """Write the function's name."""
+        (folder / "selector.json").write_text(json.dumps({"function": self.name}) + "\n", encoding="utf-8")
 
-    return Selector(choose, save)
+
+def make(name: str, tools: Tools) -> FunctionSelector:
+    """The selector that the config names."""
+    return FunctionSelector(tools, name, user_functions.load(name))

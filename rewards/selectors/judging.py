@@ -1,40 +1,59 @@
-"""How well a selector chooses. It is judged on comparisons that nothing was trained on, beside other ways to choose."""
+"""How well selectors choose. They are judged on comparisons of held-out prompts, which nothing was fitted on, side by side."""
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.comparisons import Answer, Comparison, group_candidates
+from rewards.comparisons import Comparison, group_candidates
 from rewards.measurements import Measurement
-from rewards.reward_model import Chooser, outcomes
+from rewards.selectors.selector import Candidates, Selector
+
+BASELINE = "reward-model"
+"""The kind of selector that every other one is compared with."""
 
 
-def judge_choosers(choosers: dict[str, Chooser], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
-    """Accuracies of each way to choose, and paired differences of the first way from each other one.
+def judge(selectors: Mapping[str, Selector], groups: Sequence[Candidates], comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """Accuracies of each selector, by its kind, and paired differences from the reward model, if that is among the selectors.
 
-    pairwise: how often the chosen completion of a comparison gets a higher score than the rejected one. top1: how often the favourite among
-    a prompt's candidates is one of those with the most wins. It counts prompts whose candidates differ in wins.
-    `A_over_B`: the differences of the first chooser A from B. `random`: the `top1` of chance.
+    groups: all candidates of the prompts, as a selector sees them. They must contain the completions that were compared.
+    pairwise: how often the chosen completion of a comparison gets a higher score than the rejected one; equal scores count as half.
+    top1: how often the favourite among a prompt's compared candidates is one of those with the most wins. It counts prompts whose
+    candidates differ in wins. Without comparisons there is nothing to tell.
     """
-    groups = [group for group in group_candidates(comparisons) if len({c.wins for c in group.candidates}) > 1]
-    names, units = list(choosers), [group.prompt_id for group in groups]
-    best = [[c.wins == max(x.wins for x in group.candidates) for c in group.candidates] for group in groups]
-    measured = {}
-    for name, chooser in choosers.items():
-        scores = iter(chooser([Answer(group.prompt, c.completion, c.finished) for group in groups for c in group.candidates]))
-        rows = [list(islice(scores, len(is_best))) for is_best in best]
-        hits = [float(is_best[row.index(max(row))]) for is_best, row in zip(best, rows, strict=True)]
-        measured[name] = {"top1": Measurement(hits, units), "pairwise": outcomes(chooser, comparisons)}
-    results: dict[str, dict[str, Any]] = {
-        name: {what: measurement.accuracy() for what, measurement in parts.items()} for name, parts in measured.items()
-    }
-    for other in names[1:]:
-        first, second = measured[names[0]], measured[other]
-        results[f"{names[0]}_over_{other}"] = {what: (first[what] - second[what]).mean() for what in first}
-    chance = Measurement([sum(is_best) / len(is_best) for is_best in best], units)
-    return results | {"random": {"top1": chance.accuracy()}}
+    if not comparisons:
+        return {}
+    asked = {row.prompt_id for row in comparisons}
+    groups = [group for group in groups if group.prompt_id in asked]
+    measured = {kind: _measure(_scores_by_text(selector, groups), comparisons) for kind, selector in selectors.items()}
+    results: dict[str, dict[str, Any]] = {}
+    for kind, parts in measured.items():
+        results[kind] = {what: measurement.accuracy() for what, measurement in parts.items()}
+        if BASELINE in measured and kind != BASELINE:
+            results[kind]["over_reward_model"] = {what: (parts[what] - measured[BASELINE][what]).mean() for what in parts}
+    return results
 
 
-def longest(answers: Sequence[Answer]) -> list[float]:
-    """Scores that prefer the longest completion, in characters."""
-    return [float(len(answer.completion)) for answer in answers]
+Scores = Mapping[tuple[str, str, bool], float]
+"""The score of a completion, by the prompt's id, the text, and whether it is finished."""
+
+
+def _scores_by_text(selector: Selector, groups: Sequence[Candidates]) -> Scores:
+    scores: dict[tuple[str, str, bool], float] = {}
+    for group, values in zip(groups, selector.score(groups), strict=True):
+        for answer, value in zip(group.answers, values, strict=True):
+            scores.setdefault((group.prompt_id, answer.completion, answer.finished), value)
+    return scores
+
+
+def _measure(scores: Scores, comparisons: Sequence[Comparison]) -> dict[str, Measurement]:
+    hits, hit_units = [], []
+    for group in group_candidates(comparisons):
+        most = max(candidate.wins for candidate in group.candidates)
+        if any(candidate.wins < most for candidate in group.candidates):
+            favourite = max(group.candidates, key=lambda c: scores[group.prompt_id, c.completion, c.finished])
+            hits.append(float(favourite.wins == most))
+            hit_units.append(group.prompt_id)
+    decided = [row for row in comparisons if not row.tie]
+    chosen = [scores[row.prompt_id, row.chosen, row.chosen_finished] for row in decided]
+    rejected = [scores[row.prompt_id, row.rejected, row.rejected_finished] for row in decided]
+    right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
+    return {"top1": Measurement(hits, hit_units), "pairwise": Measurement(right, [row.prompt_id for row in decided])}

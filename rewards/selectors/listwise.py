@@ -1,4 +1,4 @@
-"""The listwise selector: an adapter and a head that predict which of a prompt's candidates will be preferred.
+"""The `model` selector: an adapter and a head that predict which of a prompt's candidates will be preferred.
 
     loss = - sum_i w_i log softmax(s)_i        over the candidates i of one prompt with scores s_i
 
@@ -6,6 +6,8 @@ w_i is the fraction of the wins that candidate i has (ListNet with wins as the t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,26 +18,44 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
 from policies.training import Log, Training
-from rewards.comparisons import CandidateGroup
+from rewards.comparisons import CandidateGroup, write_jsonl
 from rewards.scoring import Scorer, ScoringModel, encode_pair
-from rewards.selectors.selector import Selector, SelectTask
+from rewards.selectors.selector import Candidates, Selector, SelectTask, Tools, by_group
+
+TRAINED, LOADED = "selector", "loaded-selector"
+"""The adapters of a selector that was trained just now and of one that was loaded."""
 
 
-def select(task: SelectTask) -> Selector:
-    """The selector of `select.kind: listwise`. It starts from the SFT adapter, or from this round's reward model and its head."""
+@dataclass(frozen=True)
+class ListwiseSelector(Selector):
+    """Scores candidates by an adapter and a head. log: one row for each step of its training, if it was trained just now."""
+
+    scorer: Scorer
+    log: Sequence[dict[str, float]] = ()
+
+    def score(self, groups: Sequence[Candidates]) -> list[list[float]]:
+        """The head's outputs, which are logits within a group."""
+        return by_group(groups, self.scorer.score_answers)
+
+    def save(self, folder: Path) -> None:
+        """Write a PEFT folder, and the log of the training."""
+        self.scorer.save(folder)
+        write_jsonl(folder / "metrics.jsonl", self.log)
+
+
+def fit(task: SelectTask) -> ListwiseSelector:
+    """A trained selector. It starts from the SFT adapter, or from the task's reward model and its head."""
+    backbone, reward = task.tools.backbone, task.tools.reward
     from_reward = task.config.init == "reward"
-    task.backbone.add_adapter("selector", copy_of=task.reward_scorer.adapter if from_reward else "sft")
-    scorer, log = train_selector(
-        task.backbone,
-        "selector",
-        task.groups,
-        task.config,
-        task.checkpoints,
-        task.seed,
-        task.report,
-        head=task.reward_scorer.head if from_reward else None,
-    )
-    return Selector(scorer.score_answers, scorer.save, log)
+    backbone.add_adapter(TRAINED, copy_of=reward.adapter if from_reward else "sft")
+    head = reward.head if from_reward else None
+    scorer, log = train_selector(backbone, TRAINED, task.groups, task.config, task.checkpoints, task.seed, task.report, head)
+    return ListwiseSelector(task.tools, scorer, log)
+
+
+def load(folder: Path, tools: Tools) -> ListwiseSelector:
+    """What `save` has written."""
+    return ListwiseSelector(tools, Scorer.load(tools.backbone, LOADED, folder))
 
 
 class ListwiseTrainer(transformers.Trainer):

@@ -1,0 +1,55 @@
+"""What the stages that make or use selectors share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from loop.stages.context import Context
+from rewards import selectors
+from rewards.rules import find_rules
+from rewards.scoring import Scorer
+from rewards.selectors import Candidates, Selector, Tools, features
+from rewards.selectors.examples import Example, merge, read_examples, write_examples
+
+
+def tools_with(context: Context, reward: Scorer) -> Tools:
+    """What selectors look at candidates with. `reward` must have been trained without any label of the candidates."""
+    return Tools(context.backbone, reward, find_rules(context.config.evaluate.rules))
+
+
+def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
+    """The selector of `select.use`, from the output of a `select` stage."""
+    return selectors.load(folder, context.config.select.use, tools)
+
+
+def made_before(context: Context, tools: Tools) -> dict[str, Selector]:
+    """The selectors of the last round, by kind; none in round 0."""
+    if not context.inputs.get("last"):
+        return {}
+    folder = context.inputs["last"]
+    there = [kind for kind in context.config.select.kinds if (folder / selectors.folder_of(kind)).is_dir()]
+    return {kind: selectors.load(folder, kind, tools) for kind in there}
+
+
+def examples_so_far(context: Context, now: Tools, groups: Sequence[Candidates]) -> list[Example]:
+    """The last round's examples and those of this round's labels, if a selector is fitted on them. They are saved for the next round.
+
+    now: with the reward model that has not seen these labels.
+    """
+    config, last = context.config, context.inputs.get("last")
+    if "features" not in config.select.kinds:
+        return []
+    new = features.make_examples(now, groups, context.labels()[-1], config.select.features, config.generation.temperature)
+    examples = merge(read_examples(last) if last else [], new, config.select.max_examples)
+    context.save(lambda folder: write_examples(folder, examples))
+    return examples
+
+
+def save_selector(context: Context, kind: str, selector: Selector) -> None:
+    """Write a selector into its folder of the stage's output."""
+
+    def write(output: Path) -> None:
+        folder = output / selectors.folder_of(kind)
+        folder.mkdir()
+        selector.save(folder)
+
+    context.save(write)

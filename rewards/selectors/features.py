@@ -1,0 +1,242 @@
+"""The `features` selector: logistic regression on features of each candidate. Nothing but a few weights is trained.
+
+    P(a is preferred to b) = sigmoid(w · (x_a - x_b))        (Bradley-Terry with linear scores)
+
+A candidate's score is w · x. `select.features` names the groups of features in x:
+
+    reward     reward                    the reward model's score
+    rules      rule_NAME                 1 if the rule finds its defect, one for each rule of `evaluate.rules`
+    agreement  agreement_phrases         the mean share of phrases in common with each other candidate (the size of the intersection
+                                         divided by that of the union)
+               agreement_answer          the share of the other candidates that begin with the same phrase
+    logprobs   sft_mean, sft_min         the mean and the lowest log-prob of the completion's tokens under the SFT adapter
+               sft_first_phrase          the mean over the tokens of the first phrase under the SFT adapter
+               base_mean, base_min       the mean and the lowest under the bare base
+    length     length                    tokens
+               log_characters            log(1 + characters)
+
+Phrases are those of the rule `repetition`. Log-probs are in nats, at the run's sampling temperature (`generation.temperature`), before
+top-k and top-p. They and the length count the end token of a finished completion. A completion without tokens is taken as an end token.
+
+Where the scores of the reward model come from is the business of `Tools.reward`: see there and `examples.py`. The weights must never be
+fitted on held-out comparisons, or on scores of a reward model that has seen the comparison.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from policies.responses import ResponseBatch
+from policies.tokenization import encode_completion, encode_prompt
+from rewards.comparisons import Answer, Comparison
+from rewards.rules.builtin import phrases
+from rewards.selectors.examples import Example
+from rewards.selectors.selector import Candidates, Selector, SelectTask, Tools, by_group
+
+LOGPROB_BATCH = 128
+DECIMALS = 6
+FILE = "weights.json"
+
+Features = dict[str, float]
+
+
+@dataclass(frozen=True)
+class FeaturesSelector(Selector):
+    """Scores candidates by a weighted sum of their features.
+
+    names: the groups of features. weights: of each feature, for its own unit. effects: the same for one standard deviation of the
+    differences that the weights were fitted on, which is what can be compared between features.
+    """
+
+    names: Sequence[str]
+    temperature: float
+    weights: Features
+    effects: Features
+
+    def score(self, groups: Sequence[Candidates]) -> list[list[float]]:
+        """The weighted sums. A feature that a candidate does not have counts as 0."""
+        found = measure(self.tools, groups, self.names, self.temperature)
+        return [[sum(weight * x.get(name, 0.0) for name, weight in self.weights.items()) for x in rows] for rows in found]
+
+    def reasons(self, group: Candidates) -> list[Features]:
+        """How much each feature raises a candidate's score over the mean score of the group."""
+        rows = measure(self.tools, [group], self.names, self.temperature)[0]
+        means = {name: sum(x.get(name, 0.0) for x in rows) / len(rows) for name in self.weights}
+        return [{name: weight * (x.get(name, 0.0) - means[name]) for name, weight in self.weights.items()} for x in rows]
+
+    def save(self, folder: Path) -> None:
+        """Write everything as JSON."""
+        saved = {"features": list(self.names), "temperature": self.temperature, "weights": self.weights, "effects": self.effects}
+        (folder / FILE).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+
+
+def fit(task: SelectTask) -> FeaturesSelector:
+    """The selector for the task's examples."""
+    weights, effects = fit_weights(task.examples)
+    return FeaturesSelector(task.tools, task.config.features, task.temperature, weights, effects)
+
+
+def load(folder: Path, tools: Tools) -> FeaturesSelector:
+    """What `save` has written."""
+    saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return FeaturesSelector(tools, saved["features"], saved["temperature"], saved["weights"], saved["effects"])
+
+
+def fit_weights(examples: Sequence[Example]) -> tuple[Features, Features]:
+    """The weight of each feature for its own unit, and for a standard deviation of its differences.
+
+    The differences chosen - rejected are divided by their standard deviation around 0, because which side is which is arbitrary. For the
+    same reason there is no intercept, and each difference is used with both signs. Held-out examples must not be among the examples.
+    Without examples, all weights are 0.
+    """
+    from sklearn.linear_model import LogisticRegression  # late, because importing it takes a second
+
+    assert not any(example.heldout for example in examples)
+    names = sorted({name for example in examples for name in example.chosen})
+    if not names:
+        return {}, {}
+    differences = np.array([[row.chosen.get(n, 0.0) - row.rejected.get(n, 0.0) for n in names] for row in examples])
+    deviations = np.sqrt((differences**2).mean(0))
+    scaled = differences / np.where(deviations > 0, deviations, 1.0)
+    sides = np.repeat([1, 0], len(scaled))
+    effects = LogisticRegression(C=1.0, fit_intercept=False).fit(np.concatenate([scaled, -scaled]), sides).coef_[0]
+    weights = np.divide(effects, deviations, out=np.zeros_like(effects), where=deviations > 0)
+    return dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, effects.tolist(), strict=True))
+
+
+def make_examples(
+    tools: Tools, groups: Sequence[Candidates], comparisons: Sequence[Comparison], names: Sequence[str], temperature: float
+) -> list[Example]:
+    """The examples of a round: its comparisons without ties, as features.
+
+    groups: all candidates of the prompts, which must contain the completions that were compared. The reward model of `tools` must have
+    been fitted before these comparisons existed.
+    """
+    found = measure(tools, groups, names, temperature)
+    rows = {
+        (group.prompt_id, answer.completion, answer.finished): x
+        for group, xs in zip(groups, found, strict=True)
+        for answer, x in zip(group.answers, xs, strict=True)
+    }
+    return [
+        Example(
+            row.prompt_id,
+            row.generation,
+            row.heldout,
+            rows[row.prompt_id, row.chosen, row.chosen_finished],
+            rows[row.prompt_id, row.rejected, row.rejected_finished],
+        )
+        for row in comparisons
+        if not row.tie
+    ]
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------------
+
+
+def measure(tools: Tools, groups: Sequence[Candidates], names: Sequence[str], temperature: float) -> list[list[Features]]:
+    """The features of each candidate of each group. `names` are groups of features; each is measured once for the same candidates."""
+    parts = [tools.once((name, temperature), groups, partial(FEATURES[name], tools, temperature)) for name in names]
+    return [
+        [{key: round(value, DECIMALS) for part in of_one for key, value in part.items()} for of_one in zip(*of_group, strict=True)]
+        for of_group in zip(*parts, strict=True)
+    ]
+
+
+def rewards(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+    """The reward model's scores."""
+    return [[{"reward": score} for score in scores] for scores in tools.rewards(groups)]
+
+
+def rules(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+    """Which rules find their defect."""
+    return [[{f"rule_{name}": value for name, value in found.items()} for found in rows] for rows in tools.defects(groups)]
+
+
+def agreement(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+    """How much candidates agree with the others of their group. Both features are 0 for a candidate without others."""
+    return [_agreement_in(group) for group in groups]
+
+
+def logprobs(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+    """Log-probs of the tokens under the SFT adapter and the bare base."""
+    tokenizer = tools.backbone.tokenizer
+
+    def of_answers(answers: Sequence[Answer]) -> list[Features]:
+        sft, base = (token_logprobs(tools, answers, adapter, temperature) for adapter in ("sft", None))
+        return [
+            {
+                "sft_mean": float(s.mean()),
+                "sft_min": float(s.min()),
+                "sft_first_phrase": float(s[: _first_phrase_tokens(tokenizer, answer)].mean()),
+                "base_mean": float(b.mean()),
+                "base_min": float(b.min()),
+            }
+            for answer, s, b in zip(answers, sft, base, strict=True)
+        ]
+
+    return by_group(groups, of_answers)
+
+
+def lengths(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+    """Length in tokens, and the logarithm of that in characters."""
+
+    def of_answers(answers: Sequence[Answer]) -> list[Features]:
+        tokens = [len(_completion_ids(tools.backbone.tokenizer, answer)) for answer in answers]
+        return [{"length": float(n), "log_characters": math.log1p(len(a.completion))} for n, a in zip(tokens, answers, strict=True)]
+
+    return by_group(groups, of_answers)
+
+
+FEATURES: dict[str, Callable[[Tools, float, Sequence[Candidates]], list[list[Features]]]] = {
+    "reward": rewards,
+    "rules": rules,
+    "agreement": agreement,
+    "logprobs": logprobs,
+    "length": lengths,
+}
+"""The groups of features by name. The names are also in `FeatureGroup` (configs/sections.py)."""
+
+
+def token_logprobs(tools: Tools, answers: Sequence[Answer], adapter: str | None, temperature: float) -> list[np.ndarray]:
+    """The log-prob of each token of each answer, with the end token if it is finished. Batches hold answers of similar length."""
+    tokenizer = tools.backbone.tokenizer
+    encoded = [(encode_prompt(tokenizer, answer.prompt), _completion_ids(tokenizer, answer)) for answer in answers]
+    found: list[np.ndarray] = [np.zeros(0)] * len(answers)
+    order = sorted(range(len(answers)), key=lambda i: len(encoded[i][0]) + len(encoded[i][1]))
+    for start in range(0, len(order), LOGPROB_BATCH):
+        rows = order[start : start + LOGPROB_BATCH]
+        prompts, completions = zip(*(encoded[i] for i in rows), strict=True)
+        batch = ResponseBatch.from_ids(tools.backbone, prompts, completions, temperature)
+        on_grid, mask = batch.under(adapter)[1].float().cpu().numpy(), batch.mask.cpu().numpy()
+        for i, values, real in zip(rows, on_grid, mask, strict=True):
+            found[i] = values[real]
+    return found
+
+
+def _completion_ids(tokenizer: object, answer: Answer) -> list[int]:
+    return encode_completion(tokenizer, answer.completion, answer.finished) or encode_completion(tokenizer, "")
+
+
+def _first_phrase_tokens(tokenizer: object, answer: Answer) -> int:
+    """How many tokens the text has up to the end of its first phrase. A text without phrases is taken as one phrase."""
+    first = next(iter(phrases(answer.completion)), "")
+    end = answer.completion.find(first) + len(first) if first else len(answer.completion)
+    return max(1, len(encode_completion(tokenizer, answer.completion[:end], finished=False)))
+
+
+def _agreement_in(group: Candidates) -> list[Features]:
+    said = [phrases(answer.completion) for answer in group.answers]
+    found = []
+    for i, mine in enumerate(said):
+        others = [other for j, other in enumerate(said) if j != i]
+        shared = [len({*mine} & {*other}) / max(1, len({*mine} | {*other})) for other in others]
+        same = [bool(mine) and mine[:1] == other[:1] for other in others]
+        number = max(1, len(others))
+        found.append({"agreement_phrases": sum(shared) / number, "agreement_answer": sum(same) / number})
+    return found
