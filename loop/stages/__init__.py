@@ -8,12 +8,12 @@ must never look at other stages, the journal, or Ray.
 
 from collections.abc import Callable
 
-from loop.round import ROUND_STAGES
+from loop.round import CHOOSE, COMMITTEE, ROUND_STAGES
 from loop.round import STAGES as DECLARED
-from loop.stages import rounds, setup
+from loop.stages import choosing, rounds, setup
 from loop.stages.context import Context, Metrics
 
 STAGES: dict[str, Callable[[Context], Metrics]] = {
-    stage.name: getattr(rounds if stage in ROUND_STAGES else setup, stage.name) for stage in DECLARED
-}
-"""Each stage that `round.py` declares, with its function, which has the stage's name."""
+    stage.name: getattr(rounds if stage in (*ROUND_STAGES, COMMITTEE) else setup, stage.name) for stage in DECLARED
+} | {CHOOSE.name: choosing.choose}
+"""Each stage that `round.py` declares, with its function, which has the stage's name, and what `loop choose` asks of a worker."""

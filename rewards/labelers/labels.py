@@ -14,6 +14,9 @@ from rewards.data.lengths import TokenLimits
 from rewards.data.splits import Split
 from rewards.scoring import Scorer
 
+Committee = Mapping[str, Mapping[str, float]]
+"""Name of a member -> the score of each sample by its id. The member that is listed first knows most."""
+
 
 @dataclass(frozen=True)
 class LabelTask:
@@ -33,8 +36,8 @@ class LabelTask:
     """The token limits for labels that bring their own texts. A function, because the base's tokenizer has to be loaded for it."""
     get_scorer: Callable[[], Scorer]
     """Loads the reward model of `labeler.kind: reward-model`."""
-    committee: Sequence[Mapping[str, float]] = ()
-    """For each member of the committee that picks pairs, the score of each sample by its id. Empty if `labeler.pick` is `random`."""
+    committee: Committee = field(default_factory=dict)
+    """Picks the pairs (committee.py). Empty if `labeler.pick` is `random`."""
 
 
 @dataclass

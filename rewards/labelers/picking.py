@@ -10,7 +10,7 @@ Equal completions are never paired. Everything depends on the seed, the samples 
 import itertools
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.errors import UserError
@@ -20,6 +20,9 @@ from rewards.labelers.labels import LabelTask
 from rewards.selectors.worth import WORTH
 
 RANDOM = "random"
+
+Texts = tuple[str, frozenset[tuple[str, bool]]]
+"""A prompt's id and two of its completions, in no order. A completion is its text and whether it is finished."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class Pair:
         return self.first.prompt_id
 
     @property
-    def texts(self) -> tuple[str, frozenset[tuple[str, bool]]]:
-        """The prompt and its two completions, in no order. Two pairs of samples may be the same pair of texts."""
-        return self.prompt_id, frozenset((sample.completion, sample.finished) for sample in (self.first, self.second))
+    def texts(self) -> Texts:
+        """Two pairs of samples may be the same pair of texts."""
+        return texts_of(self.prompt_id, *((sample.completion, sample.finished) for sample in (self.first, self.second)))
 
 
 def pick_pairs(task: LabelTask) -> list[Pair]:
@@ -67,19 +70,10 @@ def pick_pairs(task: LabelTask) -> list[Pair]:
 def choose_pairs(samples: Sequence[Sample], pairs_per_prompt: int, seed: int) -> list[Pair]:
     """At most `pairs_per_prompt` random pairs among the completions of each prompt. Equal completions are never paired."""
     chosen = []
-    for prompt_id, pairs in _all_pairs(samples).items():
+    for prompt_id, pairs in all_pairs(samples).items():
         rng = random.Random(derive_seed(seed, "label", prompt_id))
         chosen += [Pair(a, b, rng.random()) for a, b in rng.sample(pairs, min(pairs_per_prompt, len(pairs)))]
     return chosen
-
-
-def order_by_worth(pairs: Sequence[Pair], pick: str, committee: Sequence[Mapping[str, float]]) -> list[tuple[float, Pair]]:
-    """Pairs with what a label of each is worth, the worthiest first. Chance orders equals.
-
-    committee: for each member, the score of each sample by its id.
-    """
-    worth = WORTH[pick]([[scores[pair.first.id] - scores[pair.second.id] for pair in pairs] for scores in committee])
-    return sorted(zip(worth, pairs, strict=True), key=lambda row: (-row[0], row[1].uniform))
 
 
 def _worthiest(task: LabelTask, count: int, taken: Sequence[Pair]) -> list[Pair]:
@@ -92,15 +86,19 @@ def _worthiest(task: LabelTask, count: int, taken: Sequence[Pair]) -> list[Pair]
     known = {(pair.first.id, pair.second.id) for pair in taken}
     rest = [
         Pair(a, b, random.Random(derive_seed(task.seed, "label", a.id, b.id)).random(), task.config.pick)
-        for pairs in _all_pairs(task.samples).values()
+        for pairs in all_pairs(task.samples).values()
         for a, b in pairs
         if (a.id, b.id) not in known and not task.split.holds_out(a.prompt)
     ]
     free = Counter(dict.fromkeys((pair.prompt_id for pair in rest), task.config.pairs_per_prompt))
     free.subtract(pair.prompt_id for pair in taken)
-    ordered = [pair for _, pair in order_by_worth(rest, task.config.pick, task.committee)]
-    said, new, repeated = {pair.texts for pair in taken}, [], []
-    for pair in ordered:
+    scores_by_member = task.committee.values()
+    worth = WORTH[task.config.pick]([[scores[pair.first.id] - scores[pair.second.id] for pair in rest] for scores in scores_by_member])
+    order = sorted(range(len(rest)), key=lambda i: (-worth[i], rest[i].uniform))  # chance orders equals
+    said = {pair.texts for pair in taken}
+    new: list[Pair] = []
+    repeated: list[Pair] = []
+    for pair in (rest[i] for i in order):
         (repeated if pair.texts in said else new).append(pair)
         said.add(pair.texts)
     picked: list[Pair] = []
@@ -111,7 +109,7 @@ def _worthiest(task: LabelTask, count: int, taken: Sequence[Pair]) -> list[Pair]
     return picked
 
 
-def _all_pairs(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, Sample]]]:
+def all_pairs(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, Sample]]]:
     """All pairs of different completions, by prompt."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -120,3 +118,8 @@ def _all_pairs(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, Sample
         prompt_id: [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
         for prompt_id, group in groups.items()
     }
+
+
+def texts_of(prompt_id: str, first: tuple[str, bool], second: tuple[str, bool]) -> Texts:
+    """Two completions of a prompt, whichever comes first."""
+    return prompt_id, frozenset((first, second))

@@ -29,7 +29,9 @@ def samples(n=4, prompts=(*TRAINING, *HELDOUT)):
 def task(asked=None, committee=(), seed=0, **settings):
     asked = asked or samples()
     config = LabelerConfig.model_validate(settings)
-    return LabelTask(asked, Path("samples.jsonl"), 0, config, SPLIT, seed, Checkpoints(), report_nothing, None, None, committee=committee)
+    return LabelTask(
+        asked, Path("samples.jsonl"), 0, config, SPLIT, seed, Checkpoints(), report_nothing, None, None, dict(enumerate(committee))
+    )
 
 
 def names(pairs):
