@@ -248,7 +248,19 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: the JSONL file with the comparisons. `{round}` in the path stands for the round's number. Without it,
     one file serves all rounds."""
     pairs_per_prompt: PositiveInt = 4
-    """How many pairs of completions are compared for each prompt. Not for `preferences-file`, which brings its own pairs."""
+    """The most pairs of completions that are compared for one prompt. This setting and the next three are not for `preferences-file`,
+    which brings its own pairs."""
+    budget: PositiveInt | None = None
+    """How many pairs of training prompts are labeled in each round, exactly. Pairs of held-out prompts are not counted. None means as many
+    as `pairs_per_prompt` allows."""
+    pick: Literal["random", "disagreement", "uncertainty", "closeness"] = "random"
+    """Which pairs of training prompts are labeled. `random` draws them. `disagreement` takes pairs on which the reward model and the last
+    round's selector expect different outcomes, `uncertainty` pairs whose outcome the two together do not know, and `closeness` pairs with
+    nearly the same score. Round 0 has no selector, so the log-probabilities of the SFT policy take its place. Pairs of held-out prompts are
+    always random. Source: query by committee, Seung et al. 1992; arXiv 1112.5745 (disagreement); Lewis and Gale 1994 (the two others)."""
+    random_fraction: Fraction = 0.25
+    """Only if `pick` is not `random`: the fraction of these pairs that is drawn at random all the same. Measurements on this part are not
+    biased by the picking, and each comparison says how its pair was picked."""
 
     @model_validator(mode="after")
     def _needs_path(self) -> "LabelerConfig":
@@ -256,6 +268,16 @@ class LabelerConfig(Section):
             raise BadValue(
                 "labeler.kind=preferences-file needs labeler.path",
                 "name the file that will hold the labels: labeler.path='labels/round-{round}.jsonl'",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _picks_only_for_labelers_that_are_asked(self) -> "LabelerConfig":
+        if self.kind == "preferences-file" and (self.pick != "random" or self.budget):
+            name = "labeler.budget" if self.budget else "labeler.pick"
+            raise BadValue(
+                f"{name} picks pairs for a labeler, but labeler.kind=preferences-file brings its own pairs",
+                "remove the setting: the file's writer decides which pairs are compared, for example those in `select/to_label.jsonl`",
             )
         return self
 

@@ -2,10 +2,10 @@
 
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
-      round r:   reward -> policy -> sample -> label -> retrain -> select -> keep -> (refresh) -> evaluate
-                   ^         ^                             |                             |
-                   |         +-------- round r + 1 --------|-----------------------------+
-                   +------------------ round r + 1 --------+
+      round r:   reward -> policy -> sample -> (committee) -> label -> retrain -> select -> keep -> (refresh) -> evaluate
+                   ^         ^                                           |                             |
+                   |         +--------------- round r + 1 ---------------|-----------------------------+
+                   +------------------------- round r + 1 ---------------+
 
 `filter` removes rows that are longer than the token limits. All later stages take their rows from it.
 
@@ -46,9 +46,9 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=3, calls=("data.source",))
+DATA = Stage("data", ("data",), version=4, calls=("data.source",))
 BASE = Stage("base", ("base",), seeded=False, version=2)
-FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False)
+FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
@@ -56,7 +56,13 @@ BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"),
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
 POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=4)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
-LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
+COMMITTEE = Stage(
+    "committee",
+    (*_MODEL, "generation.temperature", "select.use", "evaluate.rules"),
+    seeded=False,
+    calls=("select.use", "evaluate.rules"),
+)
+LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), version=2, calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
 SELECT = Stage(
     "select",
@@ -79,8 +85,15 @@ EVALUATE = Stage(
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, REFRESH)
-"""All of them. LABELER is made before round 0 too, and REFRESH in every round, but only if the config asks for them."""
+STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, COMMITTEE, REFRESH)
+"""All of them. LABELER, before round 0, and COMMITTEE and REFRESH, in each round, are made only if the config asks for them."""
+
+CHOOSE = Stage(
+    "choose",
+    (*_MODEL, *_LIMITS, "generation", "sample.num_completions", "select.use", "evaluate.rules"),
+    calls=("select.use", "evaluate.rules"),
+)
+"""No stage of a run: what `loop choose` asks of a worker."""
 
 
 class Run(Protocol):
@@ -146,7 +159,10 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         start=last.refresh if last else None,
     )
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
-    labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
+    committee = None
+    if run.config.labeler.pick != "random":
+        committee = run.stage(COMMITTEE, r, base=base, sft=sft, samples=sample, reward=reward, last=last.select if last else None)
+    labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler, committee=committee)
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
     select = run.stage(
         SELECT,

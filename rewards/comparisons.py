@@ -57,7 +57,8 @@ class Comparison:
     """Two completions of a prompt, and which one is better.
 
     generation: the round whose policy wrote the completions; None means original data. tie: neither completion is better. heldout:
-    nothing is trained on this prompt (`splits.py`), so the comparison only judges.
+    nothing is trained on this prompt (`splits.py`), so the comparison only judges. picked: how the pair was picked, `random` or another
+    value of `labeler.pick`; empty for original data and for pairs that the labeler brought.
     """
 
     prompt_id: str
@@ -75,6 +76,7 @@ class Comparison:
     rater: str = ""
     labeled_at: str = ""
     heldout: bool = False
+    picked: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from configs.errors import UserError
 from configs.fields import BadValue, check_name
-from loop.store.layout import runs_in
+from loop.store.layout import RunFolder, runs_in
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
     """The number of rounds."""
-    parser.add_argument("--rounds", type=_number_of_rounds, metavar="N", help="how many rounds the run has in total")
+    parser.add_argument("--rounds", type=number_from(1), metavar="N", help="how many rounds the run has in total")
 
 
 def run_name(word: str) -> str:
@@ -49,11 +50,19 @@ def find_run(runs: Path, name: str | None) -> Path:
     return runs / name
 
 
-def _number_of_rounds(word: str) -> int:
-    try:
-        number = int(word)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {word!r}")
+def check_has_config(folder: RunFolder) -> None:
+    """Raises UserError for a run without its settings."""
+    if not folder.config.exists():
+        to_do = "give its settings: `loop run --name RUN KEY=VALUE ...`"
+        raise UserError(f"the run {folder.name!r} has no {folder.config.name}, so its settings are not known", str(folder.path), to_do)
+
+
+def number_from(smallest: int) -> Callable[[str], int]:
+    """A whole number of at least `smallest`, as argparse takes it."""
+
+    def number(word: str) -> int:
+        if not word.isascii() or not word.isdigit() or int(word) < smallest:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {smallest}, not {word!r}")
+        return int(word)
+
     return number

@@ -2,9 +2,8 @@
 
 import argparse
 
-from configs.errors import UserError
 from configs.loading import read_given
-from loop.commands.arguments import add_rounds, add_run, find_run, runs_folder
+from loop.commands.arguments import add_rounds, add_run, check_has_config, find_run, runs_folder
 from loop.commands.run import start
 from loop.store.layout import RunFolder
 
@@ -24,8 +23,6 @@ def run(options: argparse.Namespace) -> int:
         options.run, options.settings = None, [options.run, *options.settings]
     runs = runs_folder(options).resolve()
     folder = RunFolder(find_run(runs, options.run))
-    if not folder.config.exists():
-        to_do = "give its settings: `loop run --name RUN KEY=VALUE ...`"
-        raise UserError(f"the run {folder.name!r} has no {folder.config.name}, so its settings are not known", str(folder.path), to_do)
+    check_has_config(folder)
     start(runs, read_given(None, options.settings, name=folder.name, num_rounds=options.rounds))
     return 0

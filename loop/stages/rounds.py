@@ -22,12 +22,13 @@ from rewards.best_of import choose_best_of
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
 from rewards.labelers import LabelTask
+from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import beside_shortest, measure_scores, outcomes
 from rewards.sampling import draw_prompts
 from rewards.scoring import Scorer, ensemble
-from rewards.selectors import Candidates, Selector, SelectTask, group_samples, listwise
-from rewards.selectors.choosing import choose
+from rewards.selectors import SelectTask, group_samples, listwise
+from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.judging import judge
 
 
@@ -91,6 +92,18 @@ def sample(context: Context) -> Metrics:
         "different": len({(s.prompt_id, s.completion) for s in samples}),
         "length": summarize([s.num_tokens for s in samples])["mean"],
     }
+
+
+def committee(context: Context) -> Metrics:
+    """Only if `labeler.pick` is not `random`: what the reward model and the last round's selector think of the samples."""
+    backbone, config, samples = context.backbone_with_sft(), context.config, _samples_in(context.inputs["samples"])
+    tools = tools_with(context, Scorer.load(backbone, "reward", context.inputs["reward"]))
+    groups, last = group_samples(samples), context.inputs.get("last")
+    by_selector = used_selector(context, last, tools).score(groups) if last else None
+    found = committees.ask(tools, groups, samples, by_selector, config.generation.temperature)
+    context.save(lambda folder: committees.write(found, folder))
+    context.drop_adapters("reward", listwise.LOADED)
+    return {"samples": len(samples), "agreement": committees.agreement(found, samples)}
 
 
 def label(context: Context) -> Metrics:
@@ -160,7 +173,10 @@ def select(context: Context) -> Metrics:
     made = {kind: selectors.fit(kind, task) for kind in config.select.kinds}
     for kind, selector in made.items():
         save_selector(context, kind, selector)
-    context.save_rows("chosen.jsonl", _chosen(context, made[config.select.use].using(now), groups, samples))
+    choices, split = choose(made[config.select.use].using(now), groups), Split(config.seed, config.data.heldout_fraction)
+    context.save_rows("chosen.jsonl", _chosen(choices, samples, split))
+    found = committees.ask(now, groups, samples, [list(choice.scores) for choice in choices], config.generation.temperature)
+    context.save_rows("to_label.jsonl", committees.propose(found, samples, labels[-1], split))
     judged, before = judge(made, groups, heldout), judge(made_before(context, now), groups, heldout)
     context.drop_adapters(listwise.TRAINED, listwise.LOADED, "reward", "retrained")
     return {"groups": len(training), "heldout_comparisons": len(heldout), "judged": judged, "judged_before": before}
@@ -242,9 +258,8 @@ def _samples_in(folder: Path) -> list[Sample]:
     return read_jsonl(folder / "samples.jsonl", Sample)
 
 
-def _chosen(context: Context, selector: Selector, groups: Sequence[Candidates], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def _chosen(choices: Sequence[Choice], samples: Sequence[Sample], split: Split) -> list[dict[str, Any]]:
     """The favourite of each prompt, as rows. `sample_id` is empty for a completion that came with a label."""
-    split = Split(context.config.seed, context.config.data.heldout_fraction)
     ids = {(s.prompt_id, s.completion, s.finished): s.id for s in reversed(samples)}
     return [
         choice.row()
@@ -252,7 +267,7 @@ def _chosen(context: Context, selector: Selector, groups: Sequence[Candidates], 
             "sample_id": ids.get((choice.group.prompt_id, choice.answer.completion, choice.answer.finished), ""),
             "heldout": split.holds_out(choice.group.prompt),
         }
-        for choice in choose(selector, groups)
+        for choice in choices
     ]
 
 
@@ -279,6 +294,7 @@ def _label_task(context: Context) -> LabelTask:
         report=context.report,
         get_limits=lambda: context.limits,
         get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
+        committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
     )
 
 

@@ -32,7 +32,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            text = _decode(line, f"{path}, line {number}")
+            text = decode(line, f"{path}, line {number}")
             if text.strip(BLANK):
                 yield f"line {number}", _row(text, f"line {number}", path)
 
@@ -43,7 +43,7 @@ def read_json(path: Path) -> Iterator[tuple[str, Row]]:
     Raises UserError as `read_json_lines` does.
     """
     with opened(path) as file:
-        text = _decode(file.read(), str(path))
+        text = decode(file.read(), str(path))
     if not text.lstrip(BLANK).startswith("["):
         yield from read_json_lines(path)
         return
@@ -68,7 +68,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"the file cannot be read: {why}", str(path), "check that it is a whole file that you may read") from None
 
 
-def _decode(data: bytes, where: str) -> str:
+def decode(data: bytes, where: str) -> str:
+    """UTF-8 as text. Raises UserError with `where` if it is none."""
     try:
         text = data.decode("utf-8-sig")  # a file that was joined from several has the mark in the middle too
     except UnicodeDecodeError as error:

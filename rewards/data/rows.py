@@ -40,14 +40,23 @@ def parse_row(row: dict[str, Any]) -> Comparison:
         prompt, texts = given if isinstance(given, str) else _messages(given, "prompt"), (chosen, rejected)  # type: ignore[assignment]
     else:
         prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
-    if not (prompt if isinstance(prompt, str) else "".join(m["content"] for m in prompt)).strip():
-        raise BadRow("the prompt is empty")
+    _refuse_empty(prompt)
     for name, text in zip(("chosen", "rejected"), texts, strict=True):
         if not text.strip():
             raise BadRow(f"{name} is empty")
     if texts[0] == texts[1]:
         raise BadRow("chosen and rejected are the same")
     return Comparison(content_id(prompt), prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
+
+
+def parse_prompt(row: dict[str, Any]) -> Prompt:
+    """The prompt of a row without completions: text or messages. Raises BadRow if it cannot be used."""
+    given = row.get("prompt")
+    if given is None:
+        raise BadRow("it has no prompt")
+    prompt: Prompt = given if isinstance(given, str) else _messages(given, "prompt")
+    _refuse_empty(prompt)
+    return prompt
 
 
 def parse_dialogue(text: str) -> list[dict[str, str]]:
@@ -57,6 +66,11 @@ def parse_dialogue(text: str) -> list[dict[str, str]]:
         raise BadRow("there is text before the first turn of a dialogue")
     roles = {"Human": "user", "Assistant": "assistant"}
     return [{"role": roles[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _refuse_empty(prompt: Prompt) -> None:
+    if not (prompt if isinstance(prompt, str) else "".join(m["content"] for m in prompt)).strip():
+        raise BadRow("the prompt is empty")
 
 
 def _is_tie(row: dict[str, Any]) -> bool:

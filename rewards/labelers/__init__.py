@@ -5,7 +5,7 @@
     preferences-file     comparisons that people or programs write into a file (preferences_file.py)
     file.py:function     the user's own judge, also as module:function (function.py)
 
-The first two and the last choose pairs and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
+The first two and the last pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
 function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/sections.py).
 """
 

@@ -1,6 +1,6 @@
 """The user's own judge, named in `labeler.kind` as `module:function` or `file.py:function`.
 
-    def judge(pairs):                              # rewards/labelers/pairs.py: Pair has `first` and `second`, which are Samples
+    def judge(pairs):                              # rewards/labelers/picking.py: Pair has `first` and `second`, which are Samples
         return [float(len(pair.first.completion) < len(pair.second.completion)) for pair in pairs]
 
 It is called with a few pairs at a time. All workers share the pairs, and finished verdicts are kept, so that no pair is judged twice

@@ -1,7 +1,7 @@
 """What a labeler is given, and what it gives back."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,9 @@ from rewards.comparisons import Comparison, Sample
 from rewards.data.lengths import TokenLimits
 from rewards.data.splits import Split
 from rewards.scoring import Scorer
+
+Committee = Mapping[str, Mapping[str, float]]
+"""Name of a member -> the score of each sample by its id. The member that is listed first knows most."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class LabelTask:
     """The token limits for labels that bring their own texts. A function, because the base's tokenizer has to be loaded for it."""
     get_scorer: Callable[[], Scorer]
     """Loads the reward model of `labeler.kind: reward-model`."""
+    committee: Committee = field(default_factory=dict)
+    """Picks the pairs (committee.py). Empty if `labeler.pick` is `random`."""
 
 
 @dataclass
@@ -53,6 +58,7 @@ class Labels:
             "comparisons": len(self.comparisons),
             "heldout": sum(row.heldout for row in self.comparisons),
             "ties": sum(row.tie for row in self.comparisons),
+            "picked": dict(Counter(row.picked for row in self.comparisons if row.picked and not row.heldout)),
             "left_out": dict(self.left_out),
         }
 

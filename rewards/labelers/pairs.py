@@ -1,32 +1,17 @@
-"""Labeling in two steps: choose which completions of a prompt to compare, then have a judge compare them.
+"""Labeling in two steps: pick which completions of a prompt to compare (picking.py), then have a judge compare them.
 
 A judge is any function from pairs to verdicts. `gold.py` and `reward_model.py` have the built-in ones, and `labeler.kind` may name the
 user's own judge.
 """
 
-import itertools
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from configs.errors import UserError
-from configs.seeds import derive_seed
 from rewards.comparisons import Comparison, Sample, win_probability
 from rewards.data.splits import Split
 from rewards.labelers.labels import Labels, LabelTask
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two different completions of one prompt.
-
-    `uniform` is a random number in [0, 1) that belongs to the pair. The first completion wins if it is below the judge's probability.
-    """
-
-    first: Sample
-    second: Sample
-    uniform: float
+from rewards.labelers.picking import Pair, pick_pairs
 
 
 class Judge(Protocol):
@@ -38,22 +23,9 @@ class Judge(Protocol):
     def __call__(self, pairs: Sequence[Pair]) -> Sequence[float | None]: ...
 
 
-def choose_pairs(samples: Sequence[Sample], pairs_per_prompt: int, seed: int) -> list[Pair]:
-    """At most `pairs_per_prompt` pairs among the completions of each prompt. Equal completions are never paired."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.prompt_id, []).append(sample)
-    chosen = []
-    for prompt_id, group in groups.items():
-        rng = random.Random(derive_seed(seed, "label", prompt_id))
-        pairs = [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
-        chosen += [Pair(a, b, rng.random()) for a, b in rng.sample(pairs, min(pairs_per_prompt, len(pairs)))]
-    return chosen
-
-
 def label_by_judge(task: LabelTask, judge: Judge) -> Labels:
-    """The labels that a judge gives to chosen pairs. Raises UserError for verdicts that are none."""
-    pairs = choose_pairs(task.samples, task.config.pairs_per_prompt, task.seed)
+    """The labels that a judge gives to the pairs that are picked. Raises UserError for verdicts that are none."""
+    pairs = pick_pairs(task)
     verdicts = judge(pairs)
     return Labels([_decide(pair, verdict, task) for pair, verdict in zip(pairs, verdicts, strict=True)])
 
@@ -74,8 +46,8 @@ def checked_verdicts(verdicts: Sequence[float | None], pairs: Sequence[Pair], na
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
-def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool = False) -> Comparison:
-    """Two samples of one prompt as a comparison."""
+def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool = False, picked: str = "") -> Comparison:
+    """Two samples of one prompt as a comparison. picked: how the pair was picked; empty where the labeler brought it."""
     return Comparison(
         prompt_id=winner.prompt_id,
         prompt=winner.prompt,
@@ -90,11 +62,11 @@ def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool
         rejected_id=loser.id,
         labeler=labeler,
         heldout=split.holds_out(winner.prompt),
+        picked=picked,
     )
 
 
 def _decide(pair: Pair, verdict: float | None, task: LabelTask) -> Comparison:
-    if verdict is None:
-        return compare(pair.first, pair.second, task.split, task.config.kind, tie=True)
-    winner, loser = (pair.first, pair.second) if pair.uniform < verdict else (pair.second, pair.first)
-    return compare(winner, loser, task.split, task.config.kind)
+    first_wins = verdict is None or pair.uniform < verdict
+    winner, loser = (pair.first, pair.second) if first_wins else (pair.second, pair.first)
+    return compare(winner, loser, task.split, task.config.kind, tie=verdict is None, picked=pair.picked)

@@ -6,18 +6,18 @@ from loop.forks import shared_stages
 from loop.keys import planned_keys
 
 PINNED = {
-    "setup/data": "95e86ab8",
+    "setup/data": "280bc797",
     "setup/base": "a8426e16",
-    "setup/filter": "91e5027d",
-    "setup/sft": "998443d5",
-    "setup/baseline": "4f3edb27",
-    "round-000/reward": "bc2215ef",
-    "round-000/policy": "4725b8cc",
-    "round-000/sample": "bc2863c0",
-    "round-000/label": "15f16740",
-    "round-000/retrain": "ff1fca29",
-    "round-000/select": "cb4c371a",
-    "round-000/evaluate": "b6b8e6ab",
+    "setup/filter": "1f4dd576",
+    "setup/sft": "04bd1a5f",
+    "setup/baseline": "d8503e81",
+    "round-000/reward": "cfd23a78",
+    "round-000/policy": "790f12c0",
+    "round-000/sample": "2f7aa2a4",
+    "round-000/label": "f4e63a64",
+    "round-000/retrain": "ca510a2e",
+    "round-000/select": "32c45bca",
+    "round-000/evaluate": "16c964fd",
 }
 
 

@@ -191,7 +191,12 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
 
     class Recorder:
         config = RunConfig.model_validate(
-            SETTINGS | {"labeler": {"kind": "reward-model"}, "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5}, "num_rounds": 2}
+            SETTINGS
+            | {
+                "labeler": {"kind": "reward-model", "pick": "closeness"},
+                "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5},
+                "num_rounds": 2,
+            }
         )
 
         def stage(self, stage, round_number=None, **inputs):

@@ -1,0 +1,148 @@
+"""`choose`: answer prompts by the policy of a run, with the favourite of several completions.
+
+It reads committed stages and writes nothing into the run, so the run may go on meanwhile. The work is done in this process, without Ray.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from configs.loading import validate
+from configs.schema import RunConfig
+from loop.commands.arguments import check_has_config, find_run, number_from, runs_folder
+from loop.executors import executor_for
+from loop.executors.executor import StageRequest
+from loop.failures import disk_errors_explained
+from loop.functions import hash_functions
+from loop.printing import say
+from loop.round import BASE, CHOOSE, FILTER, POLICY, RETRAIN, SELECT, SFT, Stage
+from loop.store.artifacts import find_damage, write_synced
+from loop.store.journal import RunState, fold, read_events
+from loop.store.layout import RunFolder, StageWork
+from loop.store.progress import read_progress
+from loop.store.run_config import read_config
+from loop.terminal import Terminal
+from rewards.comparisons import PromptRecord, read_jsonl, write_jsonl
+from rewards.data.prompts import read_prompts
+
+HELP = "answer prompts by the policy of a run, with the selector's favourite of several completions"
+ROUND_STAGES = (POLICY, RETRAIN, SELECT)
+"""The stages of a round that are used."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `choose`."""
+    parser.add_argument("prompts", metavar="PROMPTS", help="a .jsonl file of rows with `prompt`, or a .txt file with one prompt a line")
+    parser.add_argument("--name", metavar="RUN", help="the run's name; not needed where there is only one run")
+    parser.add_argument("--round", type=number_from(0), metavar="R", help="the round whose policy answers (default: the newest one)")
+    parser.add_argument("--n", type=number_from(2), default=8, metavar="N", help="how many completions each prompt gets (default: 8)")
+    parser.add_argument("--out", metavar="FILE", help="write the rows into this file instead of printing them")
+    parser.add_argument("--all", action="store_true", help="have each row hold all candidates with their scores")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    folder = RunFolder(find_run(runs_folder(options).resolve(), options.name))
+    check_has_config(folder)
+    state = fold(read_events(folder.journal))
+    config, round_number = _config(folder, state, options.n), _find_round(folder, state, options.round)
+    inputs = _inputs(folder, state, round_number)
+    records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]))
+    out = _writable(Path(options.out)) if options.out else None
+    with tempfile.TemporaryDirectory(prefix="loop-choose-") as temporary, disk_errors_explained(Path(temporary)):
+        rows = _choose(config, round_number, inputs, records, Path(temporary))
+    lines = [json.dumps(row if options.all else _without_candidates(row), ensure_ascii=False) for row in rows]
+    if out is None:
+        say("\n".join(lines))
+        return 0
+    with disk_errors_explained(out.parent):
+        write_synced(out, "\n".join(lines) + "\n")
+    say(f"{len(lines)} prompts answered by {folder.name}, round {round_number}: {out}")
+    return 0
+
+
+def _config(folder: RunFolder, state: RunState, num_completions: int) -> RunConfig:
+    """The config of the run, with what is asked here in place of what the run's own samples have."""
+    values = read_config(folder.path, state).model_dump()
+    values["sample"] |= {"num_completions": num_completions}
+    values["runtime"] |= {"executor": "in-process", "workers": 1}
+    return validate(values, str(folder.config))
+
+
+def _find_round(folder: RunFolder, state: RunState, wanted: int | None) -> int:
+    """The round that is asked for, or the newest one, if it has a policy and a selector. Raises UserError."""
+    there = [n for n in sorted(state.rounds) if all(state.stage(stage.name, n).state == "done" for stage in ROUND_STAGES)]
+    if not there:
+        raise UserError(f"the run {folder.name!r} has no selector yet", str(folder.path), f"finish a round: `loop resume {folder.name}`")
+    if wanted is not None and wanted not in there:
+        rounds = ", ".join(map(str, there))
+        raise UserError(f"round {wanted} has no selector", str(folder.path), f"the rounds of {folder.name!r} that have one: {rounds}")
+    return there[-1] if wanted is None else wanted
+
+
+def _inputs(folder: RunFolder, state: RunState, round_number: int) -> dict[str, Path]:
+    """The committed directories that are used. Raises UserError if one of them is damaged."""
+    places: dict[str, tuple[Stage, int | None]] = {
+        "data": (FILTER, None),
+        "base": (BASE, None),
+        "sft": (SFT, None),
+        "policy": (POLICY, round_number),
+        "retrained": (RETRAIN, round_number),
+        "select": (SELECT, round_number),
+    }
+    for stage, number in places.values():
+        committed = state.stage(stage.name, number).committed
+        if damage := find_damage(folder.stage(stage.name, number), committed.manifest if committed else None):
+            to_do = f"delete that directory, and `loop resume {folder.name}` makes it again"
+            raise UserError(f"{stage.name} is damaged: {damage[0]}", str(folder.stage(stage.name, number)), to_do)
+    return {name: folder.stage(stage.name, number) for name, (stage, number) in places.items()}
+
+
+def _prompts_are_messages(data: Path) -> bool:
+    """Whether the run was trained on prompts that are messages, so that a line of text should become one."""
+    records = read_jsonl(data / "prompts.jsonl", PromptRecord)
+    return not isinstance(records[0].prompt, str)
+
+
+def _writable(path: Path) -> Path:
+    """The path, if a file can be there. Raises UserError before anything is computed."""
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
+        raise UserError(f"{path} {what}", f"--out {path}", "name a file in a folder that exists")
+    return path
+
+
+def _choose(
+    config: RunConfig, round_number: int, inputs: dict[str, Path], records: list[PromptRecord], place: Path
+) -> list[dict[str, Any]]:
+    """The choice for each record, in order. Equal prompts are answered once and have equal rows."""
+    work, output, prompts = StageWork(place / "work"), place / "output", place / "prompts"
+    for path in (work.path, output, prompts):
+        path.mkdir()
+    write_jsonl(prompts / "prompts.jsonl", {record.prompt_id: record for record in records}.values())
+    request = StageRequest(
+        stage=CHOOSE.name,
+        round=round_number,
+        config=config.model_dump(mode="json"),
+        reads=CHOOSE.visible,
+        functions=hash_functions(config, CHOOSE),
+        inputs={name: str(path) for name, path in (inputs | {"prompts": prompts}).items()},
+        work=str(work.path),
+        output=str(output),
+    )
+    terminal = Terminal()
+    with executor_for(config, place) as executor:
+        with terminal.stage("starting"):
+            executor.start()
+        with terminal.stage("choosing") as show:
+            executor.run(CHOOSE.name, request, lambda: show(read_progress(work.progress)))
+    rows = [json.loads(line) for line in (output / "chosen.jsonl").read_text(encoding="utf-8").splitlines()]
+    by_id = {row["prompt_id"]: row for row in rows}
+    return [by_id[record.prompt_id] for record in records]
+
+
+def _without_candidates(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "candidates"}

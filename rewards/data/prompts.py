@@ -1,0 +1,47 @@
+"""Prompts that somebody wrote into a file, to be answered by a policy of a run. Imports no ML library."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.errors import UserError
+from rewards.comparisons import Prompt, PromptRecord
+from rewards.data.json_lines import BLANK, decode, opened, read_json_lines
+from rewards.data.rows import BadRow, parse_prompt
+from rewards.data.splits import content_id
+
+TO_DO = 'give a .jsonl file of rows like {"prompt": "..."}, or a .txt file with one prompt a line'
+
+
+def read_prompts(path: Path, as_messages: bool) -> list[PromptRecord]:
+    """The prompts of a file, in order: .jsonl (or .jsonl.gz) with rows that have `prompt` and perhaps `source`, or .txt, one a line.
+
+    as_messages: a line of text is one message of the user, and not plain text. Raises UserError for any other file, with the line if
+    there is one to blame, and for a file without a prompt.
+    """
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        records = list(_from_json_lines(path))
+    elif path.suffix == ".txt":
+        records = list(_from_text(path, as_messages))
+    else:
+        raise UserError("the name of the file with the prompts ends neither in .jsonl nor in .txt", str(path), TO_DO)
+    if not records:
+        raise UserError("there is no prompt in the file", str(path), TO_DO)
+    return records
+
+
+def _from_json_lines(path: Path) -> Iterator[PromptRecord]:
+    for place, row in read_json_lines(path):
+        try:
+            prompt = parse_prompt(row)
+        except BadRow as error:
+            raise UserError(f"{place} cannot be used: {error}", f"{path}, {place}", TO_DO) from None
+        yield PromptRecord(content_id(prompt), prompt, str(row.get("source") or ""))
+
+
+def _from_text(path: Path, as_messages: bool) -> Iterator[PromptRecord]:
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            text = decode(line, f"{path}, line {number}").strip(BLANK)
+            if text:
+                prompt: Prompt = [{"role": "user", "content": text}] if as_messages else text
+                yield PromptRecord(content_id(prompt), prompt)
