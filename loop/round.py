@@ -53,7 +53,12 @@ LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
 
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
-POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=4)
+POLICY = Stage(
+    "policy",
+    (*_MODEL, "ppo", "generation", "reward.ensemble", "reward.normalization_samples", "evaluate.rules"),
+    version=5,
+    calls=("evaluate.rules",),
+)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), calls=("labeler.kind",))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
@@ -127,7 +132,14 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
 
     reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
     policy = run.stage(
-        POLICY, r, data=data, base=base, sft=sft, rewards=[*(p.reward for p in earlier), reward], last=last.policy if last else None
+        POLICY,
+        r,
+        data=data,
+        base=base,
+        sft=sft,
+        rewards=[*(p.reward for p in earlier), reward],
+        select=last.select if last and run.config.ppo.score == "features" else None,
+        last=last.policy if last else None,
     )
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
     labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler)
