@@ -23,7 +23,7 @@ RuleName = Literal[
     "decomposed_sara_am",
 ]
 """The built-in rules (rewards/rules)."""
-SelectorName = Literal["features", "reward-model", "model", "rules", "longest", "random"]
+SelectorName = Literal["features", "answer-features", "reward-model", "model", "rules", "longest", "random"]
 """The built-in selectors (rewards/selectors)."""
 FeatureGroup = Literal["reward", "rules", "agreement", "logprobs", "length"]
 """The groups of features of the `features` selector (rewards/selectors/features.py)."""
@@ -194,6 +194,10 @@ class PPOConfig(Section):
     value_model: Literal["head", "adapter"] = "head"
     """The critic: `head` is a linear head on the policy's own hidden states, `adapter` has an adapter of its own as well. Both start from
     the reward model."""
+    score: Literal["reward-model", "features"] = "features"
+    """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is the score of the selector
+    `answer-features` that the last round has fitted to the labels, in log-odds; it has the reward model's score among its features. Round
+    0 has no labels of its own samples yet, so it always takes the reward model."""
     kl_coefficient: NonNegativeFloat = 0.2
     """The weight of the KL penalty, which is part of each token's reward. Source: arXiv 1909.08593, equation 2; arXiv 2403.17031 uses
     0.05."""
@@ -317,9 +321,17 @@ class RetrainConfig(Section):
 class SelectConfig(TrainerSection):
     """The selectors, which predict which of a prompt's candidates will be preferred. The settings of a training are for `model` only."""
 
-    kinds: Annotated[list[SelectorName | FunctionName], Field(min_length=1)] = ["features", "reward-model", "rules", "longest", "random"]
-    """The selectors that are made and judged side by side. `features` is logistic regression on features of each candidate, `reward-model`
-    takes the reward model's score, `model` trains an adapter and a head, and `rules` counts the defects of `evaluate.rules`. `longest` and
+    kinds: Annotated[list[SelectorName | FunctionName], Field(min_length=1)] = [
+        "features",
+        "answer-features",
+        "reward-model",
+        "rules",
+        "longest",
+        "random",
+    ]
+    """The selectors that are made and judged side by side. `features` is logistic regression on features of each candidate.
+    `answer-features` is the same without agreement among the candidates, so it can also score a single answer. `reward-model` takes the
+    reward model's score, `model` trains an adapter and a head, and `rules` counts the defects of `evaluate.rules`. `longest` and
     `random` are for comparison. Your own function that scores answers is named as `file.py:function` or `module:function`."""
     use: SelectorName | FunctionName = "features"
     """Which of them chooses. It must be among `select.kinds`."""

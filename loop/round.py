@@ -54,7 +54,12 @@ LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
 
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
-POLICY = Stage("policy", (*_MODEL, "ppo", "generation", "reward.ensemble"), version=4)
+POLICY = Stage(
+    "policy",
+    (*_MODEL, "ppo", "generation", "reward.ensemble", "reward.normalization_samples", "evaluate.rules"),
+    version=5,
+    calls=("evaluate.rules",),
+)
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 COMMITTEE = Stage(
     "committee",
@@ -155,6 +160,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         base=base,
         sft=sft,
         rewards=[*(p.reward for p in earlier), reward],
+        select=last.select if last and run.config.ppo.score == "features" else None,
         last=last.policy if last else None,
         start=last.refresh if last else None,
     )

@@ -18,6 +18,7 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.generation import generate_sharded
 from policies.reporting import Report
+from policies.responses import EncodedPrompt, ResponseRecord, make_records
 from policies.tokenization import as_read, encode_prompt
 from policies.training import Log, Training
 from rewards.comparisons import Answer, Comparison, PromptRecord, Sample
@@ -71,16 +72,22 @@ def train_reward_model(
     return Scorer(backbone, adapter, model.score.weight.detach()), log
 
 
-def normalize_on_reference(
-    scorer: Scorer,
+def normalize_on_reference(scorer: Scorer, records: Sequence[ResponseRecord]) -> None:
+    """Scale the scores to mean 0 and standard deviation 1 on responses of the reference policy (`reference_responses`)."""
+    tokenizer = scorer.backbone.tokenizer
+    scorer.normalize_on([[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids)] for record in records])
+
+
+def reference_responses(
+    backbone: Backbone,
     prompts: Sequence[PromptRecord],
     num_samples: int,
     generation: GenerationConfig,
     checkpoints: Checkpoints,
     seed: int,
     reference: str = "sft",
-) -> None:
-    """Scale the scores to mean 0 and standard deviation 1 on fresh samples of the reference policy.
+) -> list[ResponseRecord]:
+    """Fresh responses of the reference policy, from which scores get their zero and their unit.
 
     `num_samples` of the prompts get one response each. `seed` decides which prompts and which responses, so every round that passes the
     same seed uses the same ones. Raises UserError if there are fewer than two prompts.
@@ -88,11 +95,11 @@ def normalize_on_reference(
     chosen = draw(prompts, num_samples, seed)
     if len(chosen) < 2:
         raise UserError("one training prompt is too few: scores have no standard deviation", "the data", "give more prompts")
-    tokenizer = scorer.backbone.tokenizer
-    encoded = [encode_prompt(tokenizer, record.prompt) for record in chosen]
+    tokenizer = backbone.tokenizer
+    encoded = [EncodedPrompt(encode_prompt(tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in chosen]
     seeds = [derive_seed(seed, record.prompt_id) for record in chosen]
-    responses = generate_sharded(scorer.backbone, reference, encoded, seeds, generation, checkpoints, "normalization")
-    scorer.normalize_on([[*ids, *as_read(tokenizer, response.token_ids)] for ids, response in zip(encoded, responses, strict=True)])
+    ids = [prompt.token_ids for prompt in encoded]
+    return make_records(tokenizer, encoded, generate_sharded(backbone, reference, ids, seeds, generation, checkpoints, "normalization"))
 
 
 def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:

@@ -15,7 +15,7 @@ from loop.stages.context import Context, Metrics
 
 _ELSEWHERE = dict.fromkeys((*SETUP_STAGES, LABELER), setup) | dict.fromkeys((KEEP, REFRESH), keeping)
 
-STAGES: dict[str, Callable[[Context], Metrics]] = {
-    stage.name: getattr(_ELSEWHERE.get(stage, rounds), stage.name) for stage in DECLARED
-} | {CHOOSE.name: choosing.choose}
+STAGES: dict[str, Callable[[Context], Metrics]] = {stage.name: getattr(_ELSEWHERE.get(stage, rounds), stage.name) for stage in DECLARED} | {
+    CHOOSE.name: choosing.choose
+}
 """Each stage that `round.py` declares, with its function, which has the stage's name, and what `loop choose` asks of a worker."""

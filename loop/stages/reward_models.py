@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from configs.errors import UserError
 from loop.stages.context import Context
+from policies.responses import ResponseRecord
 from rewards.comparisons import Comparison
-from rewards.reward_model import normalize_on_reference, train_reward_model
+from rewards.reward_model import normalize_on_reference, reference_responses, train_reward_model
 from rewards.scoring import Scorer
 
 
@@ -37,8 +38,13 @@ def fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison]
 
 def normalize(context: Context, scorer: Scorer) -> None:
     """Scale the scores on samples of the SFT policy: the same prompts and seeds in every round."""
-    normalize_on_reference(
-        scorer,
+    normalize_on_reference(scorer, reference_records(context))
+
+
+def reference_records(context: Context) -> list[ResponseRecord]:
+    """Responses of the SFT policy, which must be loaded: the same ones in every round."""
+    return reference_responses(
+        context.backbone,
         context.prompts("prompts"),
         context.config.reward.normalization_samples,
         context.config.generation,

@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
 from loop.stages.reward_models import fit_reward_model, normalize
-from loop.stages.selecting import examples_so_far, made_before, save_selector, tools_with, used_selector
+from loop.stages.selecting import examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
@@ -26,7 +26,7 @@ from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import beside_shortest, measure_scores, outcomes
 from rewards.sampling import draw_prompts
-from rewards.scoring import Scorer, ensemble
+from rewards.scoring import Scorer
 from rewards.selectors import SelectTask, group_samples, listwise
 from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.judging import judge
@@ -50,7 +50,10 @@ def reward(context: Context) -> Metrics:
 
 
 def policy(context: Context) -> Metrics:
-    """PPO against the reward model, with a penalty for the KL from the SFT policy, or from where PPO starts (`ppo.reference`)."""
+    """PPO against the reward model or the last round's features (`ppo.score`).
+
+    The penalty is for the KL from the SFT policy, or from where PPO starts (`ppo.reference`).
+    """
     backbone = context.backbone_with_sft()
     scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
     trainer = _ppo_trainer(context, scorers)
@@ -232,7 +235,7 @@ def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:
     if value_adapter:
         backbone.add_adapter(value_adapter, copy_of=newest.adapter)
     value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
-    score = ensemble(scorers, config.reward.ensemble)
+    score = score_function(context, scorers)
     return ppo.PPOTrainer(backbone, value, score, config.ppo, config.generation, context.seed(), reference=reference)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loop.stages.context import Context
+from loop.stages.reward_models import reference_records
+from policies.responses import ScoreFunction
 from rewards import selectors
 from rewards.rules import find_rules
-from rewards.scoring import Scorer
+from rewards.scoring import Scorer, ensemble
 from rewards.selectors import Candidates, Selector, Tools, features
 from rewards.selectors.examples import Example, merge, read_examples, write_examples
+from rewards.selectors.score_function import as_score_function, centred
 
 
 def tools_with(context: Context, reward: Scorer) -> Tools:
@@ -19,6 +22,17 @@ def tools_with(context: Context, reward: Scorer) -> Tools:
 def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
     """The selector of `select.use`, from the output of a `select` stage."""
     return selectors.load(folder, context.config.select.use, tools)
+
+
+def score_function(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction:
+    """What PPO maximises: the score of the reward models, or that of the last round's selector `answer-features`.
+
+    scorers: the reward models of all rounds so far, the newest one last. It is the one that the selector reads.
+    """
+    if not context.inputs.get("select"):
+        return ensemble(scorers, context.config.reward.ensemble)
+    selector = selectors.load(context.inputs["select"], "answer-features", tools_with(context, scorers[-1]))
+    return centred(as_score_function(selector), reference_records(context))
 
 
 def made_before(context: Context, tools: Tools) -> dict[str, Selector]:

@@ -1,6 +1,7 @@
 """Selectors: given a prompt's candidates, which one will be preferred? `select.kinds` names those that a run makes and judges.
 
     features             logistic regression on features of each candidate (features.py), the default
+    answer-features      the same without agreement among the candidates, which PPO can maximise (score_function.py)
     reward-model         the reward model's score (simple.py)
     model                an adapter and a head, trained on the comparisons of all rounds (listwise.py)
     rules                as few defects as possible (simple.py)
@@ -32,6 +33,7 @@ class SelectorKind(NamedTuple):
 
 SELECTORS: dict[str, SelectorKind] = {
     "features": SelectorKind(features.fit, features.load),
+    "answer-features": SelectorKind(features.fit_without_agreement, features.load),
     "reward-model": SelectorKind(simple.RewardModel.fit, simple.RewardModel.load),
     "model": SelectorKind(listwise.fit, listwise.load),
     "rules": SelectorKind(simple.Rules.fit, simple.Rules.load),

@@ -25,7 +25,7 @@ fitted on held-out comparisons, or on scores of a reward model that has seen the
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ from rewards.selectors.selector import Candidates, Encoded, Selector, SelectTask
 
 LOGPROB_BATCH = 128
 DECIMALS = 6
+AGREEMENT = "agreement"
+"""The group of features that compare a candidate with the others. Their names begin with it."""
 FILE = "weights.json"
 
 Features = dict[str, float]
@@ -81,6 +83,13 @@ def fit(task: SelectTask) -> FeaturesSelector:
     return FeaturesSelector(task.tools, task.config.features, task.temperature, weights, effects)
 
 
+def fit_without_agreement(task: SelectTask) -> FeaturesSelector:
+    """A selector whose scores do not depend on the other candidates, so that it can score a single answer."""
+    names = [name for name in task.config.features if name != AGREEMENT]
+    weights, effects = fit_weights([without_agreement(example) for example in task.examples])
+    return FeaturesSelector(task.tools, names, task.temperature, weights, effects)
+
+
 def load(folder: Path, tools: Tools) -> FeaturesSelector:
     """What `save` has written."""
     saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -107,6 +116,15 @@ def fit_weights(examples: Sequence[Example]) -> tuple[Features, Features]:
     effects = LogisticRegression(C=1.0, fit_intercept=False).fit(np.concatenate([scaled, -scaled]), sides).coef_[0]
     weights = np.divide(effects, deviations, out=np.zeros_like(effects), where=deviations > 0)
     return dict(zip(names, weights.tolist(), strict=True)), dict(zip(names, effects.tolist(), strict=True))
+
+
+def without_agreement(example: Example) -> Example:
+    """The example without the features that depend on the other candidates."""
+
+    def rest(features: Features) -> Features:
+        return {name: value for name, value in features.items() if not name.startswith(AGREEMENT)}
+
+    return replace(example, chosen=rest(example.chosen), rejected=rest(example.rejected))
 
 
 def make_examples(
