@@ -212,7 +212,7 @@ class Driver:
         found, damage = self.library.copy_to(payload, job.key)
         if damage:
             self.terminal.say(f"{job.name}: a stage of another run is damaged and is not copied: {damage[0]}")
-        return found and Made(found.metrics, found.seconds, RunFolder(found.path.parents[1]).name)
+        return Made(found.metrics, found.seconds, RunFolder(found.path.parents[1]).name) if found else None
 
     def _cached_base(self, cache: BaseCache, payload: Path) -> dict[str, Any] | None:
         """Fill the payload directory from the cache. Returns the stage's metrics, None where there is no whole base."""

@@ -35,7 +35,7 @@ class BaseCache:
         found, damage = artifacts.copy_committed(self.folder, payload, self.key)
         if found is None:  # damaged, or written by another version of loop
             shutil.rmtree(self.folder, ignore_errors=True)
-        return found and found.metrics, damage
+        return found.metrics if found else None, damage
 
     def keep(self, base: Path) -> None:
         """Keep a copy of a committed base, unless there is one. Partial copies by processes that died are removed."""
