@@ -8,6 +8,9 @@ LoopError                 ends a command with a message instead of a traceback (
 The errors of a stage and its workers are in `loop/failures.py`. All of them have exit code 4.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LoopError(Exception):
     """Ends a command with one message and `exit_code`."""
@@ -40,3 +43,9 @@ class Stopped(LoopError):
     """The user asked the run to stop. Finished work is saved."""
 
     exit_code = 130
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """The nearest valid name as the end of a message, for example ", did you mean 'gold'?"; empty where none is near."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""

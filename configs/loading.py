@@ -44,6 +44,12 @@ class Given:
         values[path[-1]] = value
         self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path} | {path: place}
 
+    def set_words(self, words: Sequence[str]) -> None:
+        """Add the KEY=VALUE words of the command line. Raises UserError for a word without a key."""
+        for word in words:
+            path, value = _parse_word(word)
+            self.set(path, value, f"the command line: {word}")
+
     def get(self, path: tuple[str, ...], default: Any = None) -> Any:
         """Return a value as it was written, or `default`."""
         value: Any = self.values
@@ -89,10 +95,8 @@ def load_config(file: str | None = None, overrides: Sequence[str] = (), **fixed:
 
 def read_given(file: str | None = None, overrides: Sequence[str] = (), **fixed: Any) -> Given:
     """Read the values that `load_config` adds to the defaults, unchecked. Raises UserError for a file or word that cannot be read."""
-    given = _read_file(_find(file)) if file is not None else Given()
-    for word in overrides:
-        path, value = _parse_word(word)
-        given.set(path, value, f"the command line: {word}")
+    given = read_config_file(file, f"--config {file}") if file is not None else Given()
+    given.set_words(overrides)
     for key, value in fixed.items():
         if value is not None:
             given.set((key,), value, OPTIONS.get(key, key))
@@ -114,35 +118,43 @@ def dump_config(config: RunConfig) -> str:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises UserError if the file does not hold one."""
-    return _read_file(path).values
+    return read_file(path).values
 
 
-def _read_file(path: Path) -> Given:
-    """Read the mapping in a YAML file, with the line of every key. Raises UserError, also for a key that is given twice."""
+def read_config_file(file: str, where: str) -> Given:
+    """Read a config file, or the preset with this name. Raises UserError. where: the place that names the file."""
+    given = read_file(_find(file, where))
+    for key, name in SHORT_FORMS.items():
+        if key in given.values and not isinstance(given.values[key], dict):
+            given.values[key] = {name: given.values[key]}
+    return given
+
+
+def read_file(path: Path, kind: str = "config", example: str = "configs/embedded.yaml") -> Given:
+    """Read the mapping in a YAML file, with the line of every key. Raises UserError, also for a key that is given twice.
+
+    kind, example: what the file is called in messages, and a file of this kind.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
         places = {key: f"{path}, line {line}" for key, line in _lines(node, path).items()}
     except OSError as error:
-        raise UserError(f"cannot read the config file: {error.strerror}", str(path), "check the path given with --config") from None
+        raise UserError(f"cannot read the {kind} file: {error.strerror}", str(path), "check the path") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"the config file is not UTF-8 text (byte {error.start + 1})", str(path), "save it as UTF-8") from None
+        raise UserError(f"the {kind} file is not UTF-8 text (byte {error.start + 1})", str(path), "save it as UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"the config file is not valid YAML: {error.problem}", f"{path}{line}", "correct the line") from None
+        raise UserError(f"the {kind} file is not valid YAML: {error.problem}", f"{path}{line}", "correct the line") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         what = (str(error).splitlines() or [""])[0] if not isinstance(error, RecursionError) else "it is nested too deeply"
-        raise UserError(f"the config file is not valid YAML: {what}", str(path), "correct the file") from None
+        raise UserError(f"the {kind} file is not valid YAML: {what}", str(path), "correct the file") from None
     if values is None:
         return Given()
     if not isinstance(values, dict):
-        raise UserError("the config file must be a mapping of keys to values", str(path), "see configs/embedded.yaml for an example")
-    given = Given(places=places)
-    for key, value in values.items():
-        short = key in SHORT_FORMS and not isinstance(value, dict)
-        given.values[key] = {SHORT_FORMS[key]: value} if short else value
-    return given
+        raise UserError(f"the {kind} file must be a mapping of keys to values", str(path), f"see {example} for an example")
+    return Given(values, places)
 
 
 def _leaves(values: dict[str, Any], section: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -182,7 +194,7 @@ def _lines(node: Any, file: Path, section: tuple[str, ...] = ()) -> dict[tuple[s
     return found
 
 
-def _find(file: str) -> Path:
+def _find(file: str, where: str) -> Path:
     """Return the path that was given, or that of the preset with this name. Raises UserError if there is neither."""
     path, preset = Path(file), PRESETS / f"{file}.yaml"
     if os.path.exists(path) and not os.path.isdir(path):
@@ -190,11 +202,11 @@ def _find(file: str) -> Path:
     if os.path.isfile(preset):
         return preset
     if os.path.isdir(path):
-        raise UserError("the config file is a folder", f"--config {file}", "give a YAML file in it, or the name of a preset")
+        raise UserError("the config file is a folder", where, "give a YAML file in it, or the name of a preset")
     names = sorted(p.stem for p in PRESETS.glob("*.yaml"))
     near = difflib.get_close_matches(path.stem, names, n=1)
     hint = f", did you mean the preset {near[0]!r}?" if near else ""
-    raise UserError(f"the config file does not exist{hint}", f"--config {file}", f"give a path or the name of a preset: {', '.join(names)}")
+    raise UserError(f"the config file does not exist{hint}", where, f"give a path or the name of a preset: {', '.join(names)}")
 
 
 def _parse_word(word: str) -> tuple[tuple[str, ...], Any]:

@@ -20,7 +20,7 @@ from loop.failures import RESUMES, OutOfMemory, StageFailed, WorkerLost, disk_er
 from loop.forks import check_same_run
 from loop.functions import FUNCTIONS, are_changed, find_changed, hash_functions
 from loop.keys import stage_key
-from loop.round import BASE, Inputs, Stage, run_rounds
+from loop.round import BASE, Inputs, Program, Stage, run_rounds
 from loop.signals import StopSignals
 from loop.store import artifacts
 from loop.store.artifacts import Artifact
@@ -31,6 +31,7 @@ from loop.store.layout import RunFolder, StageWork, stage_name
 from loop.store.lock import one_writer
 from loop.store.progress import read_progress
 from loop.store.run_config import record_start
+from loop.store.stage_library import StageLibrary
 from loop.store.upkeep import verify
 from loop.terminal import Terminal
 
@@ -52,6 +53,15 @@ class Job:
         return stage_name(self.stage.name, self.round)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What is known of a filled payload directory. copied_from: the run that it was copied from; `seconds` are those of that run."""
+
+    metrics: dict[str, Any]
+    seconds: float
+    copied_from: str | None = None
+
+
 class Driver:
     """Makes what a config asks for in a run directory. The executor and the signal handlers belong to the caller."""
 
@@ -63,16 +73,24 @@ class Driver:
         executor: Executor,
         signals: StopSignals | None = None,
         process_started: float | None = None,
+        library: StageLibrary | None = None,
     ):
-        """process_started: when the command's process started, by `time.monotonic`, so that the journal can tell how long Python took."""
+        """process_started: when the command's process started, by `time.monotonic`, so that the journal can tell how long Python took.
+
+        library: the stages of other runs, which are copied where their key is the same.
+        """
         self.config, self.folder, self.terminal = config, folder, terminal
         self.executor, self.signals = executor, signals or StopSignals(terminal.say)
         self.paths = RunFolder(folder)
         self.journal = Journal(self.paths.journal)
+        self.library = library
         self._process_started = process_started
 
-    def execute(self) -> None:
-        """Make everything that is not done yet. Raises a LoopError after writing to the journal how the run has ended."""
+    def execute(self, program: Program = run_rounds) -> None:
+        """Make everything that `program` asks for and that is not done yet.
+
+        Raises a LoopError after writing to the journal how the run has ended.
+        """
         with disk_errors_explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with one_writer(self.folder):
@@ -83,7 +101,7 @@ class Driver:
                     return
                 record_start(self.folder, self.journal, self.config)
                 with self._end_in_journal():
-                    run_rounds(self)
+                    program(self)
                 self.journal.append("run_done")
                 shutil.rmtree(self.paths.all_work, ignore_errors=True)
 
@@ -98,14 +116,17 @@ class Driver:
         key = stage_key(self.config, stage, round_number, given)
         final = self.paths.stage(stage.name, round_number)
         artifact = self._find(final, key, self.journal.state().stage(stage.name, round_number))
+        copied_from = None
         if artifact is None:
             self._tell_of_edited_functions(stage, round_number)
-            artifact = self._make(Job(stage, round_number, key, given, self.paths.work(stage.name, round_number), final))
+            artifact, copied_from = self._make(Job(stage, round_number, key, given, self.paths.work(stage.name, round_number), final))
         if stage == BASE:
             check_unchanged(artifact.path)
         row = self.journal.state().stage(stage.name, round_number)
         if row.state != "done" or row.committed is None or row.committed.manifest != artifact.manifest_hash:
-            self._journal_commit(stage.name, round_number, artifact)
+            self._journal_commit(stage.name, round_number, artifact, copied_from)
+            if self.library:
+                self.library.add(artifact)
         return artifact
 
     def _find(self, final: Path, key: str, row: StageState) -> Artifact | None:
@@ -132,15 +153,18 @@ class Driver:
 
     # -- making a stage ---------------------------------------------------------------------------------------------
 
-    def _make(self, job: Job) -> Artifact:
-        """Make a stage and commit it. Where workers are lost, try again from the last checkpoint."""
+    def _make(self, job: Job) -> tuple[Artifact, str | None]:
+        """Make a stage, or copy it, and commit it. Returns it, and the name of the run that it was copied from.
+
+        Where workers are lost, try again from the last checkpoint.
+        """
         if self.signals.asked:  # the stage before this one was finished instead of saved
             raise Stopped("stopped between two stages")
         cache = BaseCache(job.key) if job.stage == BASE and self.config.base.model == "embedded" else None
         restarts = 0
         while True:
             try:
-                payload, metrics, seconds = self._attempt(job, cache)
+                payload, made = self._attempt(job, cache)
                 break
             except WorkerLost as lost:
                 if self.signals.asked:  # the signal has reached the workers too
@@ -154,27 +178,41 @@ class Driver:
         before = self.journal.state().stage(job.stage.name, job.round).committed
         if job.stage == BASE:
             check_same_base(payload, job.key, before)
-        artifact = artifacts.commit(payload, job.final, job.key, metrics, seconds)
+        artifact = artifacts.commit(payload, job.final, job.key, made.metrics, made.seconds)
         if before and before.key == job.key and before.digest != artifact.digest:
             self.terminal.say(f"{job.name}: was made again with other bytes than before, so the stages that use it are made again too")
         if cache:
             cache.keep(job.final)
         shutil.rmtree(job.work.path, ignore_errors=True)
-        self.terminal.stage_done(job.name, seconds, metrics)
-        return artifact
+        if made.copied_from:
+            self.terminal.say(f"{job.name:<20} copied from {made.copied_from}")
+        else:
+            self.terminal.stage_done(job.name, made.seconds, made.metrics)
+        return artifact, made.copied_from
 
-    def _attempt(self, job: Job, cache: BaseCache | None) -> tuple[Path, dict[str, Any], float]:
-        """Fill a payload directory once, from the cache or by the executor. Returns it, the stage's metrics and the seconds."""
+    def _attempt(self, job: Job, cache: BaseCache | None) -> tuple[Path, Made]:
+        """Fill a payload directory once: from another run, from the cache or by the executor. Returns it, and what is known of it."""
         payload = artifacts.begin(job.work.path, job.key)
         resumed = job.work.last_checkpoint()
         self.journal.append("stage_started", round=job.round, stage=job.stage.name, key=job.key, resumed=resumed)
+        if made := self._copy(job, payload):
+            return payload, made
         started = time.monotonic()
         metrics = self._cached_base(cache, payload) if cache else None
         if metrics is None:
             self._start_executor()
             started = time.monotonic()
             metrics = self._run_stage(job, payload)
-        return payload, metrics, time.monotonic() - started
+        return payload, Made(metrics, time.monotonic() - started)
+
+    def _copy(self, job: Job, payload: Path) -> Made | None:
+        """Fill the payload directory from another run of the library. None where none has a whole stage with this key."""
+        if self.library is None:
+            return None
+        found, damage = self.library.copy_to(payload, job.key)
+        if damage:
+            self.terminal.say(f"{job.name}: a stage of another run is damaged and is not copied: {damage[0]}")
+        return Made(found.metrics, found.seconds, RunFolder(found.path.parents[1]).name) if found else None
 
     def _cached_base(self, cache: BaseCache, payload: Path) -> dict[str, Any] | None:
         """Fill the payload directory from the cache. Returns the stage's metrics, None where there is no whole base."""
@@ -241,7 +279,7 @@ class Driver:
                 self.journal.append("failed", message=str(error))
             raise self._with_log(error) from None
 
-    def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact) -> None:
+    def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact, copied_from: str | None) -> None:
         self.journal.append(
             "stage_committed",
             round=round_number,
@@ -251,6 +289,7 @@ class Driver:
             manifest=artifact.manifest_hash,
             seconds=artifact.seconds,
             metrics=artifact.metrics,
+            copied_from=copied_from,
         )
 
     def _with_log(self, error: LoopError) -> LoopError:

@@ -24,23 +24,27 @@ STAGES_SHOWN = 4
 
 
 def check_same_run(folder: Path, state: RunState, config: RunConfig) -> None:
-    """Raises UserError where the run was made with settings that differ from `config`, and names them.
-
-    A run that has no committed stage yet can continue with any settings.
-    """
-    path = RunFolder(folder).config
-    if not path.exists() or not any(row.committed for _, _, row in state.stages()):
-        return
-    if differing := differences(run_config.read_config(folder, state), config):
+    """Raises UserError where the run was made with settings that differ from `config`, and names them."""
+    if differing := find_other_settings(folder, state, config):
         alike, changed = shared_stages(folder, config)
         shown = ", ".join(changed[:STAGES_SHOWN])
         more = f" and {len(changed) - STAGES_SHOWN} more" if len(changed) > STAGES_SHOWN else ""
         raise UserError(
             f"the run {config.name!r} was started with other settings: {'; '.join(differing)}\n  they change: {shown or 'no stage'}{more}",
-            str(path),
+            str(RunFolder(folder).config),
             "leave these settings out to continue the run with its own settings, or add --fork NEW to start a new run that takes over "
             f"the {len(alike)} stages that do not change",
         )
+
+
+def find_other_settings(folder: Path, state: RunState, config: RunConfig) -> list[str]:
+    """How `config` differs from that of the run, as from `differences`.
+
+    A run that has no committed stage yet can continue with any settings.
+    """
+    if not RunFolder(folder).config.exists() or not any(row.committed for _, _, row in state.stages()):
+        return []
+    return differences(run_config.read_config(folder, state), config)
 
 
 def differences(theirs: RunConfig, ours: RunConfig) -> list[str]:

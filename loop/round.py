@@ -14,6 +14,7 @@ input to which. `run.stage` returns the committed directory, which was made now 
 this file again. Must never import torch or Ray.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,6 +108,10 @@ class Run(Protocol):
     config: RunConfig
 
     def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact: ...
+
+
+Program = Callable[[Run], None]
+"""Asks a run for all of its stages, in order, as `run_rounds` does."""
 
 
 @dataclass(frozen=True)

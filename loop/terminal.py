@@ -3,16 +3,22 @@
 On a pipe there are no bars and no colours. The environment variable NO_COLOR is respected (by rich). Must never import torch or Ray.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from loop.printing import printable
 from loop.store.measures import headline, live
 from loop.store.progress import Progress as StageProgress
+
+PIPE_WIDTH = 200
+"""How wide a table may be where the output is no terminal, so that nothing in it is cut off."""
 
 
 class Terminal:
@@ -47,3 +53,12 @@ class Terminal:
     def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:
         """Print the line of a finished stage."""
         self.say(f"{name:<20} {seconds:6.1f} s  {headline(name.rsplit('/', 1)[-1], metrics)}".rstrip())
+
+    def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table. Its first column is text, and the others are numbers."""
+        table = Table(box=SIMPLE_HEAD, title=Text(printable(title)), title_justify="left")
+        for number, header in enumerate(headers):
+            table.add_column(Text(printable(header)), justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))
+        self.console.print(table, width=None if self.console.is_terminal else PIPE_WIDTH)

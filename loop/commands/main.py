@@ -18,11 +18,19 @@ from types import ModuleType
 from typing import NoReturn
 
 from configs.errors import LoopError, Stopped, UserError
-from loop.commands import choose, gc, resume, run, status, verify
+from loop.commands import choose, experiment, gc, resume, run, status, verify
 from loop.printing import say
 from loop.signals import SIGNALS
 
-COMMANDS: dict[str, ModuleType] = {"run": run, "resume": resume, "status": status, "choose": choose, "verify": verify, "gc": gc}
+COMMANDS: dict[str, ModuleType] = {
+    "run": run,
+    "resume": resume,
+    "status": status,
+    "choose": choose,
+    "verify": verify,
+    "gc": gc,
+    "experiment": experiment,
+}
 DEFAULT_RUNS = "runs"
 QUIET_CODES = (3, Stopped.exit_code)
 """Exit codes that are no error: waiting for labels, interrupted."""

@@ -55,7 +55,7 @@ def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
         own = read_config(folder.path, fold(read_events(folder.journal)))
         given = given.over(own.model_copy(update={"name": folder.name}), str(folder.config))
     data_was_read = (folder.stage(DATA.name, None) / MANIFEST).exists() and not reads_new_data
-    config = _check(given, data_was_read)
+    config = check_given(given, data_was_read)
     with StopSignals(terminal.say) as signals:
         if fork_name is not None:
             source, config = find_run(runs, config.name), validate(config.model_dump() | {"name": fork_name}, f"--fork {fork_name}")
@@ -66,7 +66,7 @@ def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
             Driver(config, runs / config.name, terminal, executor, signals, PROCESS_STARTED).execute()
 
 
-def _check(given: Given, data_was_read: bool) -> RunConfig:
+def check_given(given: Given, data_was_read: bool) -> RunConfig:
     """The whole config, after everything that can be checked before Ray starts. Raises UserError.
 
     Files come first: a file that does not exist is more likely than settings that do not fit together.

@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,28 @@ def commit(payload: Path, final: Path, key: str, metrics: dict[str, Any], second
         payload.rename(final)
     _sync(final.parent)
     return Artifact(final, key, digest, metrics, round(seconds, 3))
+
+
+def copy_committed(source: Path, payload: Path, key: str, recorded: str | None = None) -> tuple[Artifact | None, list[str]]:
+    """Fill an empty payload directory from a committed one elsewhere. Returns the artifact at `source`, and what is damaged there.
+
+    The hashes of the copy are checked, and not those of the source, so what is used is what was checked. Where there is damage or
+    another recipe, there is no artifact, and the payload directory is empty again. recorded: the manifest's hash, where a journal knows
+    it. Raises LoopError where the source is whole, because then it is the disk of the copy that fails.
+    """
+    try:
+        shutil.copytree(source, payload, symlinks=True, dirs_exist_ok=True)
+        damage = [line.replace(str(payload), str(source)) for line in find_damage(payload, recorded)]
+    except OSError as error:
+        if not (damage := find_damage(source, recorded)):
+            raise LoopError(f"{source} cannot be copied into the run: {error}") from None
+    found = None if damage else find_committed(payload, key)
+    if found is None:
+        shutil.rmtree(payload, ignore_errors=True)
+        payload.mkdir()
+        return None, damage
+    (payload / MANIFEST).unlink()
+    return replace(found, path=source), []
 
 
 def digest_of(payload: Path) -> str:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from configs.errors import LoopError
 from loop.store import artifacts
 from loop.store.lock import is_running
 
@@ -33,20 +32,10 @@ class BaseCache:
         """
         if not self.folder.exists():
             return None, []
-        try:
-            shutil.copytree(self.folder, payload, symlinks=True, dirs_exist_ok=True)
-            damage = [line.replace(str(payload), str(self.folder)) for line in artifacts.find_damage(payload)]
-        except OSError as error:
-            if not (damage := artifacts.find_damage(self.folder)):  # the cached base is whole, so the run's disk failed
-                raise LoopError(f"the cached base cannot be copied into the run: {error}") from None
-        found = None if damage else artifacts.find_committed(payload, self.key)
+        found, damage = artifacts.copy_committed(self.folder, payload, self.key)
         if found is None:  # damaged, or written by another version of loop
-            for path in (self.folder, payload):
-                shutil.rmtree(path, ignore_errors=True)
-            payload.mkdir()
-            return None, damage
-        (payload / artifacts.MANIFEST).unlink()
-        return found.metrics, []
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return found.metrics if found else None, damage
 
     def keep(self, base: Path) -> None:
         """Keep a copy of a committed base, unless there is one. Partial copies by processes that died are removed."""

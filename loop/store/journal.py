@@ -41,6 +41,8 @@ class Event(BaseModel):
     dashboard: str | None = None
     resumed: str | None = None
     startup: dict[str, float] | None = None
+    copied_from: str | None = None
+    """Of a committed stage: the run that made it, where it was not made here. `seconds` are those that it took there."""
 
 
 class StageState(BaseModel):

@@ -13,6 +13,7 @@ from loop.driver import Driver
 from loop.executors.executor import OnWait, StageRequest, Startup
 from loop.round import BASE
 from loop.store.base_files import RECORD, hash_files
+from loop.store.stage_library import StageLibrary
 
 
 class SilentTerminal:
@@ -60,9 +61,16 @@ class FakeDriver(Driver):
     executor: FakeExecutor
     terminal: SilentTerminal  # type: ignore[assignment]
 
-    def __init__(self, folder: Path, *overrides: str, num_rounds: int = 1, executor: FakeExecutor | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *overrides: str,
+        num_rounds: int = 1,
+        executor: FakeExecutor | None = None,
+        library: StageLibrary | None = None,
+    ):
         config = load_config(overrides=overrides, name=folder.name, num_rounds=num_rounds)
-        super().__init__(config, folder, SilentTerminal(), executor or FakeExecutor())  # type: ignore[arg-type]
+        super().__init__(config, folder, SilentTerminal(), executor or FakeExecutor(), library=library)  # type: ignore[arg-type]
 
     @property
     def made(self) -> list[str]:

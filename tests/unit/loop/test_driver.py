@@ -16,6 +16,8 @@ from loop.commands.main import main
 from loop.keys import planned_keys
 from loop.round import BASE, DATA, POLICY, REWARD
 from loop.store.journal import Journal
+from loop.store.layout import RunFolder
+from loop.store.stage_library import StageLibrary
 from loop.store.upkeep import verify
 from tests.unit.loop.fake_executor import FakeDriver
 
@@ -152,10 +154,14 @@ def four_stages(run):
     run.stage(POLICY, 0, data=data, base=base, rewards=[reward])
 
 
-def test_a_crash_before_any_step_to_disk_changes_nothing(tmp_path, monkeypatch):
-    """The run crashes at each fsync, rename and replace in turn. The same command then ends with the same digests."""
-    monkeypatch.setattr("loop.driver.run_rounds", four_stages)
-    FakeDriver(tmp_path / "undisturbed").execute()
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_crash_before_any_step_to_disk_changes_nothing(tmp_path, monkeypatch, copies):
+    """The run crashes at each fsync, rename and replace in turn. The same command then ends with the same digests.
+
+    copies: whether the stages are copied from another run.
+    """
+    FakeDriver(tmp_path / "undisturbed").execute(four_stages)
+    library = StageLibrary([RunFolder(tmp_path / "undisturbed")]) if copies else None
     digests = FakeDriver(tmp_path / "undisturbed").digests()
     folder, points = tmp_path / "run", 0
     for points in count():
@@ -165,9 +171,11 @@ def test_a_crash_before_any_step_to_disk_changes_nothing(tmp_path, monkeypatch):
         with monkeypatch.context() as patch, suppress(Crash):
             for name in ("fsync", "rename", "replace"):
                 patch.setattr(os, name, crashing(getattr(os, name), steps, points))
-            FakeDriver(folder).execute()
-        FakeDriver(folder).execute()
-        assert verify(folder)[0] == [] and FakeDriver(folder).digests() == digests, points
+            FakeDriver(folder, library=library).execute(four_stages)
+        driver = FakeDriver(folder, library=library)
+        driver.execute(four_stages)
+        assert verify(folder)[0] == [] and driver.digests() == digests, points
+        assert not (copies and driver.made), points
         if len(steps) <= points:
             break
     # A stage: its file, directory and manifest, two lines of the journal, two renames, the round's directory.
