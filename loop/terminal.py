@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from loop.printing import printable
-from loop.store.measures import headline, live
+from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import Progress as StageProgress
 
 
@@ -45,5 +45,7 @@ class Terminal:
             yield lambda now: progress.update(task, completed=now.done, total=now.total or None, metrics=live(now.metrics))
 
     def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:
-        """Print the line of a finished stage."""
+        """Print the line of a finished stage, and a line for each of its warnings."""
         self.say(f"{name:<20} {seconds:6.1f} s  {headline(name.rsplit('/', 1)[-1], metrics)}".rstrip())
+        for line in warning_lines(metrics):
+            self.say(line)

@@ -42,6 +42,7 @@ MEASURES: dict[str, Measure] = {
     "mixture": Measure("comparisons that the reward model is retrained on, by origin", TEXTS),
     "groups": Measure("prompts with candidates that the selector is trained on", ROWS),
     "heldout_comparisons": Measure("comparisons that judge the selector", ROWS),
+    "warnings": Measure("what the user should know before the run goes on", "text"),
     "functions": Measure("the user functions that the stage called, with the hashes of their files", "text"),
     # training
     "commit": Measure("the commit of a base model from the hub", "text"),
@@ -70,7 +71,9 @@ MEASURES: dict[str, Measure] = {
     "normalization": Measure("mean and standard deviation of raw scores on the reference policy's samples", LOG_ODDS),
     "accuracy_heldout": Measure("accuracy on the original held-out comparisons", FRACTION, "higher"),
     "shorter_wins": Measure('accuracy of "the shorter completion wins" on the same comparisons', FRACTION),
-    "accuracy_over_shorter": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
+    "bag_of_words": Measure("accuracy of a bag of words that is fitted on the same training comparisons", FRACTION),
+    "accuracy_over_shorter_wins": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
+    "accuracy_over_bag_of_words": Measure("accuracy over that of the bag of words", FRACTION, "higher", difference=True),
     "accuracy_fresh_before": Measure("accuracy on this round's held-out comparisons before retraining", FRACTION, "higher"),
     "accuracy_fresh": Measure("accuracy on this round's held-out comparisons after retraining", FRACTION, "higher"),
     "accuracy_fresh_gain": Measure("what retraining added to the accuracy on fresh comparisons", FRACTION, "higher", difference=True),
@@ -88,9 +91,9 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),
-    "labeler": ("accuracy_heldout", "shorter_wins"),
+    "labeler": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "baseline": ("gold", "gold_unseen_facts", "length"),
-    "reward": ("accuracy_heldout",),
+    "reward": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "policy": ("objective/scores_first_updates", "objective/scores_last_updates", "objective/kl_last_updates"),
     "sample": ("samples", "different", "length"),
     "label": ("comparisons", "heldout", "ties", "left_out"),
@@ -99,6 +102,10 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length"),
 }
 """The metrics in the line of a finished stage, in order. `status --json` has all metrics."""
+
+WARNINGS = "warnings"
+"""The metric by which a stage warns the user: a list of texts. The terminal prints them below the stage's line, and so does `status`. As
+all metrics they are in the stage's manifest and in the journal. A stage that has nothing to warn of leaves the metric out."""
 
 LIVE = ("objective/scores", "objective/kl", "loss", "accuracy")
 """The metrics of a running stage that its progress bar shows, where the stage reports them."""
@@ -122,6 +129,11 @@ def headline(stage: str, metrics: Mapping[str, Any]) -> str:
         if value not in (None, {}):
             words.append(f"{name.removeprefix('objective/')} {_text(value, '+.3f' if measure and measure.difference else '.2f')}")
     return ", ".join(words)
+
+
+def warning_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """The warnings of a stage, one line each."""
+    return [f"  warning: {' '.join(text.split())}" for text in metrics.get(WARNINGS, [])]
 
 
 def live(metrics: Mapping[str, float]) -> str:
