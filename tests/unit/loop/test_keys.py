@@ -11,13 +11,13 @@ PINNED = {
     "setup/filter": "91e5027d",
     "setup/sft": "998443d5",
     "setup/baseline": "4f3edb27",
-    "round-000/reward": "bc2215ef",
-    "round-000/policy": "4725b8cc",
-    "round-000/sample": "bc2863c0",
-    "round-000/label": "15f16740",
-    "round-000/retrain": "ff1fca29",
-    "round-000/select": "cb4c371a",
-    "round-000/evaluate": "b6b8e6ab",
+    "round-000/reward": "774c7a0e",
+    "round-000/policy": "9a1012ad",
+    "round-000/sample": "0346190b",
+    "round-000/label": "f2378a2e",
+    "round-000/retrain": "30eebb6c",
+    "round-000/select": "6be9c266",
+    "round-000/evaluate": "00d8542a",
 }
 
 
