@@ -42,7 +42,7 @@ def reward(context: Context) -> Metrics:
     context.save_with_card(scorer.save)
     return {
         "pairs": num_pairs,
-        **judge(context, scorer, pairs, "the reward model", "PPO may raise a score that says little about good answers"),
+        **judge(context, scorer, pairs, "the reward model", "PPO may raise a score that knows no more than that"),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
 

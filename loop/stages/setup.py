@@ -101,7 +101,7 @@ def labeler(context: Context) -> Metrics:
     scorer = fit_reward_model(context, "labeler", pairs)
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     context.save(scorer.save)
-    return judge(context, scorer, pairs, "the labelling model", "its labels may say little about good answers")
+    return judge(context, scorer, pairs, "the labelling model", "its labels may tell no more than that")
 
 
 def baseline(context: Context) -> Metrics:

@@ -49,8 +49,8 @@ SETTINGS = (
     "labeler.kind=preferences-file",
     "labeler.path=none.jsonl",  # nothing is labelled here
     "data.heldout_fraction=0.3333",
-    "data.max_prompt_tokens=512",
-    "data.max_completion_tokens=256",
+    "data.max_prompt_tokens=256",
+    "data.max_completion_tokens=128",
     "base.vocabulary_size=4096",
     "base.pretraining_steps=600",
     "sft.micro_batch_size=16",
@@ -98,12 +98,15 @@ def measure(config: RunConfig, folder: Path) -> dict[str, list]:
 
 def train(backbone: Backbone, name: str, pairs: Sequence[Comparison], config: RunConfig) -> Models:
     """SFT and reward model as in a run, and the bag of words, on the same pairs."""
+    started = time.monotonic()
     tokenizer, seed, sft = backbone.tokenizer, derive_seed(config.seed, name), f"sft-{name}"
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
     backbone.add_adapter(sft, seed=seed)
     train_sft(backbone, sft, examples, config.sft, Checkpoints(), seed, report_nothing)
     backbone.add_adapter(f"reward-{name}", copy_of=sft)
+    print(f"seed {config.seed}, model {name}: SFT on {len(pairs)} pairs {time.monotonic() - started:.0f} s", flush=True)
     scorer, _ = train_reward_model(backbone, f"reward-{name}", pairs, config.reward, Checkpoints(), seed, report_nothing)
+    print(f"seed {config.seed}, model {name}: reward model {time.monotonic() - started:.0f} s", flush=True)
     return Models(scorer.score_answers, fit_bag_of_words(pairs))
 
 
