@@ -91,8 +91,10 @@ def measure(config: RunConfig, folder: Path) -> dict[str, list]:
 
     choosers = (shortest, whole.bag, whole.reward, with_features)
     found = {name: outcomes(chooser, heldout) for name, chooser in zip(METHODS, choosers, strict=True)}
-    weights = [round(weight, 2) for weight in model.coef_[0].tolist()]
-    print(f"seed {seed}: {time.monotonic() - started:.0f} s; weights of the features {weights}", flush=True)
+    weights, alone = (np.round(of_each, 2).tolist() for of_each in (model.coef_[0], (rows > 0).mean(0)))
+    print(
+        f"seed {seed}: {time.monotonic() - started:.0f} s; weights of the features {weights}, alone they are right in {alone}", flush=True
+    )
     return {"training": len(training), "units": [opening(pair.prompt) for pair in heldout]} | {name: m.values for name, m in found.items()}
 
 
