@@ -1,10 +1,11 @@
 """Does a reward model know more of real pairs than word counts do? Prints the table of docs/results.md.
 
-    python -m tests.benchmarks.real_pairs [--seeds 0 1 2 3 4] [--folder DIR]
+    python -m tests.benchmarks.real_pairs [--seeds 0 1 2 3 4] [--folder DIR] [--simple]
 
 The pairs are those of HH-harmless in the folder that LOOP_SHARED_DATA names. Each seed splits them by opening: two thirds train, and one
 third only judges. Each seed trains a tiny base of its own on the training dialogues with both answers, so the base is not told which one
 is chosen. From there, SFT and reward model are trained as in a run. What was measured of a seed is kept in the folder and not made again.
+Rows are left out by length as in a run. With --simple, only the two baselines are judged, on all rows, in seconds.
 
 `reward + features` is a logistic regression on five differences between chosen and rejected: the reward model's score, the bag of words'
 score, the mean and the lowest log-prob of a token under the base, and the log of the length in tokens. While it is fitted, both scores
@@ -19,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ class Models(NamedTuple):
     bag: Chooser
 
 
-def measure(config: RunConfig, folder: Path) -> dict[str, list]:
+def measure(config: RunConfig, folder: Path) -> dict[str, Any]:
     """The outcomes of each method on the held-out pairs of one split, and the openings of these pairs."""
     seed, started = config.seed, time.monotonic()
     data = load_preference_data(config.data, seed)
@@ -95,7 +96,22 @@ def measure(config: RunConfig, folder: Path) -> dict[str, list]:
     print(
         f"seed {seed}: {time.monotonic() - started:.0f} s; weights of the features {weights}, alone they are right in {alone}", flush=True
     )
-    return {"training": len(training), "units": [opening(pair.prompt) for pair in heldout]} | {name: m.values for name, m in found.items()}
+    return as_rows(training, heldout, found)
+
+
+def measure_baselines(config: RunConfig) -> dict[str, Any]:
+    """The same for the two baselines, on rows of every length."""
+    data = load_preference_data(config.data, config.seed)
+    choosers = (shortest, fit_bag_of_words(data.pairs))
+    return as_rows(
+        data.pairs, data.heldout, {name: outcomes(chooser, data.heldout) for name, chooser in zip(METHODS, choosers, strict=False)}
+    )
+
+
+def as_rows(training: Sequence[Comparison], heldout: Sequence[Comparison], found: dict[str, Measurement]) -> dict[str, Any]:
+    """What is kept of a split, as plain data."""
+    units = [opening(pair.prompt) for pair in heldout]
+    return {"training": len(training), "units": units} | {name: list(measurement.values) for name, measurement in found.items()}
 
 
 def train(backbone: Backbone, name: str, pairs: Sequence[Comparison], config: RunConfig) -> Models:
@@ -141,19 +157,19 @@ def features(backbone: Backbone, models: Models, answers: Sequence[Answer]) -> n
     return np.array(columns).T
 
 
-def print_table(splits: dict[int, dict[str, list]]) -> None:
+def print_table(splits: dict[int, dict[str, Any]], methods: Sequence[str]) -> None:
     """Accuracies by split, then over all splits with their paired differences. An opening counts as one unit, also over several splits."""
-    print(f"\n| seed | training pairs | held-out pairs | {' | '.join(METHODS)} |\n|{' ---: |' * (3 + len(METHODS))}")
+    print(f"\n| seed | training pairs | held-out pairs | {' | '.join(methods)} |\n|{' ---: |' * (3 + len(methods))}")
     for seed, split in splits.items():
-        cells = [Measurement(split[name], split["units"]).mean() for name in METHODS]
+        cells = [Measurement(split[name], split["units"]).mean() for name in methods]
         print(f"| {seed} | {split['training']} | {len(split['units'])} | {' | '.join(_text(cell) for cell in cells)} |")
     units = [unit for split in splits.values() for unit in split["units"]]
-    pooled = {name: Measurement([value for split in splits.values() for value in split[name]], units) for name in METHODS}
+    pooled = {name: Measurement([value for split in splits.values() for value in split[name]], units) for name in methods}
     print(
         "\n| over all splits | accuracy | over shorter wins | over bag of words | over reward model |\n| --- | ---: | ---: | ---: | ---: |"
     )
-    for place, name in enumerate(METHODS):
-        gains = [_text((pooled[name] - pooled[other]).mean(), "+.3f") if place > i else "" for i, other in enumerate(METHODS[:3])]
+    for place, name in enumerate(methods):
+        gains = [_text((pooled[name] - pooled[other]).mean(), "+.3f") if place > i else "" for i, other in enumerate(methods[:-1])]
         print(f"| {name} | {_text(pooled[name].mean())} | {' | '.join(gains)} |")
 
 
@@ -165,20 +181,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "loop-real-pairs")
+    parser.add_argument("--simple", action="store_true", help="judge only the two baselines, on rows of every length")
     options = parser.parse_args()
     source = SHARED_DATA / "hh_harmless" / "pairs.jsonl.gz"
     if not source.exists():
         raise SystemExit(f"the real pairs are not here: {source} (set LOOP_SHARED_DATA)")
     quiet()
     options.folder.mkdir(parents=True, exist_ok=True)
+    configs = [load_config(overrides=[f"data={source}", *SETTINGS], seed=seed) for seed in options.seeds]
+    if options.simple:
+        print_table({config.seed: measure_baselines(config) for config in configs}, METHODS[:2])
+        return
     splits = {}
-    for seed in options.seeds:
-        kept = options.folder / f"split-{seed}.json"
+    for config in configs:
+        kept = options.folder / f"split-{config.seed}.json"
         if not kept.exists():
-            config = load_config(overrides=[f"data={source}", *SETTINGS], seed=seed)
             kept.write_text(json.dumps(measure(config, options.folder)), encoding="utf-8")
-        splits[seed] = json.loads(kept.read_text(encoding="utf-8"))
-    print_table(splits)
+        splits[config.seed] = json.loads(kept.read_text(encoding="utf-8"))
+    print_table(splits, METHODS)
 
 
 if __name__ == "__main__":
