@@ -165,9 +165,7 @@ def print_table(splits: dict[int, dict[str, Any]], methods: Sequence[str]) -> No
         print(f"| {seed} | {split['training']} | {len(split['units'])} | {' | '.join(_text(cell) for cell in cells)} |")
     units = [unit for split in splits.values() for unit in split["units"]]
     pooled = {name: Measurement([value for split in splits.values() for value in split[name]], units) for name in methods}
-    print(
-        "\n| over all splits | accuracy | over shorter wins | over bag of words | over reward model |\n| --- | ---: | ---: | ---: | ---: |"
-    )
+    print(f"\n| over all splits | accuracy | {' | '.join(f'over {name}' for name in methods[:-1])} |\n| --- |{' ---: |' * len(methods)}")
     for place, name in enumerate(methods):
         gains = [_text((pooled[name] - pooled[other]).mean(), "+.3f") if place > i else "" for i, other in enumerate(methods[:-1])]
         print(f"| {name} | {_text(pooled[name].mean())} | {' | '.join(gains)} |")
