@@ -51,10 +51,10 @@ DATA = Stage("data", ("data",), version=4, calls=("data.source",))
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
-LABELER = Stage("labeler", (*_MODEL, "reward"), version=4)
+LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
 
-REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=4)
+REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=5)
 POLICY = Stage(
     "policy",
     (*_MODEL, "ppo", "generation", "reward.ensemble", "reward.normalization_samples", "evaluate.rules"),
@@ -69,11 +69,11 @@ COMMITTEE = Stage(
     calls=("select.use", "evaluate.rules"),
 )
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), version=2, calls=("labeler.kind",))
-RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=4)
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
 SELECT = Stage(
     "select",
     (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction"),
-    version=4,
+    version=5,
     calls=("select.kinds", "evaluate.rules"),
 )
 KEEP = Stage(
@@ -85,7 +85,7 @@ REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage(
     "evaluate",
     (*_MODEL, "data.source", "generation", "evaluate", "select.use"),
-    version=2,
+    version=3,
     calls=("evaluate.rules", "select.use"),
 )
 

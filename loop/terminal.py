@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loop.printing import printable
-from loop.store.measures import headline, live
+from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import Progress as StageProgress
 
 PIPE_WIDTH = 200
@@ -51,8 +51,10 @@ class Terminal:
             yield lambda now: progress.update(task, completed=now.done, total=now.total or None, metrics=live(now.metrics))
 
     def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:
-        """Print the line of a finished stage."""
+        """Print the line of a finished stage, and a line for each of its warnings."""
         self.say(f"{name:<20} {seconds:6.1f} s  {headline(name.rsplit('/', 1)[-1], metrics)}".rstrip())
+        for line in warning_lines(metrics):
+            self.say(line)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table. Its first column is text, and the others are numbers."""

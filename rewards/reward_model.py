@@ -22,7 +22,8 @@ from policies.responses import EncodedPrompt, ResponseRecord, make_records
 from policies.tokenization import as_read, encode_prompt
 from policies.training import Log, Training
 from rewards.comparisons import Answer, Comparison, PromptRecord, Sample
-from rewards.measurements import Measurement, Summary
+from rewards.data.splits import opening
+from rewards.measurements import Measurement
 from rewards.scoring import Scorer, ScoringModel, encode_pair
 
 Chooser = Callable[[Sequence[Answer]], list[float]]
@@ -110,25 +111,11 @@ def measure_scores(scorer: Scorer, samples: Sequence[Sample]) -> Measurement:
 def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
     """Return one number for each pair that is no tie: 1 if the chosen completion scores higher, 0 if lower, 1/2 if both score the same.
 
-    Every accuracy on comparisons that a stage reports is the mean of these numbers.
+    Every accuracy on comparisons that a stage reports is the mean of these numbers. Prompts that open alike belong together, as in the
+    split into training and held-out prompts (`splits.py`).
     """
     decided = [pair for pair in pairs if not pair.tie]
     chosen = chooser([Answer(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
     rejected = chooser([Answer(pair.prompt, pair.rejected, pair.rejected_finished) for pair in decided])
     right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
-    return Measurement(right, [pair.prompt_id for pair in decided])
-
-
-def shortest(answers: Sequence[Answer]) -> list[float]:
-    """Score completions by length in characters: the shorter, the higher."""
-    return [-float(len(answer.completion)) for answer in answers]
-
-
-def beside_shortest(scorer: Scorer, pairs: Sequence[Comparison]) -> dict[str, Summary]:
-    """Compare a reward model with "the shorter completion wins": both accuracies, and their paired difference."""
-    right, simple = outcomes(scorer.score_answers, pairs), outcomes(shortest, pairs)
-    return {
-        "accuracy_heldout": right.accuracy(),
-        "shorter_wins": simple.accuracy(),
-        "accuracy_over_shorter": (right - simple).mean(),
-    }
+    return Measurement(right, [opening(pair.prompt) for pair in decided])

@@ -11,7 +11,7 @@ from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, fold, read_events
 from loop.store.layout import RunFolder, stage_name
 from loop.store.lock import is_locked
-from loop.store.measures import headline, live
+from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import read_progress
 
 HELP = "show where a run stands and what it has measured"
@@ -56,7 +56,7 @@ def as_json(name: str, state: RunState) -> dict[str, Any]:
 
 
 def _lines(folder: RunFolder, state: RunState) -> list[str]:
-    """One line for the run and one for each stage that has started."""
+    """One line for the run, one for each stage that has started, and one for each warning of a stage."""
     lines = [f"{folder.name}: {state.state}, {state.num_rounds} rounds"]
     lines += [state.message] if state.message else []
     for round_number, stage, row in state.stages():
@@ -66,4 +66,5 @@ def _lines(folder: RunFolder, state: RunState) -> list[str]:
             now = read_progress(folder.work(stage, round_number).progress)
             shown = f"{now.done} of {now.total}  {live(now.metrics)}" if now.total else ""
         lines.append(f"{stage_name(stage, round_number):<20} {row.state:<11} {seconds}  {shown}".rstrip())
+        lines += warning_lines(row.metrics)
     return lines

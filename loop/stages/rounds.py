@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
-from loop.stages.reward_models import fit_reward_model, normalize
+from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize
 from loop.stages.selecting import examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
@@ -18,13 +18,14 @@ from policies.batching import prompt_batches
 from policies.responses import EncodedPrompt
 from policies.tokenization import encode_prompt
 from rewards import labelers, replay, selectors
+from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
 from rewards.labelers import LabelTask
 from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
-from rewards.reward_model import beside_shortest, measure_scores, outcomes
+from rewards.reward_model import measure_scores, outcomes
 from rewards.sampling import draw_prompts
 from rewards.scoring import Scorer
 from rewards.selectors import SelectTask, group_samples, listwise
@@ -33,18 +34,21 @@ from rewards.selectors.judging import judge
 
 
 def reward(context: Context) -> Metrics:
-    """The reward model of this round. Round 0 trains one on the original pairs; later rounds take the one that was retrained last."""
+    """The reward model of this round. Round 0 trains one on the original pairs; later rounds take the one that was retrained last.
+
+    The bag of words beside which it is judged is fitted on the original pairs in every round, so it is always the same.
+    """
     backbone = context.backbone_with_sft()
+    pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
     if context.inputs.get("retrained"):
         scorer, num_pairs = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0
     else:
-        pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
         scorer, num_pairs = fit_reward_model(context, "reward", pairs), len(pairs)
         normalize(context, scorer)
     context.save_with_card(scorer.save)
     return {
         "pairs": num_pairs,
-        **beside_shortest(scorer, context.pairs("heldout_pairs")),
+        **judge_reward_model(context, scorer, pairs, "the reward model", "PPO may raise a score that knows no more than that"),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
 
@@ -136,7 +140,7 @@ def retrain(context: Context) -> Metrics:
         "accuracy_fresh_before": right_before.accuracy(),
         "accuracy_fresh": right.accuracy(),
         "accuracy_fresh_gain": (right - right_before).mean(),
-        **beside_shortest(scorer, context.pairs("heldout_pairs")),
+        **judge_beside(scorer.score_answers, {SHORTER: shortest}, context.pairs("heldout_pairs")),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
 

@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.schema import BaseConfig
 from configs.seeds import derive_seed
 from loop.stages.context import Context, Metrics
-from loop.stages.reward_models import fit_reward_model
+from loop.stages.reward_models import fit_reward_model, judge_reward_model
 from loop.store.base_files import RECORD, hash_files
 from policies.base_folder import check_positions
 from policies.loading import check_causal_lm, load_tokenizer, resolved_commit
@@ -21,7 +21,6 @@ from policies.training import final_loss
 from rewards.comparisons import Prompt
 from rewards.data.preference_data import load_preference_data
 from rewards.data.sources import hash_sources
-from rewards.reward_model import beside_shortest
 from rewards.world import writer
 
 NUM_PRETRAINING_DIALOGUES = 16_000
@@ -98,10 +97,11 @@ def sft(context: Context) -> Metrics:
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that labels in place of people, trained on pairs that the run never sees."""
     context.backbone_with_sft()
-    scorer = fit_reward_model(context, "labeler", [pair for pair in context.pairs("labeler_pairs") if not pair.tie])
+    pairs = [pair for pair in context.pairs("labeler_pairs") if not pair.tie]
+    scorer = fit_reward_model(context, "labeler", pairs)
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     context.save(scorer.save)
-    return dict(beside_shortest(scorer, context.pairs("heldout_pairs")))
+    return judge_reward_model(context, scorer, pairs, "the labelling model", "its labels may tell no more than that")
 
 
 def baseline(context: Context) -> Metrics:

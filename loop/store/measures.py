@@ -48,6 +48,7 @@ MEASURES: dict[str, Measure] = {
     "kept": Measure("completions that are kept as training data", ROWS),
     "kept_by_round": Measure("kept completions by the round whose policy wrote them", TEXTS),
     "rows": Measure("completions that the policy is fine-tuned on", ROWS),
+    "warnings": Measure("what the user should know before the run goes on", "text"),
     "functions": Measure("the user functions that the stage called, with the hashes of their files", "text"),
     # training
     "commit": Measure("the commit of a base model from the hub", "text"),
@@ -77,7 +78,9 @@ MEASURES: dict[str, Measure] = {
     "normalization": Measure("mean and standard deviation of raw scores on the reference policy's samples", LOG_ODDS),
     "accuracy_heldout": Measure("accuracy on the original held-out comparisons", FRACTION, "higher"),
     "shorter_wins": Measure('accuracy of "the shorter completion wins" on the same comparisons', FRACTION),
-    "accuracy_over_shorter": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
+    "bag_of_words": Measure("accuracy of a bag of words that is fitted on the same training comparisons", FRACTION),
+    "accuracy_over_shorter_wins": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
+    "accuracy_over_bag_of_words": Measure("accuracy over that of the bag of words", FRACTION, "higher", difference=True),
     "accuracy_fresh_before": Measure("accuracy on this round's held-out comparisons before retraining", FRACTION, "higher"),
     "accuracy_fresh": Measure("accuracy on this round's held-out comparisons after retraining", FRACTION, "higher"),
     "accuracy_fresh_gain": Measure("what retraining added to the accuracy on fresh comparisons", FRACTION, "higher", difference=True),
@@ -95,9 +98,9 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),
-    "labeler": ("accuracy_heldout", "shorter_wins"),
+    "labeler": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "baseline": ("gold", "gold_unseen_facts", "length"),
-    "reward": ("accuracy_heldout",),
+    "reward": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "policy": ("objective/scores_first_updates", "objective/scores_last_updates", "objective/kl_last_updates", "reference"),
     "sample": ("samples", "different", "length"),
     "committee": ("samples", "agreement"),
@@ -109,6 +112,10 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "evaluate": ("gold", "gold_over_sft", "gold_over_last", "gold_unseen_facts", "proxy_gain", "kl", "length", "best_of"),
 }
 """The metrics in the line of a finished stage, in order. `status --json` has all metrics."""
+
+WARNINGS = "warnings"
+"""The metric by which a stage warns the user: a list of texts. The terminal prints them below the stage's line, and so does `status`. As
+all metrics they are in the stage's manifest and in the journal. A stage that has nothing to warn of leaves the metric out."""
 
 LIVE = ("objective/scores", "objective/kl", "loss", "accuracy")
 """The metrics of a running stage that its progress bar shows, where the stage reports them."""
@@ -132,6 +139,11 @@ def headline(stage: str, metrics: Mapping[str, Any]) -> str:
         if value not in (None, {}):
             words.append(f"{name.removeprefix('objective/')} {_text(value, '+.3f' if measure and measure.difference else '.2f')}")
     return ", ".join(words)
+
+
+def warning_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """The warnings of a stage, one line each."""
+    return [f"  warning: {' '.join(text.split())}" for text in metrics.get(WARNINGS, [])]
 
 
 def live(metrics: Mapping[str, float]) -> str:

@@ -91,7 +91,7 @@ def read(folder: Path) -> Committee:
 
 
 def _mean_logprobs(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[float]]:
-    return by_group(groups, lambda answers: [float(row.mean()) for row in token_logprobs(tools, answers, "sft", temperature)])
+    return by_group(tools.encoded(groups), lambda ones: [float(row.mean()) for row in token_logprobs(tools, ones, "sft", temperature)])
 
 
 def _by_sample(samples: Sequence[Sample], groups: Sequence[Candidates], scores: Sequence[Sequence[float]]) -> Mapping[str, float]:

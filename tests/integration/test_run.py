@@ -341,7 +341,7 @@ def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):
     status = workspace.status("hh")
     assert status["setup"]["data"]["metrics"]["skipped"] == {"chosen is empty": 3, "the dialogues differ before the last answer": 1}
     reward = status["rounds"][0]["stages"]["reward"]["metrics"]
-    assert reward["accuracy_heldout"]["pairs"] == reward["shorter_wins"]["pairs"] > 50
+    assert reward["accuracy_heldout"]["pairs"] == reward["shorter_wins"]["pairs"] == reward["bag_of_words"]["pairs"] > 50
 
 
 def _opening(row):

@@ -5,9 +5,10 @@ import math
 import pytest
 
 from loop.store.measures import headline
+from rewards.baselines import shortest
 from rewards.comparisons import Comparison
 from rewards.measurements import Measurement, ends, over_updates, summarize
-from rewards.reward_model import outcomes, shortest
+from rewards.reward_model import outcomes
 
 
 def test_the_mean_of_independent_values_by_hand():
@@ -52,14 +53,18 @@ def test_the_first_and_the_last_updates_are_different_ones(updates, each):
 
 
 def test_outcomes_by_hand():
-    """The shorter wins in the first pair, not in the second, the third have one length, and nobody won the fourth."""
+    """The shorter wins in the first pair, not in the second, the third have one length, and nobody won the fourth.
+
+    The first two prompts open alike, so they are one unit.
+    """
+    later = [{"role": "assistant", "content": "so"}, {"role": "user", "content": "really?"}]
     rows = [
-        Comparison("p", "q", "a", "bb"),
-        Comparison("p", "q", "aa", "b"),
-        Comparison("r", "q", "a", "b"),
-        Comparison("r", "q", "a", "b", tie=True),
+        Comparison("p", "why?", "a", "bb"),
+        Comparison("q", [{"role": "user", "content": "why?"}, *later], "aa", "b"),
+        Comparison("r", "how?", "a", "b"),
+        Comparison("r", "how?", "a", "b", tie=True),
     ]
-    assert outcomes(shortest, rows) == Measurement([1.0, 0.0, 0.5], ["p", "p", "r"])
+    assert outcomes(shortest, rows) == Measurement([1.0, 0.0, 0.5], ["why?", "why?", "how?"])
 
 
 def test_the_terminal_shows_differences_with_their_sign_and_error():

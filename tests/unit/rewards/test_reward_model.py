@@ -11,9 +11,10 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from policies.sft import train_sft
+from rewards.baselines import shortest
 from rewards.comparisons import Comparison
 from rewards.measurements import summarize
-from rewards.reward_model import outcomes, shortest, train_reward_model
+from rewards.reward_model import outcomes, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selectors import Tools, group_samples
 from rewards.selectors.judging import judge

@@ -43,3 +43,11 @@ def test_a_run_whose_process_has_died_is_interrupted(run, capsys):
     assert status(run, capsys).splitlines()[0] == "x: interrupted, 2 rounds"
     found = json.loads(status(run, capsys, "--json"))
     assert found["state"] == "interrupted" and [row["stages"]["reward"]["state"] for row in found["rounds"]] == ["pending", "pending"]
+
+
+def test_warnings_are_below_the_line_of_their_stage(run, capsys):
+    metrics = {"warnings": ["the reward model knows less\nthan word counts do", "another"]}
+    Journal(run.journal).append("stage_committed", round=0, stage="reward", digest="d", manifest="m", seconds=1.0, metrics=metrics)
+    lines = status(run, capsys).splitlines()
+    where = next(i for i, line in enumerate(lines) if line.startswith("round-000/reward"))
+    assert lines[where + 1 : where + 3] == ["  warning: the reward model knows less than word counts do", "  warning: another"]
