@@ -1,6 +1,7 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py`, and `docs/configuration.md` lists them. This module must never import an ML library, and it
+The settings themselves are in `sections.py` and `judging.py`, and `docs/configuration.md` lists them. This module must never import an ML
+library, and it
 reads no file: `loading.py` does that.
 """
 
@@ -9,20 +10,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from configs.fields import RUN_TIME, BadValue, Section, check_name
+from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, SampleConfig, SelectConfig
 from configs.sections import (
     BaseConfig,
     DataConfig,
-    EvaluateConfig,
     GenerationConfig,
-    KeepConfig,
-    LabelerConfig,
     LoraSection,
     PPOConfig,
-    RetrainConfig,
     RewardConfig,
     RuntimeConfig,
-    SampleConfig,
-    SelectConfig,
     TrainerSection,
 )
 

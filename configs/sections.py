@@ -2,31 +2,15 @@
 
 The text below each setting becomes its entry in `docs/configuration.md` (`python -m docs.generate`); the part after "Source:" becomes
 the entry's source. The defaults are those of the embedded world. The presets beside this file change what a larger model needs.
-`schema.py` joins the groups and checks what must fit together. Must never import an ML library.
+`judging.py` has the groups for what comes after PPO. `schema.py` joins all groups and checks what must fit together. Must never import
+an ML library.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from configs.fields import RUN_TIME, BadValue, Fraction, FunctionName, MicroBatchSize, NonNegativeFloat, Section
-
-RuleName = Literal[
-    "foreign_word",
-    "empty",
-    "list_only",
-    "repetition",
-    "footer",
-    "refusal",
-    "wrong_language",
-    "missing_end",
-    "decomposed_sara_am",
-]
-"""The built-in rules (rewards/rules)."""
-SelectorName = Literal["features", "answer-features", "reward-model", "model", "rules", "longest", "random"]
-"""The built-in selectors (rewards/selectors)."""
-FeatureGroup = Literal["reward", "rules", "agreement", "logprobs", "length"]
-"""The groups of features of the `features` selector (rewards/selectors/features.py)."""
+from configs.fields import RUN_TIME, BadValue, Fraction, MicroBatchSize, NonNegativeFloat, Section
 
 
 class BaseConfig(Section):
@@ -225,165 +209,6 @@ class PPOConfig(Section):
     reference: Literal["sft", "start"] = "sft"
     """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
     from the SFT policy."""
-
-
-class SampleConfig(Section):
-    """The samples of the policy that the labeler judges."""
-
-    num_prompts: Annotated[int, Field(ge=2)] = 450
-    """How many prompts the policy answers in a round."""
-    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """The fraction of these prompts that is held out (see `data.heldout_fraction`). Their comparisons evaluate the reward model and the
-    selector, and train nothing."""
-    num_completions: Annotated[int, Field(ge=2)] = 4
-    """How many completions each prompt gets."""
-    earlier_fraction: Fraction = 0.0
-    """The fraction of the prompts that the last round's policy answers as well."""
-
-
-class LabelerConfig(Section):
-    """Who decides which of two completions is better."""
-
-    kind: Literal["gold", "preferences-file", "reward-model"] | FunctionName = "gold"
-    """`gold` is the true reward of the embedded world. `preferences-file` reads comparisons that people or programs write into a file.
-    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. Your own judge is named as
-    `file.py:function` or `module:function`."""
-    path: str | None = None
-    """Only for `preferences-file`: the JSONL file with the comparisons. `{round}` in the path stands for the round's number. Without it,
-    one file serves all rounds."""
-    pairs_per_prompt: PositiveInt = 4
-    """The most pairs of completions that are compared for one prompt. This setting and the next three are not for `preferences-file`,
-    which brings its own pairs."""
-    budget: PositiveInt | None = None
-    """How many pairs of training prompts are labeled in each round, exactly. Pairs of held-out prompts are not counted. None means as many
-    as `pairs_per_prompt` allows."""
-    pick: Literal["random", "disagreement", "uncertainty", "closeness"] = "random"
-    """Which pairs of training prompts are labeled. `random` draws them. `disagreement` takes pairs on which the reward model and the last
-    round's selector expect different outcomes, `uncertainty` pairs whose outcome the two together do not know, and `closeness` pairs with
-    nearly the same score. Round 0 has no selector, so the log-probabilities of the SFT policy take its place. Pairs of held-out prompts are
-    always random. Source: query by committee, Seung et al. 1992; arXiv 1112.5745 (disagreement); Lewis and Gale 1994 (the two others)."""
-    random_fraction: Fraction = 0.25
-    """Only if `pick` is not `random`: the fraction of these pairs that is drawn at random all the same. Measurements on this part are not
-    biased by the picking, and each comparison says how its pair was picked."""
-
-    @model_validator(mode="after")
-    def _needs_path(self) -> "LabelerConfig":
-        if self.kind == "preferences-file" and not self.path:
-            raise BadValue(
-                "labeler.kind=preferences-file needs labeler.path",
-                "name the file that will hold the labels: labeler.path='labels/round-{round}.jsonl'",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _picks_only_for_labelers_that_are_asked(self) -> "LabelerConfig":
-        if self.kind == "preferences-file" and (self.pick != "random" or self.budget):
-            name = "labeler.budget" if self.budget else "labeler.pick"
-            raise BadValue(
-                f"{name} picks pairs for a labeler, but labeler.kind=preferences-file brings its own pairs",
-                "remove the setting: the file's writer decides which pairs are compared, for example those in `select/to_label.jsonl`",
-            )
-        return self
-
-
-class RetrainConfig(Section):
-    """What the next reward model is trained on."""
-
-    data: Literal["concat", "last", "sample"] = "concat"
-    """`concat` uses the original pairs and the comparisons of all rounds. `last` uses this round's comparisons only. `sample` draws
-    `mixture_pairs` from everything. Source: arXiv 2505.18126, where `concat` is best."""
-    mixture_pairs: PositiveInt = 2600
-    """Only for `data: sample`: how many pairs are drawn."""
-    max_pairs: PositiveInt | None = None
-    """Only for `data: concat`: at most this many pairs are used, so that a round does not take longer and longer. None means all of them.
-    The settings below say which ones are drawn. A share that has too few pairs is filled up from the other ones."""
-    original_fraction: Fraction = 0.4
-    """Only with `max_pairs`: the share of the original pairs. 0 leaves them out."""
-    fresh_fraction: Fraction = 0.4
-    """Only with `max_pairs`: the share of this round's comparisons. The rest is the share of the earlier rounds' comparisons."""
-    half_life: PositiveFloat = 2.0
-    """Only with `max_pairs`: after this many rounds, a comparison is drawn half as often."""
-    init: Literal["sft", "last"] = "last"
-    """Where training starts: from the SFT adapter with a new head, or from this round's reward model. See decision 12 in
-    `docs/decisions.md`."""
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> "RetrainConfig":
-        total = round(self.original_fraction + self.fresh_fraction, 9)
-        if not 0.0 < total <= 1.0:
-            raise BadValue(
-                f"retrain.original_fraction and retrain.fresh_fraction add up to {total:g}",
-                "choose them so that the sum is more than 0 and at most 1; the rest is the share of the earlier rounds",
-            )
-        return self
-
-
-class SelectConfig(TrainerSection):
-    """The selectors, which predict which of a prompt's candidates will be preferred. The settings of a training are for `model` only."""
-
-    kinds: Annotated[list[SelectorName | FunctionName], Field(min_length=1)] = [
-        "features",
-        "answer-features",
-        "reward-model",
-        "rules",
-        "longest",
-        "random",
-    ]
-    """The selectors that are made and judged side by side. `features` is logistic regression on features of each candidate.
-    `answer-features` is the same without agreement among the candidates, so it can also score a single answer. `reward-model` takes the
-    reward model's score, `model` trains an adapter and a head, and `rules` counts the defects of `evaluate.rules`. `longest` and
-    `random` are for comparison. Your own function that scores answers is named as `file.py:function` or `module:function`."""
-    use: SelectorName | FunctionName = "features"
-    """Which of them chooses. It must be among `select.kinds`."""
-    features: Annotated[list[FeatureGroup], Field(min_length=1)] = list(get_args(FeatureGroup))
-    """Only for `features`: the groups of features, which rewards/selectors/features.py explains one by one."""
-    max_examples: PositiveInt = 20000
-    """Only for `features`: how many comparisons of training prompts it is fitted on at most. The newest ones are used."""
-    num_epochs: PositiveFloat = 2.0
-    """Only for `model`: how often each prompt is used."""
-    batch_size: PositiveInt = 16
-    """Only for `model`: the number of prompts in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""
-    init: Literal["sft", "reward"] = "reward"
-    """Only for `model`: where training starts: from the SFT adapter, or from the retrained reward model."""
-
-    @model_validator(mode="after")
-    def _uses_what_it_makes(self) -> "SelectConfig":
-        if len(set(self.kinds)) < len(self.kinds):
-            raise BadValue("select.kinds names a selector twice", "name each of them once")
-        if self.use not in self.kinds:
-            raise BadValue(
-                f"select.use={self.use} is not among select.kinds, which are {', '.join(self.kinds)}",
-                f"add it: select.kinds='[{', '.join([*self.kinds, self.use])}]'",
-            )
-        return self
-
-
-class KeepConfig(TrainerSection):
-    """Which completions of the policies become training data. For `ppo.init: selected`, the SFT policy is fine-tuned on them, as in Llama 2
-    (arXiv 2307.09288) and RAFT (arXiv 2304.06767)."""
-
-    per_prompt: PositiveInt = 1
-    """How many completions of a prompt are kept at most: those that the selector scores highest. Newer rounds come first."""
-    filters: list[RuleName | FunctionName] = [name for name in get_args(RuleName) if name not in ("refusal", "list_only")]
-    """Completions with one of these defects are not kept. `refusal` and `list_only` are not in the default, because a refusal or a list can
-    be the right answer. Your own rules are named as `file.py:function` or `module:function`."""
-    max_rows: PositiveInt = 2000
-    """How many completions are kept at most, those of the newest rounds first."""
-    original_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Only for `ppo.init: selected`: the share of original chosen completions among the rows that the policy is fine-tuned on."""
-
-
-class EvaluateConfig(Section):
-    """How every policy is evaluated."""
-
-    num_prompts: PositiveInt = 512
-    """On how many held-out prompts each policy is measured. All rounds use the same prompts and seeds."""
-    rules: list[RuleName | FunctionName] = list(get_args(RuleName))
-    """The defects that are counted in the samples: built-in rules, and your own ones as `file.py:function` or `module:function`. Selectors
-    use them too."""
-    best_of: Annotated[int, Field(ge=0)] = 4
-    """How many completions of each of these prompts the selector chooses from, to measure what its choice is worth. 0 and 1 leave that
-    out."""
 
 
 class RuntimeConfig(Section):

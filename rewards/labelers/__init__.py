@@ -6,7 +6,7 @@
     file.py:function     the user's own judge, also as module:function (function.py)
 
 The first two and the last pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
-function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/sections.py).
+function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/judging.py).
 """
 
 from configs import user_functions

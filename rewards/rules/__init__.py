@@ -6,7 +6,7 @@ function of yours, as `module:function` or `file.py:function`:
     def too_long(reply):
         return len(reply.text) > 400
 
-To add a rule, write a function from `Reply` to a truth value in `builtin.py`, and enter it here and in `RuleName` (configs/sections.py).
+To add a rule, write a function from `Reply` to a truth value in `builtin.py`, and enter it here and in `RuleName` (configs/judging.py).
 The embedded world needs its rate in `DEFECT_RATES` (rewards/world/writer.py) and its cost in `PENALTIES` (rewards/world/gold.py).
 """
 

@@ -9,7 +9,7 @@
     file.py:function     a user function that scores answers, also as module:function (function.py)
 
 `select.use` names the one that chooses. To add a selector, write a subclass of `Selector` with a function that fits it and one that
-loads it, and enter them here and in `SelectorName` (configs/sections.py). Every selector is judged in the same way (judging.py).
+loads it, and enter them here and in `SelectorName` (configs/judging.py). Every selector is judged in the same way (judging.py).
 """
 
 import re

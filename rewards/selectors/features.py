@@ -204,7 +204,7 @@ FEATURES: dict[str, Callable[[Tools, Sequence[Candidates], float], list[list[Fea
     "logprobs": logprobs,
     "length": lengths,
 }
-"""The groups of features by name. The names are also in `FeatureGroup` (configs/sections.py)."""
+"""The groups of features by name. The names are also in `FeatureGroup` (configs/judging.py)."""
 
 
 def token_logprobs(tools: Tools, candidates: Sequence[Encoded], adapter: str | None, temperature: float) -> list[np.ndarray]:

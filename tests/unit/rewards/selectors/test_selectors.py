@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from configs.errors import UserError
+from configs.judging import FeatureGroup, SelectorName
 from configs.schema import SelectConfig
-from configs.sections import FeatureGroup, SelectorName
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards import selectors
