@@ -35,6 +35,9 @@ class SampleConfig(Section):
     selector, and train nothing."""
     num_completions: Annotated[int, Field(ge=2)] = 4
     """How many completions each prompt gets."""
+    policy: Literal["round", "sft"] = "round"
+    """Whose samples are judged: those of the round's policy, or those of the SFT policy in every round. `sft` is for experiments: a loop
+    that never sees samples of its own policy is what iterating has to beat."""
     earlier_fraction: Fraction = 0.0
     """The fraction of the prompts that the last round's policy answers as well."""
 

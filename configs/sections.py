@@ -121,9 +121,8 @@ class RewardConfig(TrainerSection):
 class GenerationConfig(Section):
     """How completions are sampled. The defaults sample from the model's own distribution."""
 
-    temperature: PositiveFloat = 1.0
-    """Logits are divided by this number, in sampling and in every log-probability of PPO. Source: arXiv 2403.17031 uses 0.7, as the
-    presets for real models do."""
+    temperature: PositiveFloat = 0.7
+    """Logits are divided by this number, in sampling and in every log-probability of PPO. Source: arXiv 2403.17031 uses 0.7."""
     top_k: Annotated[int, Field(ge=0)] = 0
     """Sample only from this many of the most likely tokens. 0 means from all."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -138,16 +137,17 @@ class GenerationConfig(Section):
 class PPOConfig(Section):
     """Proximal policy optimization. Source: arXiv 1707.06347, with the details of arXiv 2403.17031."""
 
-    num_updates: PositiveInt = 40
-    """The number of PPO updates in a round. Each one samples a new batch."""
+    num_updates: Annotated[int, Field(ge=0)] = 80
+    """The number of PPO updates in a round. Each one samples a new batch. 0 leaves the policy where it starts, which is for
+    experiments."""
     batch_size: PositiveInt = 64
     """The number of responses in an update, over all workers. It must be divisible by `num_minibatches` x `runtime.workers` and by
     `samples_per_prompt` x `runtime.workers`."""
-    advantage: Literal["gae", "rloo", "grpo"] = "gae"
+    advantage: Literal["gae", "rloo", "grpo"] = "rloo"
     """How advantages are estimated. `gae` uses a critic. `rloo` compares a response with the mean of the other responses to its prompt.
     `grpo` uses the mean and the standard deviation of all responses to its prompt. Source: arXiv 1506.02438 (gae), 2402.14740 (rloo),
     2402.03300 (grpo)."""
-    samples_per_prompt: PositiveInt = 1
+    samples_per_prompt: PositiveInt = 4
     """How many responses each prompt of a batch gets. `rloo` and `grpo` need two or more."""
     num_epochs: PositiveInt = 2
     """How often each response of a batch is used. Source: arXiv 2403.17031 uses 4."""

@@ -169,7 +169,8 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         last=last.policy if last else None,
         start=last.refresh if last else None,
     )
-    sample = run.stage(SAMPLE, r, data=data, base=base, policy=policy, last=last.policy if last else None)
+    sampled = sft if run.config.sample.policy == "sft" else policy
+    sample = run.stage(SAMPLE, r, data=data, base=base, policy=sampled, last=last.policy if last else None)
     committee = None
     if run.config.labeler.pick != "random":
         committee = run.stage(COMMITTEE, r, base=base, sft=sft, samples=sample, reward=reward, last=last.select if last else None)

@@ -68,16 +68,16 @@ def policy(context: Context) -> Metrics:
     context.save_log(log)
     memory = trainer.resident_bytes()
     context.drop_adapters("policy", "value", "start", *(scorer.adapter for scorer in scorers))
+    metrics = {"reference": trainer.reference, "updates": len(log), "memory": memory}
+    if not log:
+        return metrics
     first, last = ends(log)
-    return {
+    return metrics | {
         "objective/scores_first_updates": over_updates(first, "objective/scores"),
         "objective/scores_last_updates": over_updates(last, "objective/scores"),
         "objective/kl_last_updates": over_updates(last, "objective/kl"),
-        "reference": trainer.reference,
         "val/response_length_last_update": log[-1]["val/response_length"],
         "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
-        "updates": len(log),
-        "memory": memory,
     }
 
 
