@@ -10,14 +10,15 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "91e5027d",
     "setup/sft": "998443d5",
-    "setup/baseline": "4f3edb27",
+    "setup/baseline": "356fe766",
     "round-000/reward": "bc2215ef",
-    "round-000/policy": "4725b8cc",
-    "round-000/sample": "bc2863c0",
-    "round-000/label": "15f16740",
-    "round-000/retrain": "ff1fca29",
-    "round-000/select": "cb4c371a",
-    "round-000/evaluate": "b6b8e6ab",
+    "round-000/policy": "878ecd3a",
+    "round-000/sample": "2d71a88b",
+    "round-000/label": "84adcd71",
+    "round-000/retrain": "dffe96f9",
+    "round-000/select": "b0125298",
+    "round-000/keep": "2d002123",
+    "round-000/evaluate": "59aa7374",
 }
 
 

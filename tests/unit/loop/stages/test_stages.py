@@ -182,7 +182,13 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
 
     class Recorder:
         config = RunConfig.model_validate(
-            SETTINGS | {"labeler": {"kind": "reward-model"}, "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5}, "num_rounds": 2}
+            SETTINGS
+            | {
+                "num_rounds": 2,
+                "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5},
+                "labeler": {"kind": "reward-model"},
+                "ppo": {"init": "selected"},
+            }
         )
 
         def stage(self, stage, round_number=None, **inputs):
@@ -193,7 +199,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
     assert received.keys() == {stage.name for stage in STAGES}
     assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
     assert {name for name, inputs in received.items() if "filter" in inputs} == {
-        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "evaluate")
+        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "refresh", "evaluate")
     }
 
 
