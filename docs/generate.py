@@ -144,8 +144,10 @@ def _group(title: str, about: str, section: type[Section], names: list[str], pre
 
 def _default(value: Any, schema: dict[str, Any]) -> str:
     """Return a default as you would write it on the command line. A list of everything that has a name is not written out."""
-    if isinstance(value, list) and len(value) > 1 and {f"`{name}`" for name in value} <= set(_choices(schema["items"])):
-        return "all of these"
+    if isinstance(value, list) and len(value) > 1:
+        named = {choice for choice in _choices(schema["items"]) if choice.startswith("`")}
+        if {f"`{name}`" for name in value} == named:
+            return "all of these"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 

@@ -61,6 +61,7 @@ def test_the_run_time_settings():
         "reward.micro_batch_size",
         "ppo.micro_batch_size",
         "select.micro_batch_size",
+        "keep.micro_batch_size",
     }
 
 

@@ -8,16 +8,17 @@ from loop.keys import planned_keys
 PINNED = {
     "setup/data": "280bc797",
     "setup/base": "a8426e16",
-    "setup/filter": "1f4dd576",
-    "setup/sft": "04bd1a5f",
-    "setup/baseline": "d8503e81",
-    "round-000/reward": "cfd23a78",
-    "round-000/policy": "790f12c0",
-    "round-000/sample": "2f7aa2a4",
-    "round-000/label": "f4e63a64",
-    "round-000/retrain": "ca510a2e",
-    "round-000/select": "32c45bca",
-    "round-000/evaluate": "16c964fd",
+    "setup/filter": "91e5027d",
+    "setup/sft": "998443d5",
+    "setup/baseline": "356fe766",
+    "round-000/reward": "bc2215ef",
+    "round-000/policy": "878ecd3a",
+    "round-000/sample": "2d71a88b",
+    "round-000/label": "84adcd71",
+    "round-000/retrain": "dffe96f9",
+    "round-000/select": "b0125298",
+    "round-000/keep": "2d002123",
+    "round-000/evaluate": "59aa7374",
 }
 
 

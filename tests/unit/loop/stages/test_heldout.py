@@ -8,7 +8,7 @@ import pytest
 from configs.schema import RunConfig
 from configs.views import visible
 from loop.round import LABEL, run_rounds
-from loop.stages import STAGES, Context, reward_models, setup
+from loop.stages import STAGES, Context, keeping, reward_models, setup
 from loop.store import artifacts
 from loop.store.layout import place
 from policies.backbone import Backbone
@@ -30,7 +30,8 @@ SETTINGS = {
     "generation": {"max_new_tokens": 6},
     "sft": {"batch_size": 32},
     "reward": {"batch_size": 32, "num_epochs": 1, "normalization_samples": 8},
-    "ppo": {"num_updates": 2, "batch_size": 8, "num_epochs": 1},
+    "ppo": {"num_updates": 2, "batch_size": 8, "num_epochs": 1, "init": "selected"},
+    "keep": {"filters": [], "batch_size": 8},
     "sample": {"num_prompts": 20, "num_completions": 3, "heldout_fraction": 0.4},
     "select": {"kinds": ["features", "model", "rules"], "num_epochs": 1},
     "evaluate": {"num_prompts": 8},
@@ -74,11 +75,11 @@ def trained_on(monkeypatch):
     """The openings of all that each trainer was given, by trainer. Each one trains as ever."""
     openings = defaultdict(set)
 
-    def record(owner, name, openings_of):
+    def record(owner, name, openings_of, trainer=None):
         real = getattr(owner, name)
 
         def recording(*arguments, **options):
-            openings[name] |= openings_of(*arguments)
+            openings[trainer or name] |= openings_of(*arguments)
             return real(*arguments, **options)
 
         monkeypatch.setattr(owner, name, recording)
@@ -92,7 +93,8 @@ def trained_on(monkeypatch):
 
     monkeypatch.setattr(setup, "NUM_PRETRAINING_DIALOGUES", 2000)
     record(setup, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
-    record(setup, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
+    for owner, trainer in ((setup, "train_sft"), (keeping, "refresh")):
+        record(owner, "train_sft", lambda backbone, _, rows, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in rows]), trainer)
     record(reward_models, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
     record(listwise, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
     record(selectors, "fit", lambda kind, task: of_examples(task))
@@ -132,7 +134,7 @@ def test_nothing_that_is_trained_on_is_held_out(tmp_path, trained_on):
     heldout = {opening(row.prompt) for row in read_jsonl(tmp_path / "setup" / "filter" / "heldout_prompts.jsonl", PromptRecord)}
     heldout |= {opening(row.prompt) for row in read_jsonl(tmp_path / "setup" / "filter" / "heldout_pairs.jsonl", Comparison)}
     assert heldout >= {opening(row.prompt) for row in labels if row.heldout} != set()
-    assert trained_on.keys() == {"train_tiny_base", "train_sft", "train_reward_model", "train_selector", "fit", "train"}
+    assert trained_on.keys() == {"train_tiny_base", "train_sft", "refresh", "train_reward_model", "train_selector", "fit", "train"}
     for trainer, openings in trained_on.items():
         assert openings and not openings & heldout, trainer
         assert trainer == "train_tiny_base" or not any(law.holds_out(text) for text in openings), trainer

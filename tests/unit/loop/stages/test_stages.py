@@ -196,6 +196,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
                 "labeler": {"kind": "reward-model", "pick": "closeness"},
                 "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5},
                 "num_rounds": 2,
+                "ppo": {"init": "selected"},
             }
         )
 
@@ -207,7 +208,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
     assert received.keys() == {stage.name for stage in STAGES}
     assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
     assert {name for name, inputs in received.items() if "filter" in inputs} == {
-        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "evaluate")
+        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "refresh", "evaluate")
     }
 
 
