@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ def select(context: Context) -> Metrics:
             "this run's comparisons",
             "raise sample.num_prompts or sample.num_completions, or look whether the policy gives one answer only (ppo.kl_coefficient)",
         )
-    now, later = (tools_with(context, Scorer.load(backbone, name, context.inputs[name])) for name in ("reward", "retrained"))
+    now = tools_with(context, Scorer.load(backbone, "reward", context.inputs["reward"]))
+    later = replace(now, reward=Scorer.load(backbone, "retrained", context.inputs["retrained"]))
     samples = _samples_in(context.inputs["samples"])
     groups = group_samples(samples, labels[-1])
     examples = examples_so_far(context, now, groups)

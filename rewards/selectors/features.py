@@ -26,17 +26,16 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from policies.responses import ResponseBatch
-from policies.tokenization import encode_completion, encode_prompt
+from policies.tokenization import encode_completion
 from rewards.comparisons import Answer, Comparison
 from rewards.rules.builtin import phrases
 from rewards.selectors.examples import Example
-from rewards.selectors.selector import Candidates, Selector, SelectTask, Tools, by_group
+from rewards.selectors.selector import Candidates, Encoded, Selector, SelectTask, Tools, by_group
 
 LOGPROB_BATCH = 128
 DECIMALS = 6
@@ -64,10 +63,11 @@ class FeaturesSelector(Selector):
         return [[sum(weight * x.get(name, 0.0) for name, weight in self.weights.items()) for x in rows] for rows in found]
 
     def reasons(self, group: Candidates) -> list[Features]:
-        """How much each feature raises a candidate's score over the mean score of the group."""
+        """How much each feature raises a candidate's score over the mean score of the group, where it makes a difference."""
         rows = measure(self.tools, [group], self.names, self.temperature)[0]
         means = {name: sum(x.get(name, 0.0) for x in rows) / len(rows) for name in self.weights}
-        return [{name: weight * (x.get(name, 0.0) - means[name]) for name, weight in self.weights.items()} for x in rows]
+        raised = [{name: weight * (x.get(name, 0.0) - means[name]) for name, weight in self.weights.items()} for x in rows]
+        return [{name: value for name, value in row.items() if value} for row in raised]
 
     def save(self, folder: Path) -> None:
         """Write everything as JSON."""
@@ -140,60 +140,46 @@ def make_examples(
 
 
 def measure(tools: Tools, groups: Sequence[Candidates], names: Sequence[str], temperature: float) -> list[list[Features]]:
-    """The features of each candidate of each group. `names` are groups of features; each is measured once for the same candidates."""
-    parts = [tools.once((name, temperature), groups, partial(FEATURES[name], tools, temperature)) for name in names]
+    """The features of each candidate of each group. `names` are groups of features."""
+    parts = [FEATURES[name](tools, groups, temperature) for name in names]
     return [
         [{key: round(value, DECIMALS) for part in of_one for key, value in part.items()} for of_one in zip(*of_group, strict=True)]
         for of_group in zip(*parts, strict=True)
     ]
 
 
-def rewards(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+def rewards(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
     """The reward model's scores."""
     return [[{"reward": score} for score in scores] for scores in tools.rewards(groups)]
 
 
-def rules(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+def rules(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
     """Which rules find their defect."""
-    return [[{f"rule_{name}": value for name, value in found.items()} for found in rows] for rows in tools.defects(groups)]
+    return [[{f"rule_{name}": float(value) for name, value in found.items()} for found in rows] for rows in tools.defects(groups)]
 
 
-def agreement(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+def agreement(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
     """How much candidates agree with the others of their group. Both features are 0 for a candidate without others."""
-    return [_agreement_in(group) for group in groups]
+    return tools.once("agreement", groups, lambda new: [_agreement_in(group) for group in new])
 
 
-def logprobs(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+def logprobs(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
     """Log-probs of the tokens under the SFT adapter and the bare base."""
-    tokenizer = tools.backbone.tokenizer
-
-    def of_answers(answers: Sequence[Answer]) -> list[Features]:
-        sft, base = (token_logprobs(tools, answers, adapter, temperature) for adapter in ("sft", None))
-        return [
-            {
-                "sft_mean": float(s.mean()),
-                "sft_min": float(s.min()),
-                "sft_first_phrase": float(s[: _first_phrase_tokens(tokenizer, answer)].mean()),
-                "base_mean": float(b.mean()),
-                "base_min": float(b.min()),
-            }
-            for answer, s, b in zip(answers, sft, base, strict=True)
-        ]
-
-    return by_group(groups, of_answers)
+    return tools.once(("logprobs", temperature), groups, lambda new: _logprobs(tools, new, temperature))
 
 
-def lengths(tools: Tools, temperature: float, groups: Sequence[Candidates]) -> list[list[Features]]:
+def lengths(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
     """Length in tokens, and the logarithm of that in characters."""
+    return [
+        [
+            {"length": float(len(_tokens(tools, one))), "log_characters": math.log1p(len(answer.completion))}
+            for one, answer in zip(rows, group.answers, strict=True)
+        ]
+        for rows, group in zip(tools.encoded(groups), groups, strict=True)
+    ]
 
-    def of_answers(answers: Sequence[Answer]) -> list[Features]:
-        tokens = [len(_completion_ids(tools.backbone.tokenizer, answer)) for answer in answers]
-        return [{"length": float(n), "log_characters": math.log1p(len(a.completion))} for n, a in zip(tokens, answers, strict=True)]
 
-    return by_group(groups, of_answers)
-
-
-FEATURES: dict[str, Callable[[Tools, float, Sequence[Candidates]], list[list[Features]]]] = {
+FEATURES: dict[str, Callable[[Tools, Sequence[Candidates], float], list[list[Features]]]] = {
     "reward": rewards,
     "rules": rules,
     "agreement": agreement,
@@ -203,31 +189,49 @@ FEATURES: dict[str, Callable[[Tools, float, Sequence[Candidates]], list[list[Fea
 """The groups of features by name. The names are also in `FeatureGroup` (configs/sections.py)."""
 
 
-def token_logprobs(tools: Tools, answers: Sequence[Answer], adapter: str | None, temperature: float) -> list[np.ndarray]:
-    """The log-prob of each token of each answer, with the end token if it is finished. Batches hold answers of similar length."""
-    tokenizer = tools.backbone.tokenizer
-    encoded = [(encode_prompt(tokenizer, answer.prompt), _completion_ids(tokenizer, answer)) for answer in answers]
-    found: list[np.ndarray] = [np.zeros(0)] * len(answers)
-    order = sorted(range(len(answers)), key=lambda i: len(encoded[i][0]) + len(encoded[i][1]))
+def token_logprobs(tools: Tools, candidates: Sequence[Encoded], adapter: str | None, temperature: float) -> list[np.ndarray]:
+    """The log-prob of each token of each candidate. Batches hold sequences of similar length."""
+    responses = [_tokens(tools, one) for one in candidates]
+    found: list[np.ndarray] = [np.zeros(0)] * len(candidates)
+    order = sorted(range(len(candidates)), key=lambda i: len(candidates[i].prompt) + len(responses[i]))
     for start in range(0, len(order), LOGPROB_BATCH):
         rows = order[start : start + LOGPROB_BATCH]
-        prompts, completions = zip(*(encoded[i] for i in rows), strict=True)
-        batch = ResponseBatch.from_ids(tools.backbone, prompts, completions, temperature)
+        batch = ResponseBatch.from_ids(tools.backbone, [candidates[i].prompt for i in rows], [responses[i] for i in rows], temperature)
         on_grid, mask = batch.under(adapter)[1].float().cpu().numpy(), batch.mask.cpu().numpy()
         for i, values, real in zip(rows, on_grid, mask, strict=True):
             found[i] = values[real]
     return found
 
 
-def _completion_ids(tokenizer: object, answer: Answer) -> list[int]:
-    return encode_completion(tokenizer, answer.completion, answer.finished) or encode_completion(tokenizer, "")
+def _logprobs(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[Features]]:
+    encoded = tools.encoded(groups)
+    sft = by_group(encoded, lambda candidates: token_logprobs(tools, candidates, "sft", temperature))
+    base = by_group(encoded, lambda candidates: token_logprobs(tools, candidates, None, temperature))
+    return [
+        [
+            {
+                "sft_mean": float(s.mean()),
+                "sft_min": float(s.min()),
+                "sft_first_phrase": float(s[: _first_phrase_tokens(tools, answer)].mean()),
+                "base_mean": float(b.mean()),
+                "base_min": float(b.min()),
+            }
+            for answer, s, b in zip(group.answers, of_sft, of_base, strict=True)
+        ]
+        for group, of_sft, of_base in zip(groups, sft, base, strict=True)
+    ]
 
 
-def _first_phrase_tokens(tokenizer: object, answer: Answer) -> int:
+def _tokens(tools: Tools, one: Encoded) -> list[int]:
+    """The completion's tokens; the end token if there are none."""
+    return one.completion or [tools.backbone.tokenizer.eos_token_id]
+
+
+def _first_phrase_tokens(tools: Tools, answer: Answer) -> int:
     """How many tokens the text has up to the end of its first phrase. A text without phrases is taken as one phrase."""
     first = next(iter(phrases(answer.completion)), "")
     end = answer.completion.find(first) + len(first) if first else len(answer.completion)
-    return max(1, len(encode_completion(tokenizer, answer.completion[:end], finished=False)))
+    return max(1, len(encode_completion(tools.backbone.tokenizer, answer.completion[:end], finished=False)))
 
 
 def _agreement_in(group: Candidates) -> list[Features]:

@@ -35,7 +35,7 @@ class ListwiseSelector(Selector):
 
     def score(self, groups: Sequence[Candidates]) -> list[list[float]]:
         """The head's outputs, which are logits within a group."""
-        return by_group(groups, self.scorer.score_answers)
+        return by_group([group.answers for group in groups], self.scorer.score_answers)
 
     def save(self, folder: Path) -> None:
         """Write a PEFT folder, and the log of the training."""

@@ -11,6 +11,7 @@ from configs.schema import SelectConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
+from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Answer, CandidateGroup, Comparison, Prompt, Sample
 from rewards.rules import find_defects
 from rewards.rules.reply import Rule
@@ -18,6 +19,7 @@ from rewards.scoring import Scorer
 from rewards.selectors.examples import Example
 from rewards.world.replies import reply_to
 
+Item = TypeVar("Item")
 Measured = TypeVar("Measured")
 
 
@@ -28,6 +30,13 @@ class Candidates(NamedTuple):
     prompt: Prompt
     source: str
     answers: list[Answer]
+
+
+class Encoded(NamedTuple):
+    """A candidate as token ids."""
+
+    prompt: list[int]
+    completion: list[int]
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Tools:
     rules: Mapping[str, Rule]
     """By name, as `rewards.rules.find_rules` gives them."""
     measured: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What `once` has measured."""
+    """What `once` has measured. Tools that differ in the reward model only may share it."""
 
     def once(
         self, what: Hashable, groups: Sequence[Candidates], measure: Callable[[Sequence[Candidates]], list[list[Measured]]]
@@ -57,19 +66,32 @@ class Tools:
         self.measured.update(zip(new, measure(list(new.values())) if new else [], strict=True))
         return [self.measured[key] for key in keys]
 
+    def encoded(self, groups: Sequence[Candidates]) -> list[list[Encoded]]:
+        """The token ids of each candidate, with the end token if it is finished, and those of its prompt."""
+        tokenizer = self.backbone.tokenizer
+
+        def encode(group: Candidates) -> list[Encoded]:
+            prompt = encode_prompt(tokenizer, group.prompt)
+            return [Encoded(prompt, encode_completion(tokenizer, answer.completion, answer.finished)) for answer in group.answers]
+
+        return self.once("encoded", groups, lambda new: [encode(group) for group in new])
+
     def rewards(self, groups: Sequence[Candidates]) -> list[list[float]]:
         """The reward model's score of each candidate."""
-        return self.once("rewards", groups, lambda new: by_group(new, self.reward.score_answers))
+
+        def score(new: Sequence[Candidates]) -> list[list[float]]:
+            return by_group(self.encoded(new), lambda items: self.reward.score([one.prompt + one.completion for one in items]).tolist())
+
+        return self.once(("rewards", self.reward.adapter), groups, score)
 
     def defects(self, groups: Sequence[Candidates]) -> list[list[dict[str, bool]]]:
         """Whether each candidate has each rule's defect."""
-        return [
-            [
-                find_defects(reply_to(group.prompt_id, group.prompt, group.source, a.completion, a.finished), self.rules)
-                for a in group.answers
-            ]
-            for group in groups
-        ]
+
+        def find(group: Candidates) -> list[dict[str, bool]]:
+            of_prompt = group.prompt_id, group.prompt, group.source
+            return [find_defects(reply_to(*of_prompt, answer.completion, answer.finished), self.rules) for answer in group.answers]
+
+        return self.once("defects", groups, lambda new: [find(group) for group in new])
 
 
 @dataclass(frozen=True)
@@ -113,10 +135,10 @@ class SelectTask:
     seed: int
 
 
-def by_group(groups: Sequence[Candidates], measure: Callable[[Sequence[Answer]], Sequence[Measured]]) -> list[list[Measured]]:
-    """Call `measure` once, with the answers of all groups, and divide what it returns by group."""
-    values = iter(measure([answer for group in groups for answer in group.answers]))
-    return [list(islice(values, len(group.answers))) for group in groups]
+def by_group(groups: Sequence[Sequence[Item]], measure: Callable[[list[Item]], Sequence[Measured]]) -> list[list[Measured]]:
+    """Call `measure` once, with the items of all groups, and divide what it returns by group."""
+    values = iter(measure([item for group in groups for item in group]))
+    return [list(islice(values, len(group))) for group in groups]
 
 
 def group_samples(samples: Sequence[Sample], labels: Sequence[Comparison] = ()) -> list[Candidates]:

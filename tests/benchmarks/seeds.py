@@ -20,6 +20,9 @@ from loop.executors import executor_for
 from loop.signals import StopSignals
 from loop.terminal import Terminal
 
+SELECTORS = ("features", "reward-model", "rules", "longest")
+WAYS = ("random", "reward_model", "chosen", "oracle")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -55,12 +58,15 @@ def measure(run: Path) -> dict[str, Any]:
             f"fresh before {r}": retrain["accuracy_fresh_before"]["accuracy"],
             f"fresh after {r}": retrain["accuracy_fresh"]["accuracy"],
         }
-        found |= {f"{name} {r}": select[name]["pairwise"]["accuracy"] for name in ("selector", "reward_model", "longest")}
+        found |= {f"{name} {r}": select["judged"][name]["pairwise"]["accuracy"] for name in SELECTORS}
+        found |= {f"{way} of n {r}": evaluate["best_of"][way]["mean"] for way in WAYS}
+        if r:
+            found |= {f"{name} of round {r - 1}": select["judged_before"][name]["pairwise"]["accuracy"] for name in SELECTORS}
     return found
 
 
 def print_table(seeds: list[int], rows: list[dict[str, Any]]) -> None:
-    """Gold by seed, then the paired differences, then reward model and selector."""
+    """Gold by seed, then the paired differences, then the selectors and the best of n."""
     print("\n| seed | SFT | round 0 | round 1 |\n| ---: | ---: | ---: | ---: |")
     for seed, row in zip(seeds, rows, strict=True):
         cells = [
@@ -71,15 +77,23 @@ def print_table(seeds: list[int], rows: list[dict[str, Any]]) -> None:
     print("\n| paired difference over seeds | mean | standard error | seeds where it is positive |\n| --- | ---: | ---: | ---: |")
     pairs = [("round 0", "sft"), ("round 1", "sft"), ("round 1", "round 0")]
     pairs += [(f"fresh after {r}", f"fresh before {r}") for r in (0, 1)]
-    pairs += [(f"selector {r}", f"reward_model {r}") for r in (0, 1)]
+    pairs += [(f"features {r}", f"reward-model {r}") for r in (0, 1)]
+    pairs += [("features of round 0", "reward-model of round 0")]
+    pairs += [(f"chosen of n {r}", f"{other} of n {r}") for r in (0, 1) for other in ("reward_model", "random")]
     for new, old in pairs:
         differences = [row[new] - row[old] for row in rows]
         average, error = sum(differences) / len(rows), standard_error(differences)
         print(f"| {new} - {old} | {average:+.3f} | {error:.3f} | {sum(d > 0 for d in differences)} of {len(rows)} |")
-    print("\n| held-out comparisons, pairwise accuracy | round 0 | round 1 |\n| --- | ---: | ---: |")
-    for name in ("selector", "reward_model", "longest"):
-        cells = (f"{mean(rows, f'{name} {r}'):.3f} ± {standard_error([row[f'{name} {r}'] for row in rows]):.3f}" for r in (0, 1))
-        print(f"| {name} | {' | '.join(cells)} |")
+    print("\n| held-out comparisons, pairwise accuracy | round 0 | round 1 | of round 0 on round 1 |\n| --- | ---: | ---: | ---: |")
+    for name in SELECTORS:
+        print(f"| {name} | {with_error(rows, f'{name} 0')} | {with_error(rows, f'{name} 1')} | {with_error(rows, f'{name} of round 0')} |")
+    print("\n| gold of the best of n | round 0 | round 1 |\n| --- | ---: | ---: |")
+    for way in WAYS:
+        print(f"| {way} | {with_error(rows, f'{way} of n 0')} | {with_error(rows, f'{way} of n 1')} |")
+
+
+def with_error(rows: list[dict[str, Any]], name: str) -> str:
+    return f"{mean(rows, name):.3f} ± {standard_error([row[name] for row in rows]):.3f}"
 
 
 def mean(rows: list[dict[str, Any]], name: str) -> float:

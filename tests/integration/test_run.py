@@ -48,7 +48,9 @@ def test_the_contract_of_status(two_rounds):
     assert set(evaluate["reward_accuracy"]) == {"original", "round-000", "round-001"}
     retrain = status["rounds"][1]["stages"]["retrain"]["metrics"]
     assert set(retrain["mixture"]) == {"original", "round-000", "round-001"}
-    assert {"selector", "reward_model", "longest", "random"} <= set(status["rounds"][1]["stages"]["select"]["metrics"])
+    select = status["rounds"][1]["stages"]["select"]["metrics"]
+    assert select["judged"].keys() == select["judged_before"].keys() == {"features", "reward-model", "rules", "longest", "random"}
+    assert {"random", "chosen", "reward_model", "oracle", "normalized_gain"} <= evaluate["best_of"].keys()
 
 
 def test_what_is_paired_is_reported_paired(two_rounds):
@@ -67,7 +69,10 @@ def test_what_is_paired_is_reported_paired(two_rounds):
         assert evaluate[name]["mean"] == pytest.approx(statistics.mean(differences), abs=1e-12)
         assert evaluate[name]["standard_error"] == pytest.approx(statistics.stdev(differences) / len(now) ** 0.5)
     for stages in (row["stages"] for row in rounds):
-        assert stages["select"]["metrics"]["reward_model"]["pairwise"] == stages["retrain"]["metrics"]["accuracy_fresh"]
+        fresh, judged = stages["retrain"]["metrics"], stages["select"]["metrics"]
+        assert judged["judged"]["reward-model"]["pairwise"] == fresh["accuracy_fresh"]
+        if judged["judged_before"]:
+            assert judged["judged_before"]["reward-model"]["pairwise"] == fresh["accuracy_fresh_before"]
 
 
 def test_every_metric_of_a_run_is_known(two_rounds):
@@ -223,7 +228,7 @@ def test_a_damaged_stage_is_refused_and_made_again(two_rounds, tmp_path):
     shutil.copytree(two_rounds.folder / "runs" / "whole", tmp_path / "runs" / "whole")
     there = Workspace(tmp_path, two_rounds.cache)
     before, rounds = there.digests("whole"), there.status("whole")["rounds"]
-    adapter = tmp_path / "runs" / "whole" / "round-001" / "select" / "adapter_model.safetensors"
+    adapter = tmp_path / "runs" / "whole" / "round-001" / "retrain" / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-1])
     _, err = there.loop("verify", "whole", exit_code=2)
     assert str(adapter.relative_to(tmp_path)) in err
@@ -294,6 +299,8 @@ def test_the_other_choices_run(workspace):
         "retrain.data=sample",
         "retrain.mixture_pairs=64",
         "sample.earlier_fraction=0.5",
+        "select.kinds=[model, features]",
+        "select.use=model",
         "select.init=sft",
         "lora.layers=upper-half",
         "labeler.kind=mine.py:judge",

@@ -81,7 +81,9 @@ def test_what_is_not_a_function_is_said_when_it_is_loaded(here):
     ("word", "message"),
     [
         ("labeler.kind=golden", "labeler.kind must be 'gold', 'preferences-file' or 'reward-model' or module:function or file.py:function"),
-        ("select.kind=listwize", "did you mean 'listwise'?"),
+        ("select.kinds=[featurs]", "did you mean 'features'?"),
+        ("select.kinds=[longest, features, longest]", "select.kinds names a selector twice"),
+        ("select.use=mine.py:score", "select.use=mine.py:score is not among select.kinds, which are features, reward-model"),
         ("evaluate.rules=[emty]", "did you mean 'empty'?"),
         ("labeler.kind=judges.py", "module:function or file.py:function, not 'judges.py'"),
     ],
@@ -93,6 +95,8 @@ def test_an_unknown_kind_is_refused(word, message):
 
 
 def test_functions_are_taken_where_built_in_ones_are():
-    words = ["data=rows.py:pairs", "labeler.kind=judges.py:judge", "select.kind=mine.py:score", "evaluate.rules=[empty, mine.py:too_long]"]
+    words = ["data=rows.py:pairs", "labeler.kind=judges.py:judge", "select.kinds=[rules, mine.py:score]", "select.use=mine.py:score"]
+    words += ["evaluate.rules=[empty, mine.py:too_long]"]
     config = load_config(overrides=words)
     assert config.evaluate.rules == ["empty", "mine.py:too_long"] and config.labeler.kind == "judges.py:judge"
+    assert config.select.use == config.select.kinds[1] == "mine.py:score"

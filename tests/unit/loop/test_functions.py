@@ -8,7 +8,8 @@ from loop.functions import check_functions
 from loop.keys import planned_keys
 from tests.unit.loop.fake_executor import FakeDriver
 
-SETTINGS = ("labeler.kind=mine.py:judge", "evaluate.rules=[empty, mine.py:rule]", "data=rows.py:pairs", "select.kind=mine.py:score")
+SETTINGS = ("labeler.kind=mine.py:judge", "evaluate.rules=[empty, mine.py:rule]", "data=rows.py:pairs", "select.kinds=[mine.py:score]")
+SETTINGS += ("select.use=mine.py:score",)
 
 
 @pytest.fixture

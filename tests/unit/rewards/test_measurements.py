@@ -66,7 +66,10 @@ def test_the_terminal_shows_differences_with_their_sign_and_error():
     better = {"mean": 0.374, "standard_error": 0.081, "count": 512}
     assert headline("evaluate", {"gold_over_sft": better}) == "gold_over_sft +0.374 ± 0.081"
     worse = {"mean": -0.012, "standard_error": 0.02, "count": 90}
-    assert headline("select", {"selector_over_reward_model": {"top1": better, "pairwise": worse}}).endswith("-0.012 ± 0.020")
+    right = {"accuracy": 0.75, "standard_error": 0.02, "pairs": 90}
+    judged = {kind: {"top1": right, "pairwise": right, "over_reward_model": {"top1": better}} for kind in ("features", "rules")}
+    assert headline("select", {"judged": judged, "judged_before": {}}) == "judged features 0.750 ± 0.020; rules 0.750 ± 0.020"
+    assert headline("evaluate", {"best_of": {"chosen": better, "random": worse}}) == "best_of chosen 0.37 ± 0.08; random -0.01 ± 0.02"
     assert headline("retrain", {"accuracy_fresh_gain": {"mean": 0.25, "standard_error": None, "count": 1}}) == "accuracy_fresh_gain +0.250"
     updates = {"mean": 0.5, "standard_error": 0.04, "updates": 5}
     assert headline("policy", {"objective/scores_last_updates": updates}) == "scores_last_updates 0.50 ± 0.04"

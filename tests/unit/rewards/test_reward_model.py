@@ -15,7 +15,9 @@ from rewards.comparisons import Comparison
 from rewards.measurements import summarize
 from rewards.reward_model import outcomes, shortest, train_reward_model
 from rewards.scoring import Scorer
-from rewards.selectors.judging import judge_choosers, longest
+from rewards.selectors import Tools, group_samples
+from rewards.selectors.judging import judge
+from rewards.selectors.simple import Longest, RewardModel
 from tests.conftest import make_causal_lm
 
 
@@ -94,12 +96,13 @@ def test_select_and_retrain_report_the_same_accuracy_of_a_reward_model(scorer):
     rows = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(20)]
     rows += [Comparison(f"p{i}", f"mango {i}?", f"green {i % 5}", f"yellow {i % 7}") for i in range(0, 20, 2)]
     retrain = outcomes(scorer.score_answers, rows).accuracy()
-    judged = judge_choosers({"selector": longest, "reward_model": scorer.score_answers}, rows)
-    assert judged["reward_model"]["pairwise"] == retrain
-    assert retrain["pairs"] == judged["selector"]["pairwise"]["pairs"] == 30 and retrain["accuracy"] == pytest.approx(20 / 30)
-    assert judged["reward_model"]["top1"]["pairs"] == 10  # there is no most preferred candidate in the even ones
-    assert judged["selector_over_reward_model"]["pairwise"]["mean"] == pytest.approx(
-        judged["selector"]["pairwise"]["accuracy"] - retrain["accuracy"]
+    tools = Tools(scorer.backbone, scorer, {})
+    judged = judge({"longest": Longest(tools), "reward-model": RewardModel(tools)}, group_samples([], rows), rows)
+    assert judged["reward-model"]["pairwise"] == retrain
+    assert retrain["pairs"] == judged["longest"]["pairwise"]["pairs"] == 30 and retrain["accuracy"] == pytest.approx(20 / 30)
+    assert judged["reward-model"]["top1"]["pairs"] == 10  # there is no most preferred candidate in the even ones
+    assert judged["longest"]["over_reward_model"]["pairwise"]["mean"] == pytest.approx(
+        judged["longest"]["pairwise"]["accuracy"] - retrain["accuracy"]
     )
 
 
@@ -108,10 +111,11 @@ def test_held_out_comparisons_that_are_all_ties_have_no_accuracy(backbone):
     ties = [Comparison("p", "q", "a", "b", tie=True), Comparison("p", "q", "a", "ccc", tie=True)]
     nothing = {"accuracy": None, "standard_error": None, "pairs": 0}
     backbone.add_adapter("reward")
-    assert outcomes(Scorer(backbone, "reward", torch.ones(1, 32)).score_answers, ties).accuracy() == nothing
+    scorer = Scorer(backbone, "reward", torch.ones(1, 32))
+    assert outcomes(scorer.score_answers, ties).accuracy() == nothing
     assert outcomes(shortest, ties).accuracy() == nothing
-    judged = judge_choosers({"longest": longest}, ties[:1])
+    judged = judge({"longest": Longest(Tools(backbone, scorer, {}))}, group_samples([], ties), ties[:1])
     assert judged["longest"]["pairwise"] == judged["longest"]["top1"] == nothing
     assert summarize([]) == {"mean": None, "standard_error": None, "count": 0}
-    assert headline("select", judged).startswith("longest -")
+    assert headline("select", {"judged": judged}) == "judged longest -"
     assert headline("evaluate", {"gold": summarize([])}) == "gold -"

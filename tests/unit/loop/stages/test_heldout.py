@@ -15,6 +15,7 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.ppo import PPOTrainer
 from policies.reporting import report_nothing
+from rewards import selectors
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl
 from rewards.data.splits import Split, opening
 from rewards.selectors import listwise
@@ -31,7 +32,7 @@ SETTINGS = {
     "reward": {"batch_size": 32, "num_epochs": 1, "normalization_samples": 8},
     "ppo": {"num_updates": 2, "batch_size": 8, "num_epochs": 1},
     "sample": {"num_prompts": 20, "num_completions": 3, "heldout_fraction": 0.4},
-    "select": {"num_epochs": 1},
+    "select": {"kinds": ["features", "model", "rules"], "num_epochs": 1},
     "evaluate": {"num_prompts": 8},
 }
 
@@ -85,11 +86,16 @@ def trained_on(monkeypatch):
     def of_ids(tokenizer, prompts):
         return {tokenizer.decode(ids).split("<|user|>")[1].split("<|")[0].strip() for ids in prompts}
 
+    def of_examples(task):
+        prompts = {group.prompt_id: group.prompt for group in task.groups}
+        return {opening(prompts[example.prompt_id]) for example in task.examples}
+
     monkeypatch.setattr(setup, "NUM_PRETRAINING_DIALOGUES", 2000)
     record(setup, "train_tiny_base", lambda dialogues, *rest: {opening(messages) for messages, _ in dialogues})
     record(setup, "train_sft", lambda backbone, _, examples, *rest: of_ids(backbone.tokenizer, [prompt for prompt, _ in examples]))
     record(reward_models, "train_reward_model", lambda backbone, _, pairs, *rest: {opening(pair.prompt) for pair in pairs})
     record(listwise, "train_selector", lambda backbone, _, groups, *rest: {opening(group.prompt) for group in groups})
+    record(selectors, "fit", lambda kind, task: of_examples(task))
     record(
         PPOTrainer,
         "train",
@@ -126,7 +132,7 @@ def test_nothing_that_is_trained_on_is_held_out(tmp_path, trained_on):
     heldout = {opening(row.prompt) for row in read_jsonl(tmp_path / "setup" / "filter" / "heldout_prompts.jsonl", PromptRecord)}
     heldout |= {opening(row.prompt) for row in read_jsonl(tmp_path / "setup" / "filter" / "heldout_pairs.jsonl", Comparison)}
     assert heldout >= {opening(row.prompt) for row in labels if row.heldout} != set()
-    assert trained_on.keys() == {"train_tiny_base", "train_sft", "train_reward_model", "train_selector", "train"}
+    assert trained_on.keys() == {"train_tiny_base", "train_sft", "train_reward_model", "train_selector", "fit", "train"}
     for trainer, openings in trained_on.items():
         assert openings and not openings & heldout, trainer
         assert trainer == "train_tiny_base" or not any(law.holds_out(text) for text in openings), trainer

@@ -44,7 +44,7 @@ def run(backbone, tmp_path, monkeypatch):
     settings = {
         "data": {"source": "mine.py:pairs"},
         "labeler": {"kind": "mine.py:judge"},
-        "select": {"kind": "mine.py:score"},
+        "select": {"kinds": ["mine.py:score", "longest"], "use": "mine.py:score"},
         "evaluate": {"rules": ["mine.py:mentions_seven", "empty"]},
     }
     config = RunConfig.model_validate(settings)
@@ -92,9 +92,14 @@ def test_a_selector_chooses_without_training(run, backbone, tmp_path):
     rows = [Comparison(f"p{i}", f"question {i}", "a", "bc", generation=0, heldout=i % 2 == 0) for i in range(8)]
     (tmp_path / "labels").mkdir()
     write_jsonl(tmp_path / "labels" / "comparisons.jsonl", rows)
-    metrics, folder = run("select", sft=tmp_path / "sft", reward=tmp_path / "reward", labels=[tmp_path / "labels"])
-    assert metrics["selector"]["pairwise"]["accuracy"] == 1.0 and metrics["longest"]["pairwise"]["accuracy"] == 0.0
-    assert json.loads((folder / "selector.json").read_text()) == {"function": "mine.py:score"}
+    write_jsonl(tmp_path / "samples.jsonl", [Sample(f"0-0-p0-{k}", "p0", "question 0", "bcd"[k:], True, 0, k) for k in range(3)])
+    models = {"sft": tmp_path / "sft", "reward": tmp_path / "reward", "retrained": tmp_path / "reward"}
+    metrics, folder = run("select", samples=tmp_path, labels=[tmp_path / "labels"], **models)
+    judged = {kind: found["pairwise"]["accuracy"] for kind, found in metrics["judged"].items()}
+    assert judged == {"mine.py:score": 1.0, "longest": 0.0} and metrics["judged_before"] == {}
+    assert json.loads((folder / "mine.py-score" / "selector.json").read_text()) == {"function": "mine.py:score"}
+    chosen = [json.loads(line) for line in (folder / "chosen.jsonl").read_text().splitlines()]
+    assert [(row["sample_id"], row["completion"]) for row in chosen] == [("0-0-p0-2", "d")] + [("", "a")] * 7
 
 
 def test_a_rule_is_counted(run, backbone, tmp_path, monkeypatch):
