@@ -10,14 +10,14 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "91e5027d",
     "setup/sft": "998443d5",
-    "setup/baseline": "4f3edb27",
+    "setup/baseline": "356fe766",
     "round-000/reward": "bc2215ef",
     "round-000/policy": "4725b8cc",
     "round-000/sample": "bc2863c0",
     "round-000/label": "15f16740",
     "round-000/retrain": "ff1fca29",
-    "round-000/select": "cb4c371a",
-    "round-000/evaluate": "b6b8e6ab",
+    "round-000/select": "b56a8067",
+    "round-000/evaluate": "89c57696",
 }
 
 
