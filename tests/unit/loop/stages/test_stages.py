@@ -380,7 +380,7 @@ def test_rounds_are_compared_prompt_by_prompt(backbone, folders, tmp_path, monke
             backbone,
             tmp_path / folder,
             round_number=round_number,
-            evaluate={"num_prompts": 100},
+            evaluate={"num_prompts": 100, "best_of": 0},
         )
         records = [PromptRecord(f"heldout_prompts-{i}", f"question {i}") for i in range(100)]
         write_jsonl(folders["data"] / "heldout_prompts.jsonl", records)
