@@ -18,8 +18,7 @@ from rewards.data.splits import Split
 from rewards.labelers.labels import Committee
 from rewards.labelers.picking import Texts, all_pairs, texts_of
 from rewards.selectors import Candidates, Tools
-from rewards.selectors.features import token_logprobs
-from rewards.selectors.selector import by_group
+from rewards.selectors.features import logprobs
 from rewards.selectors.worth import WORTH
 
 FILE = "scores.jsonl"
@@ -36,7 +35,8 @@ def ask(
     """
     rewards = tools.rewards(groups)
     if by_selector is None or by_selector == rewards:
-        members = {"reward_model": rewards, "sft": _mean_logprobs(tools, groups, temperature)}
+        found = logprobs(tools, groups, temperature)
+        members = {"reward_model": rewards, "sft": [[of_one["sft_mean"] for of_one in of_group] for of_group in found]}
     else:
         members = {"selector": by_selector, "reward_model": rewards}
     return {name: _by_sample(samples, groups, scores) for name, scores in members.items()}
@@ -88,10 +88,6 @@ def read(folder: Path) -> Committee:
     with (folder / FILE).open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return {name: {row["id"]: row[name] for row in rows} for name in rows[0] if name != "id"} if rows else {}
-
-
-def _mean_logprobs(tools: Tools, groups: Sequence[Candidates], temperature: float) -> list[list[float]]:
-    return by_group(tools.encoded(groups), lambda ones: [float(row.mean()) for row in token_logprobs(tools, ones, "sft", temperature)])
 
 
 def _by_sample(samples: Sequence[Sample], groups: Sequence[Candidates], scores: Sequence[Sequence[float]]) -> Mapping[str, float]:
