@@ -95,7 +95,7 @@ class RetrainConfig(Section):
     `mixture_pairs` from everything. Source: arXiv 2505.18126, where `concat` is best."""
     mixture_pairs: PositiveInt = 2600
     """Only for `data: sample`: how many pairs are drawn."""
-    max_pairs: PositiveInt | None = None
+    max_pairs: PositiveInt | None = 2000
     """Only for `data: concat`: at most this many pairs are used, so that a round does not take longer and longer. None means all of them.
     The settings below say which ones are drawn. A share that has too few pairs is filled up from the other ones."""
     original_fraction: Fraction = 0.4

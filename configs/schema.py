@@ -83,11 +83,6 @@ class RunConfig(Section):
                 f"ppo.advantage={ppo.advantage} compares responses to the same prompt, but ppo.samples_per_prompt is 1",
                 "set ppo.samples_per_prompt to 2 or more",
             )
-        if ppo.score == "features" and "answer-features" not in self.select.kinds:
-            raise BadValue(
-                "ppo.score=features needs the selector answer-features, which select.kinds does not name",
-                "add it to select.kinds, or set ppo.score=reward-model",
-            )
         return self
 
     @model_validator(mode="after")

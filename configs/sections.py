@@ -179,9 +179,9 @@ class PPOConfig(Section):
     """The critic: `head` is a linear head on the policy's own hidden states, `adapter` has an adapter of its own as well. Both start from
     the reward model."""
     score: Literal["reward-model", "features"] = "features"
-    """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is the score of the selector
-    `answer-features` that the last round has fitted to the labels, in log-odds; it has the reward model's score among its features. Round
-    0 has no labels of its own samples yet, so it always takes the reward model."""
+    """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is logistic regression
+    on the features of an answer (`select.features` without agreement), which the last round has fitted to the labels, in log-odds. The
+    reward model's score is one of the features. Round 0 has no labels of samples yet, so it takes the reward model."""
     kl_coefficient: NonNegativeFloat = 0.2
     """The weight of the KL penalty, which is part of each token's reward. Source: arXiv 1909.08593, equation 2; arXiv 2403.17031 uses
     0.05."""
@@ -201,12 +201,12 @@ class PPOConfig(Section):
     recompute_logprobs: bool = False
     """Whether the log-probabilities and values of a batch are computed again after sampling. `false` keeps those from sampling, where the
     adapter is merged into the weights: they differ by about 1e-6 in float32 and by 1e-2 in bfloat16. `true` makes the first ratio 1."""
-    init: Literal["sft", "last", "interpolate", "selected"] = "sft"
+    init: Literal["sft", "last", "interpolate", "selected"] = "last"
     """Where the policy of a round starts: from the SFT adapter, from the last round's policy, from an interpolation of both, or from the
     SFT policy that was fine-tuned on the kept completions (`keep`). Source: arXiv 2505.18126, where `sft` is best of the first three."""
     interpolate_weight: Fraction = 0.5
     """Only for `init: interpolate`: the weight of the last round's policy. The SFT adapter has the rest."""
-    reference: Literal["sft", "start"] = "sft"
+    reference: Literal["sft", "start"] = "start"
     """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
     from the SFT policy."""
 

@@ -72,7 +72,7 @@ LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), 
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
 SELECT = Stage(
     "select",
-    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction"),
+    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction", "ppo.score"),
     version=5,
     calls=("select.kinds", "evaluate.rules"),
 )

@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize
-from loop.stages.selecting import examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
+from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
@@ -28,7 +28,7 @@ from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import measure_scores, outcomes
 from rewards.sampling import draw_prompts
 from rewards.scoring import Scorer
-from rewards.selectors import SelectTask, group_samples, listwise
+from rewards.selectors import SelectTask, features, group_samples, listwise
 from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.judging import judge
 
@@ -181,6 +181,8 @@ def select(context: Context) -> Metrics:
     for kind, selector in made.items():
         save_selector(context, kind, selector)
     choices, split = choose(made[config.select.use].using(now), groups), Split(config.seed, config.data.heldout_fraction)
+    if config.ppo.score == "features":
+        save_selector(context, PPO_SCORE, features.fit_without_agreement(task))
     context.save_rows("chosen.jsonl", _chosen(choices, samples, split))
     found = committees.ask(now, groups, samples, [list(choice.scores) for choice in choices], config.generation.temperature)
     context.save_rows("to_label.jsonl", committees.propose(found, samples, labels[-1], split))

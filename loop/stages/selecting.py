@@ -13,6 +13,9 @@ from rewards.selectors import Candidates, Selector, Tools, features
 from rewards.selectors.examples import Example, merge, read_examples, write_examples
 from rewards.selectors.score_function import as_score_function, centred
 
+PPO_SCORE = "ppo-score"
+"""The folder of the features that PPO of the next round maximises, in the output of the `select` stage."""
+
 
 def tools_with(context: Context, reward: Scorer) -> Tools:
     """What selectors look at candidates with. `reward` must have been trained without any label of the candidates."""
@@ -25,14 +28,16 @@ def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
 
 
 def score_function(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction:
-    """What PPO maximises: the score of the reward models, or that of the last round's selector `answer-features`.
+    """What PPO maximises: the score of the reward models, or that of the features which the last round has fitted.
 
-    scorers: the reward models of all rounds so far, the newest one last. It is the one that the selector reads.
+    scorers: the reward models of all rounds so far, the newest one last. It is the one whose score is a feature. If all labels were ties,
+    nothing was fitted, and the reward models are left.
     """
-    if not context.inputs.get("select"):
-        return ensemble(scorers, context.config.reward.ensemble)
-    selector = selectors.load(context.inputs["select"], "answer-features", tools_with(context, scorers[-1]))
-    return centred(as_score_function(selector), reference_records(context))
+    if last := context.inputs.get("select"):
+        selector = features.load(last / PPO_SCORE, tools_with(context, scorers[-1]))
+        if selector.weights:
+            return centred(as_score_function(selector), reference_records(context))
+    return ensemble(scorers, context.config.reward.ensemble)
 
 
 def made_before(context: Context, tools: Tools) -> dict[str, Selector]:
@@ -50,7 +55,7 @@ def examples_so_far(context: Context, now: Tools, groups: Sequence[Candidates]) 
     now: with the reward model that has not seen these labels.
     """
     config, last = context.config, context.inputs.get("last")
-    if "features" not in config.select.kinds:
+    if config.ppo.score != "features" and not {"features", "answer-features"} & {*config.select.kinds}:
         return []
     new = features.make_examples(now, groups, context.labels()[-1], config.select.features, config.generation.temperature)
     examples = merge(read_examples(last) if last else [], new, config.select.max_examples)
@@ -58,11 +63,11 @@ def examples_so_far(context: Context, now: Tools, groups: Sequence[Candidates]) 
     return examples
 
 
-def save_selector(context: Context, kind: str, selector: Selector) -> None:
-    """Write a selector into its folder of the stage's output."""
+def save_selector(context: Context, name: str, selector: Selector) -> None:
+    """Write a selector into its folder of the stage's output. `name` is its kind, or PPO_SCORE."""
 
     def write(output: Path) -> None:
-        folder = output / selectors.folder_of(kind)
+        folder = output / selectors.folder_of(name)
         folder.mkdir()
         selector.save(folder)
 
