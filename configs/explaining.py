@@ -105,19 +105,18 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
     same = [e for e in errors if _known_part(tuple(str(part) for part in e["loc"])) == path]
     inside = [e for e in same if isinstance(e["loc"][-1], int)]  # one item of a list
     wrong = inside[0] if inside else first
-    wanted = " or ".join(dict.fromkeys(expected(e) for e in inside[:1] or same))
+    expected = " or ".join(dict.fromkeys(_expected(e) for e in inside[:1] or same))
     item = f", item {int(wrong['loc'][-1]) + 1}," if inside else ""
     value = "empty" if wrong["input"] is None else repr(wrong["input"])[:100]
     legal = re.findall(r"'([^']*)'", wrong.get("ctx", {}).get("expected", ""))
     near = difflib.get_close_matches(str(wrong["input"]), legal, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
-    is_number = "text" in wanted and isinstance(wrong["input"], int | float)
+    is_number = "text" in expected and isinstance(wrong["input"], int | float)
     to_do = "put the value in quotes; on the command line, write KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
-    return UserError(f"{'.'.join(path)}{item} must be {wanted}, not {value}{hint}", place(path), to_do)
+    return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(path), to_do)
 
 
-def expected(error: Any) -> str:
-    """Return what a value must be, by one of pydantic's errors, for example "a whole number"."""
+def _expected(error: Any) -> str:
     kinds = [kind for kind in EXPECTED if error["type"].startswith(kind)]
     return EXPECTED[max(kinds, key=len)].format(**error.get("ctx", {})) if kinds else error["msg"]
 

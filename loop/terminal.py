@@ -26,6 +26,8 @@ class Terminal:
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = PIPE_WIDTH
 
     def say(self, text: str) -> None:
         """Print one message. Markup and emoji codes in it are shown as they are."""
@@ -63,4 +65,4 @@ class Terminal:
             table.add_column(Text(printable(header)), justify="right" if number else "left")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
-        self.console.print(table, width=None if self.console.is_terminal else PIPE_WIDTH)
+        self.console.print(table)

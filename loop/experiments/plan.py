@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, ValidationError
 
 from configs.errors import UserError, did_you_mean
-from configs.explaining import expected
 from configs.fields import BadValue, Section, check_name
 from configs.loading import Given, read_config_file, read_file
 from configs.schema import RunConfig
@@ -34,6 +33,16 @@ best-of-n without PPO, is another program over `run.stage`, entered here. All ar
 EXAMPLE = "experiments/iterate.yaml"
 OF_THE_EXPERIMENT = {"name": "the name of the file, or of `name`,", "seed": "`seeds`", "num_rounds": "`rounds`"}
 """Settings of a run that the experiment decides -> what decides them."""
+MUST_BE = {
+    "name": "text",
+    "base": "a preset, a config file, or a group of settings",
+    "rounds": "a whole number of at least 1",
+    "seeds": "a list of whole numbers of at least 0",
+    "arms": "a group of arms, each with a group of settings",
+    "compare": "a list of pairs of arms",
+    "metrics": "a list of paths such as evaluate.gold, or of {path: evaluate.gold, rounds: all}",
+}
+"""What each key of the file must be."""
 Seed = Annotated[int, Field(ge=0, strict=True)]
 
 
@@ -62,6 +71,7 @@ class Arm:
 
     name: str
     kind: str
+    num_rounds: int
     given: Given
     changes: dict[str, Any]
 
@@ -79,11 +89,6 @@ class Arm:
     def config(self, seed: int) -> RunConfig:
         """The config of the run with this seed."""
         return self.given_at(seed).resolve()
-
-    @property
-    def num_rounds(self) -> int:
-        """How many rounds the arm has."""
-        return self.config(0).num_rounds
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,7 @@ def _arm(name: str, values: Mapping[str, Any], base: Given, source: Given, file:
             raise UserError(f"the arm {name!r} sets {'.'.join(path)}, which is a setting of the whole experiment", place, to_do)
         given.set(path, value, place)
         changes[".".join(path)] = value
-    arm = Arm(name, kind, given, changes)
-    arm.config(0)
-    return arm
+    return Arm(name, kind, given.resolve().num_rounds, given, changes)
 
 
 def _settings(
@@ -230,4 +233,4 @@ def _explain(error: ValidationError, source: Given, file: str) -> UserError:
         return UserError(f"an experiment has no key {name!r}{did_you_mean(name, keys)}", place, f"use: {', '.join(keys)}; see {EXAMPLE}")
     if first["type"] == "missing":
         return UserError(f"the experiment has no {name!r}", file, f"add it; see {EXAMPLE}")
-    return UserError(f"{name} must be {expected(first)}, not {first['input']!r}"[:300], place, f"see {EXAMPLE} for an example")
+    return UserError(f"{path[0]} must be {MUST_BE[path[0]]}", place, f"see {EXAMPLE} for an example")

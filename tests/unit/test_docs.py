@@ -12,6 +12,7 @@ from configs.loading import PRESETS, read_given
 from configs.schema import RunConfig
 from docs import generate
 from loop.commands.main import COMMANDS, main, make_parser
+from loop.experiments.plan import ExperimentFile, read_experiment
 from loop.round import STAGES
 from tests.unit.loop.fake_executor import FakeExecutor
 
@@ -93,6 +94,14 @@ def test_every_runnable_command_runs(page, tmp_path, monkeypatch):
                 assert main(words) == 0, words
             except SystemExit as finished:  # argparse, after --help
                 assert finished.code == 0, words
+
+
+def test_the_experiment_of_the_documents_can_be_read(tmp_path):
+    ((name, content),) = FILE.findall(TEXTS[PROJECT / "docs" / "experiments.md"])
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    found = read_experiment(str(tmp_path / name))
+    keys = re.findall(r"^\| `(\w+)` \|", TEXTS[PROJECT / "docs" / "experiments.md"], re.MULTILINE)
+    assert set(keys) == set(ExperimentFile.model_fields) and len(found.arms) == 3
 
 
 def check_words(words: list[str]) -> None:
