@@ -100,7 +100,7 @@ def test_examples_of_earlier_rounds_are_fitted_on_and_held_out_ones_never(select
     assert {e.prompt_id for e in written if e.heldout} == set(PROMPTS) - set(training) != set()
 
 
-def test_without_features_nothing_is_measured(select, monkeypatch):
+def test_without_features_no_feature_is_measured(select, monkeypatch):
     monkeypatch.setattr(features, "measure", None)
     _, folder = select("zero", 0, kinds=["rules", "longest"], use="rules")
-    assert sorted(path.name for path in folder.iterdir()) == ["chosen.jsonl", "longest", "rules"]
+    assert sorted(path.name for path in folder.iterdir()) == ["chosen.jsonl", "longest", "rules", "to_label.jsonl"]
