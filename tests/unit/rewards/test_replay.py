@@ -29,7 +29,7 @@ def test_mixtures(tmp_path):
         return recorded.rows(original, [first, second])
 
     usable = [*original, first[0], *second]
-    assert rows(data="concat") == usable
+    assert rows(data="concat", max_pairs=None) == usable
     assert composition(usable) == {"original": 10, "round-000": 1, "round-001": 2}
     assert rows(data="last") == second
     drawn = rows(data="sample", mixture_pairs=5)
@@ -40,7 +40,7 @@ def test_mixtures(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "most"),
     [
-        ({"data": "concat"}, 100),
+        ({"data": "concat", "max_pairs": None}, 100),
         ({"data": "last"}, 100),
         ({"data": "sample", "mixture_pairs": 50}, 500),
         ({"data": "concat", "max_pairs": 50}, 500),
@@ -122,7 +122,7 @@ def test_a_bounded_mixture_trains_on_no_tie_and_nothing_held_out(tmp_path):
 
 def test_a_limit_that_is_not_reached_changes_nothing():
     original, by_round = [pair(i=i) for i in range(3)], [[pair(0)]]
-    assert mix(original, by_round, bounded(), 0) == mix(original, by_round, RetrainConfig(), 0) == Mixture(True, 0, 0)
+    assert mix(original, by_round, bounded(), 0) == mix(original, by_round, RetrainConfig(max_pairs=None), 0) == Mixture(True, 0, 0)
 
 
 def test_fresh_are_the_comparisons_of_this_round_whoever_wrote_the_completions():
@@ -136,4 +136,4 @@ def test_shares_that_do_not_fit_together_are_refused(words):
     settings = [f"retrain.{name}_fraction={word}" for name, word in zip(("original", "fresh"), words, strict=True)]
     with pytest.raises(UserError, match="retrain.original_fraction and retrain.fresh_fraction add up to"):
         load_config(overrides=settings)
-    assert load_config(overrides=["retrain.original_fraction=0.7", "retrain.fresh_fraction=0.3"]).retrain.max_pairs is None
+    assert load_config(overrides=["retrain.original_fraction=0.7", "retrain.fresh_fraction=0.3"]).retrain.original_fraction == 0.7
