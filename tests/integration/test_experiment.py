@@ -19,8 +19,9 @@ compare: [[last, concat]]
 metrics: [evaluate.gold, retrain.accuracy_fresh, select.judged.features.pairwise]
 """
 SETUP = ("data", "base", "filter", "sft", "baseline")
-EARLY = [*(f"setup/{name}" for name in SETUP), *(f"0/{name}" for name in ("reward", "policy", "sample", "label"))]
-LATE = ["0/retrain", "0/select", "0/keep", "0/evaluate"]
+COPIED = [*(f"setup/{name}" for name in SETUP), *(f"0/{name}" for name in ("reward", "policy", "sample", "label", "keep"))]
+MADE = ["0/retrain", "0/select", "0/evaluate"]
+"""`select` is made again with the same bytes, because its selectors do not learn from the retrained reward model. So `keep` is copied."""
 
 
 def test_an_arm_with_a_late_setting_makes_only_the_late_stages(workspace):
@@ -31,7 +32,7 @@ def test_an_arm_with_a_late_setting_makes_only_the_late_stages(workspace):
     assert "last - concat" in out and str(runs / "results.md") in out
     committed = [event for event in read_events(runs / "last-seed-0" / "journal.jsonl") if event.event == "stage_committed"]
     names = {f"{'setup' if event.round is None else event.round}/{event.stage}": event.copied_from for event in committed}
-    assert names == dict.fromkeys(EARLY, "concat-seed-0") | dict.fromkeys(LATE)
+    assert names == dict.fromkeys(COPIED, "concat-seed-0") | dict.fromkeys(MADE)
     assert not any(event.copied_from for event in read_events(runs / "concat-seed-0" / "journal.jsonl"))
 
     workspace.small("alone", "--rounds", "1", "retrain.data=last")
