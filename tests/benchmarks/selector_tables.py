@@ -23,7 +23,8 @@ BySeed = Mapping[int, Measured]
 
 def print_tables(seeds: BySeed, policy: str) -> None:
     """Print everything as Markdown. policy: what the policy has maximised, in words."""
-    print(f"\nSeeds {', '.join(map(str, seeds))}. Selectors of round 0, policy of round 1 ({policy}), held-out prompts.")
+    numbers = ", ".join(map(str, seeds))
+    print(f"\nSeeds {numbers}. Selectors of round 0, policy of round 1 ({policy}), held-out prompts. `features` includes the rules.")
     tables = {f"One of n = {n} completions": best_of(seeds, n) for n in NUMBERS}
     tables |= {f"Gold over that of the reward model inside each seed, n = {n}": best_of_by_seed(seeds, n) for n in NUMBERS}
     tables |= {"Held-out comparisons of round 1": accuracies(seeds)}
