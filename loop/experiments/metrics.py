@@ -1,6 +1,7 @@
-"""Paths to the metrics of a run, for example `evaluate.gold` or `select.selector.pairwise`: the stage, then the names inside its metrics.
+"""Paths to the metrics of a run, for example `evaluate.gold` or `select.judged.features.pairwise`.
 
-A path leads to a number, or to a summary, of which the mean (or the accuracy) is taken. Must never import torch or Ray.
+A path names the stage, and then the names inside its metrics. It leads to a number, or to a summary, of which the mean
+(or the accuracy) is taken. Must never import torch or Ray.
 """
 
 from typing import Any

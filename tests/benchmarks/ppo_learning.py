@@ -34,7 +34,8 @@ def load(run: Path) -> tuple[Any, list[list[int]]]:
 def load_run_config(run: Path) -> Any:
     from configs.loading import load_config
 
-    return load_config(str(run / "config.yaml"), [f"ppo.num_updates={UPDATES}", "ppo.max_grad_norm=1e9"])
+    theirs = ["ppo.advantage=gae", "ppo.samples_per_prompt=1", "ppo.max_grad_norm=1e9"]
+    return load_config(str(run / "config.yaml"), [f"ppo.num_updates={UPDATES}", *theirs])
 
 
 def encoded(run: Path, name: str) -> list[list[int]]:

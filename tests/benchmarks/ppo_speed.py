@@ -109,7 +109,16 @@ def measure_ours(case: dict[str, Any], updates: int) -> dict[str, Any]:
     head = torch.full((1, backbone.hidden_size), 0.01, device=backbone.device)
     scorer = Scorer(backbone, "reward", head)
 
-    config = PPOConfig(num_updates=updates + 1, batch_size=BATCH, num_epochs=4, num_minibatches=4, learning_rate=3e-6, kl_coefficient=0.05)
+    config = PPOConfig(
+        num_updates=updates + 1,
+        batch_size=BATCH,
+        advantage="gae",
+        samples_per_prompt=1,
+        num_epochs=4,
+        num_minibatches=4,
+        learning_rate=3e-6,
+        kl_coefficient=0.05,
+    )
     generation = GenerationConfig(temperature=TEMPERATURE, max_new_tokens=RESPONSE)
     trainer = ppo.PPOTrainer(
         backbone, ppo.ValueModel(backbone, head, 0.0, None), ensemble([scorer], "last"), config, generation, seed=0, reference=None

@@ -16,11 +16,11 @@ arms:
   concat: {}
   last: {retrain.data: last}
 compare: [[last, concat]]
-metrics: [evaluate.gold, retrain.accuracy_fresh, select.selector.pairwise]
+metrics: [evaluate.gold, retrain.accuracy_fresh, select.judged.features.pairwise]
 """
 SETUP = ("data", "base", "filter", "sft", "baseline")
 EARLY = [*(f"setup/{name}" for name in SETUP), *(f"0/{name}" for name in ("reward", "policy", "sample", "label"))]
-LATE = ["0/retrain", "0/select", "0/evaluate"]
+LATE = ["0/retrain", "0/select", "0/keep", "0/evaluate"]
 
 
 def test_an_arm_with_a_late_setting_makes_only_the_late_stages(workspace):
@@ -44,6 +44,10 @@ def test_an_arm_with_a_late_setting_makes_only_the_late_stages(workspace):
     values = {(row["metric"], row["arm"]): row["value"] for row in results["values"]}
     for row in results["differences"]:
         assert row["mean"] == values[row["metric"], "last"] - values[row["metric"], "concat"]
-    assert {row["metric"] for row in results["differences"]} == {"evaluate.gold", "retrain.accuracy_fresh", "select.selector.pairwise"}
+    assert {row["metric"] for row in results["differences"]} == {
+        "evaluate.gold",
+        "retrain.accuracy_fresh",
+        "select.judged.features.pairwise",
+    }
     again, _ = workspace.loop("experiment", "retrain.yaml", IN_PROCESS, *SMALL)
     assert "setup/" not in again and "round-000/" not in again and "last - concat" in again

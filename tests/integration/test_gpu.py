@@ -50,7 +50,7 @@ def test_an_update_in_every_precision(saved, dtype, quantization, checkpointing,
     def score(records):
         return torch.tensor([float(len(record.token_ids)) for record in records], device=backbone.device)
 
-    ppo = PPOConfig(batch_size=16, num_updates=4, recompute_logprobs=True)
+    ppo = PPOConfig(batch_size=16, num_updates=4, advantage="gae", samples_per_prompt=1, recompute_logprobs=True)
     value = ValueModel(backbone, torch.full((1, 64), 0.01), 0.0, None)
     trainer = PPOTrainer(backbone, value, score, ppo, GenerationConfig(max_new_tokens=8), seed=0)
     prompts = [EncodedPrompt([3 + i, 4, 5][: 1 + i % 3]) for i in range(16)]

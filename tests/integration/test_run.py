@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from configs import UserError
+from configs.judging import SelectConfig
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.measures import find_measure
 from loop.store.upkeep import verify
@@ -49,7 +50,7 @@ def test_the_contract_of_status(two_rounds):
     retrain = status["rounds"][1]["stages"]["retrain"]["metrics"]
     assert set(retrain["mixture"]) == {"original", "round-000", "round-001"}
     select = status["rounds"][1]["stages"]["select"]["metrics"]
-    assert select["judged"].keys() == select["judged_before"].keys() == {"features", "reward-model", "rules", "longest", "random"}
+    assert select["judged"].keys() == select["judged_before"].keys() == {*SelectConfig().kinds}
     assert {"random", "chosen", "reward_model", "oracle", "normalized_gain"} <= evaluate["best_of"].keys()
 
 
@@ -136,7 +137,7 @@ def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
     out, _ = two_rounds.small("whole", "--rounds", "3")
     assert "round-002/evaluate" in out and "round-001" not in out
     after = two_rounds.digests("whole")
-    assert {key: after[key] for key in before} == before and len(after) == len(before) + 7
+    assert {key: after[key] for key in before} == before and len(after) == len(before) + len(ROUND_STAGES)
 
 
 def test_another_config_under_the_same_name_is_refused(two_rounds):
@@ -294,6 +295,9 @@ def test_the_other_choices_run(workspace):
     words = [
         "reward.ensemble=min",
         "ppo.init=interpolate",
+        "ppo.score=reward-model",
+        "ppo.advantage=gae",
+        "ppo.samples_per_prompt=1",
         "ppo.value_model=adapter",
         "ppo.kl_target=1.0",
         "retrain.data=sample",
@@ -320,7 +324,8 @@ def test_the_other_choices_run(workspace):
     (workspace.folder / "mine.py").write_text(f"# It means the same.\n{MINE}")
     out, _ = workspace.loop("resume", "choices", "runtime.executor=in-process")
     made = [line.split()[0] for line in out.splitlines() if line.startswith(("setup/", "round-")) and " was edited" not in line]
-    assert made == ["setup/baseline", "round-000/label", "round-000/evaluate", "round-001/label", "round-001/evaluate"]
+    again = [f"{round}/{stage}" for round in ("round-000", "round-001") for stage in ("policy", "label", "select", "keep", "evaluate")]
+    assert made == ["setup/baseline", *again]
     assert "round-001/label: mine.py:judge was edited" in out and "round-001/evaluate: mine.py:is_long was edited" in out
     assert workspace.digests("choices") == before
 

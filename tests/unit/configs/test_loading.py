@@ -54,7 +54,8 @@ def test_every_alias_stands_for_a_setting():
         ("ppo.num_updates=2.5", "ppo.num_updates must be a whole number, not 2.5"),
         ("ppo.num_updates=yes", "ppo.num_updates must be something other than true or false"),
         ("ppo.num_updates=", "ppo.num_updates must be a whole number, not empty"),
-        ("ppo.num_updates=0", "ppo.num_updates must be greater than 0, not 0"),
+        ("ppo.batch_size=0", "ppo.batch_size must be greater than 0, not 0"),
+        ("ppo.num_updates=-1", "ppo.num_updates must be at least 0, not -1"),
         ("ppo.gamma=3", "ppo.gamma must be at most 1, not 3"),
         ("ppo.learning_rate=.inf", "ppo.learning_rate must be a finite number"),
         ("ppo.whiten_rewards=maybe", "ppo.whiten_rewards must be true or false"),
@@ -111,7 +112,7 @@ def test_short_forms_and_overrides_of_their_parts():
     assert (config.base.model, config.base.dtype, config.data.source) == ("some/model", "bfloat16", "a.jsonl")
 
 
-@pytest.mark.parametrize("word", ["ppo.num_updates=0", "ppo.clip_range=-1", "num_rounds=0", "ppo.batch_size=7 ", "no-equals-sign"])
+@pytest.mark.parametrize("word", ["ppo.num_updates=-1", "ppo.clip_range=-1", "num_rounds=0", "ppo.batch_size=7 ", "no-equals-sign"])
 def test_bad_values_are_refused(word):
     with pytest.raises(UserError):
         load_config(overrides=[word, "ppo.num_minibatches=4"])

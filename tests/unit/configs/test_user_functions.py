@@ -83,7 +83,10 @@ def test_what_is_not_a_function_is_said_when_it_is_loaded(here):
         ("labeler.kind=golden", "labeler.kind must be 'gold', 'preferences-file' or 'reward-model' or module:function or file.py:function"),
         ("select.kinds=[featurs]", "did you mean 'features'?"),
         ("select.kinds=[longest, features, longest]", "select.kinds names a selector twice"),
-        ("select.use=mine.py:score", "select.use=mine.py:score is not among select.kinds, which are features, reward-model"),
+        (
+            "select.use=mine.py:score",
+            "select.use=mine.py:score is not among select.kinds, which are features, answer-features, reward-model",
+        ),
         ("evaluate.rules=[emty]", "did you mean 'empty'?"),
         ("labeler.kind=judges.py", "module:function or file.py:function, not 'judges.py'"),
     ],

@@ -94,7 +94,7 @@ def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
     request = {
         "stage": "label",
         "round": 0,
-        "config": load_config().model_dump(mode="json"),
+        "config": load_config(overrides=["generation.temperature=0.9"]).model_dump(mode="json"),
         "reads": ["labeler", "seed"],
         "functions": {},
         "inputs": {},
@@ -103,4 +103,4 @@ def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
     }
     with pytest.raises(UndeclaredSetting, match="'generation.temperature'"):
         Worker(0, 1).run_stage(request)
-    assert Worker(0, 1).run_stage(request | {"reads": ["generation"]}) == {"temperature": 1.0}
+    assert Worker(0, 1).run_stage(request | {"reads": ["generation"]}) == {"temperature": 0.9}

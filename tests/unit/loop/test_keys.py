@@ -8,17 +8,17 @@ from loop.keys import planned_keys
 PINNED = {
     "setup/data": "280bc797",
     "setup/base": "a8426e16",
-    "setup/filter": "91e5027d",
-    "setup/sft": "998443d5",
-    "setup/baseline": "356fe766",
-    "round-000/reward": "bc2215ef",
-    "round-000/policy": "878ecd3a",
-    "round-000/sample": "2d71a88b",
-    "round-000/label": "84adcd71",
-    "round-000/retrain": "dffe96f9",
-    "round-000/select": "b0125298",
-    "round-000/keep": "2d002123",
-    "round-000/evaluate": "59aa7374",
+    "setup/filter": "1f4dd576",
+    "setup/sft": "04bd1a5f",
+    "setup/baseline": "a455e7a8",
+    "round-000/reward": "7f1ec333",
+    "round-000/policy": "9c55a6b0",
+    "round-000/sample": "8058f479",
+    "round-000/label": "33ba496f",
+    "round-000/retrain": "dc6abace",
+    "round-000/select": "bdc18cab",
+    "round-000/keep": "45afdb8e",
+    "round-000/evaluate": "4ab08b8a",
 }
 
 

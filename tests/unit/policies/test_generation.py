@@ -37,9 +37,9 @@ def test_draws_follow_the_distribution():
     # Four tokens with probabilities 0.1, 0.2, 0.3, 0.4; 100,000 evenly spaced uniform numbers hit each in proportion.
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().repeat(100_000, 1)
     uniforms = (torch.arange(100_000).double() + 0.5) / 100_000
-    counts = torch.bincount(_draw(logits, uniforms, GenerationConfig()), minlength=4)
+    counts = torch.bincount(_draw(logits, uniforms, GenerationConfig(temperature=1.0)), minlength=4)
     assert (counts - torch.tensor([10_000, 20_000, 30_000, 40_000])).abs().max() <= 1
     # top_k 2 keeps 0.3 and 0.4; top_p 0.5 keeps 0.4 and the 0.3 that reaches 0.5.
-    for config in (GenerationConfig(top_k=2), GenerationConfig(top_p=0.5)):
+    for config in (GenerationConfig(temperature=1.0, top_k=2), GenerationConfig(temperature=1.0, top_p=0.5)):
         counts = torch.bincount(_draw(logits, uniforms, config), minlength=4)
         assert (counts - torch.tensor([0, 0, 42_857, 57_143])).abs().max() <= 1

@@ -26,6 +26,7 @@ def make_trainer(backbone, value_model="head", **settings):
         adapter = "value"
         backbone.add_adapter("value", copy_of="reward")
     value = ValueModel(backbone, torch.full((1, backbone.hidden_size), 0.01), 0.5, adapter)
+    settings = {"advantage": "gae", "samples_per_prompt": 1} | settings
     config = PPOConfig(batch_size=16, num_updates=20, value_model=value_model, **settings)
 
     def score(records):  # likes token 7

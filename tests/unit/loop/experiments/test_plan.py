@@ -79,7 +79,7 @@ WRONG = [
     ({"seeds": [1, 1]}, "the seed 1 is given twice"),
     ({"arms": {}}, "arms must be"),
     ({"arms": {"a": {"ppo.num_update": 1}}, "compare": []}, "did you mean 'ppo.num_updates'?"),
-    ({"arms": {"a": {"ppo": {"num_updates": 0}}}, "compare": []}, "ppo.num_updates must be greater than 0"),
+    ({"arms": {"a": {"ppo": {"num_updates": -1}}}, "compare": []}, "ppo.num_updates must be at least 0"),
     ({"arms": {"a": {"rounds": 0}}, "compare": []}, "num_rounds must be greater than 0"),
     ({"arms": {"a/b": {}}, "compare": []}, "is not a valid run name"),
     ({"arms": {"a": {"kind": "round"}}, "compare": []}, "there is no kind of arm 'round', did you mean 'rounds'?"),

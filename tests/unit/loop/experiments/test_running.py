@@ -73,7 +73,8 @@ def results(tmp_path):
 
 
 def test_every_stage_is_made_once(experiment, tmp_path):
-    """Arm b has other settings from `retrain` on. Another seed shares `base` and, as the data are the same here, `filter`."""
+    """Arm b has other settings from `retrain` on, but `keep` reads only what is the same. Another seed shares `base` and, as the data are
+    the same here, `filter`."""
     executor = MeasuringExecutor()
     assert experiment(executor)[0] == 0
     by_run: dict[str, list[str]] = {}
@@ -82,8 +83,8 @@ def test_every_stage_is_made_once(experiment, tmp_path):
         by_run.setdefault(run, []).append(name)
     late = [f"round-000/{name}" for name in ("retrain", "select", "evaluate")]
     assert all(by_run[f"b-seed-{seed}"] == late for seed in (0, 1, 2))
-    # 5 stages before round 0 and 2 x 7; a later seed without base and filter.
-    assert [len(by_run[f"a-seed-{seed}"]) for seed in (0, 1, 2)] == [19, 17, 17]
+    # 5 stages before round 0 and 2 x 8; a later seed without base and filter.
+    assert [len(by_run[f"a-seed-{seed}"]) for seed in (0, 1, 2)] == [21, 19, 19]
     for run in by_run:
         assert verify(tmp_path / "runs" / "x" / run)[0] == []
 
@@ -146,7 +147,7 @@ def test_the_same_command_resumes(experiment, tmp_path, monkeypatch):
 
 
 def test_results_are_written_whenever_a_seed_is_done(experiment, tmp_path):
-    """The first seed has 19 + 3 stages. The run is stopped in the second."""
+    """The first seed has 21 + 3 stages. The run is stopped in the second."""
     assert experiment(MeasuringExecutor(stops_at=30))[0] == 130
     found = results(tmp_path)
     assert found["seeds"] == [0] and found["all_seeds"] == [0, 1, 2]
@@ -159,7 +160,7 @@ def test_an_arm_that_changes_is_refused_before_anything_runs(experiment, tmp_pat
     (tmp_path / "x.yaml").write_text(FILE.replace("a: {}", "a: {ppo.num_updates: 9}"))
     executor = MeasuringExecutor()
     code, _, err = experiment(executor)
-    assert code == 2 and "ppo.num_updates: 40 there, 9 now" in err and "another name" in err and executor.made == []
+    assert code == 2 and "ppo.num_updates: 80 there, 9 now" in err and "another name" in err and executor.made == []
 
 
 def test_more_seeds_and_more_rounds_continue_what_is_there(experiment, tmp_path):

@@ -171,7 +171,7 @@ def test_ppo_starts_from_the_refreshed_policy_and_measures_the_kl_from_where_it_
     """One update with a learning rate of 1e-12: AdamW moves each weight by at most that, so the policy is where PPO started. From there
     the KL is 0 up to rounding. From the SFT policy it is not."""
     backbone.add_adapter("start", copy_of="sft")  # left by another stage: it must not be used
-    metrics, folder = run("policy", 1, {"ppo": {"reference": reference}}, rewards=[tmp_path / "reward"], start=refreshed)
+    metrics, folder = run("policy", 1, {"ppo": {"reference": reference}}, rewards=[tmp_path / "reward"], select=None, start=refreshed)
     trained, start = adapter_of(folder), adapter_of(refreshed)
     assert all(torch.allclose(trained[name], start[name], atol=1e-6) for name in start)
     first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
@@ -186,7 +186,7 @@ def test_ppo_starts_only_from_the_policy_that_it_is_told_to(run, refreshed, tmp_
     """Round 0 has no earlier policy and starts from the SFT policy, from which the KL is measured then. So does a round whose inputs have
     only a policy that `ppo.init` does not name."""
     settings = {"ppo": {"reference": "start", "init": init}}
-    metrics, folder = run("policy", 1, settings, rewards=[tmp_path / "reward"], **dict.fromkeys(inputs, refreshed))
+    metrics, folder = run("policy", 1, settings, rewards=[tmp_path / "reward"], select=None, **dict.fromkeys(inputs, refreshed))
     from_sft = (init, inputs) != ("last", ("last",))
     expected, trained = adapter_of(tmp_path / "sft" if from_sft else refreshed), adapter_of(folder)
     assert all(torch.allclose(trained[name], expected[name], atol=1e-6) for name in expected)

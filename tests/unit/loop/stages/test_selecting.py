@@ -10,6 +10,7 @@ from configs.schema import RunConfig
 from configs.views import visible
 from loop.round import SELECT
 from loop.stages import STAGES, Context
+from loop.stages.selecting import PPO_SCORE
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards.comparisons import Answer, Comparison, Sample, write_jsonl
@@ -37,7 +38,7 @@ def select(backbone, tmp_path):
     for name, sign in (("reward", 1), ("retrained", -1)):
         Scorer(backbone, "reward", sign * head).save(tmp_path / name)
 
-    def run(name, round_number, last=None, **settings):
+    def run(name, round_number, last=None, ppo_score="reward-model", **settings):
         folder = tmp_path / name
         for part in ("out", "labels", "samples"):
             (folder / part).mkdir(parents=True)
@@ -47,7 +48,8 @@ def select(backbone, tmp_path):
         write_jsonl(folder / "labels" / "comparisons.jsonl", rows)
         inputs = {part: tmp_path / part for part in ("sft", "reward", "retrained")}
         inputs |= {"base": tmp_path, "samples": folder / "samples", "labels": [folder / "labels"], "last": last}
-        config = visible(RunConfig.model_validate({"data": {"heldout_fraction": 0.5}, "select": settings}), SELECT.visible)
+        given = {"data": {"heldout_fraction": 0.5}, "select": settings, "ppo": {"score": ppo_score}}
+        config = visible(RunConfig.model_validate(given), SELECT.visible)
         context = Context("select", round_number, config, inputs, folder / "out", Checkpoints(), report_nothing, lambda _: backbone)
         return STAGES["select"](context), folder / "out"
 
@@ -77,7 +79,14 @@ def test_this_rounds_samples_are_scored_by_the_rounds_own_reward_model(select, b
 def test_last_rounds_selectors_are_judged_with_the_reward_model_of_their_time(select):
     """One reward model is the opposite of the other, so what one gets right the other gets wrong."""
     first, last = select("zero", 0)
-    assert first["judged_before"] == {} and first["judged"].keys() == {"features", "reward-model", "rules", "longest", "random"}
+    assert first["judged_before"] == {} and first["judged"].keys() == {
+        "features",
+        "answer-features",
+        "reward-model",
+        "rules",
+        "longest",
+        "random",
+    }
     second, _ = select("one", 1, last)
     now, before = (second[name]["reward-model"]["pairwise"]["accuracy"] for name in ("judged", "judged_before"))
     assert now == pytest.approx(1 - before) and now != before
@@ -104,3 +113,12 @@ def test_without_features_no_feature_is_measured(select, monkeypatch):
     monkeypatch.setattr(features, "measure", None)
     _, folder = select("zero", 0, kinds=["rules", "longest"], use="rules")
     assert sorted(path.name for path in folder.iterdir()) == ["chosen.jsonl", "longest", "rules", "to_label.jsonl"]
+
+
+def test_ppo_gets_its_features_also_where_no_selector_uses_them(select):
+    """They are those of a single answer: none of them compares it with the other candidates."""
+    _, folder = select("zero", 0, ppo_score="features", kinds=["longest"], use="longest")
+    saved = json.loads((folder / PPO_SCORE / "weights.json").read_text())
+    assert saved["features"] == ["reward", "rules", "logprobs", "length"]
+    assert saved["weights"]["reward"] != 0.0 and not any(name.startswith("agreement") for name in saved["weights"])
+    assert len(read_examples(folder)) == len(PROMPTS) * len(PAIRS)

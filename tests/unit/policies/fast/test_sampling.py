@@ -119,7 +119,7 @@ def test_packed_sampling_keeps_the_log_probs_of_training():
     backbone.add_adapter("policy")
     perturb(backbone, "policy", scale=0.02)
     before = {name: (p.data_ptr(), p.detach().clone()) for name, p in backbone.causal_lm.named_parameters()}
-    responses = generate(backbone, "policy", PROMPTS, SEEDS, GenerationConfig(max_new_tokens=16), trace=True)
+    responses = generate(backbone, "policy", PROMPTS, SEEDS, GenerationConfig(max_new_tokens=16, temperature=1.0), trace=True)
     with torch.no_grad(), backbone.role("policy"):
         merged = MergedModel.try_merging(backbone.fast, 0)
         assert merged is not None and merged.layers[0].inner.prepacked
