@@ -320,7 +320,8 @@ def test_the_other_choices_run(workspace):
     (workspace.folder / "mine.py").write_text(f"# It means the same.\n{MINE}")
     out, _ = workspace.loop("resume", "choices", "runtime.executor=in-process")
     made = [line.split()[0] for line in out.splitlines() if line.startswith(("setup/", "round-")) and " was edited" not in line]
-    assert made == ["setup/baseline", "round-000/label", "round-000/evaluate", "round-001/label", "round-001/evaluate"]
+    in_round = [f"round-{r:03d}/{stage}" for r in (0, 1) for stage in ("label", "select", "evaluate")]
+    assert made == ["setup/baseline", *in_round]
     assert "round-001/label: mine.py:judge was edited" in out and "round-001/evaluate: mine.py:is_long was edited" in out
     assert workspace.digests("choices") == before
 
