@@ -61,18 +61,15 @@ def best_of_by_seed(seeds: BySeed, n: int) -> list[str]:
 
 
 def accuracies(seeds: BySeed) -> list[str]:
-    """How often each selector prefers the chosen completion of a comparison and the best candidate of a prompt, over seeds.
+    """How often each selector prefers the chosen completion of a comparison, over seeds.
 
     The oracle's accuracy is the ceiling: the labels are noisy, so even the true reward is not always right.
     """
     found = {seed: measured["judged"] for seed, measured in seeds.items()}
-    lines = header("who is asked", "pairwise accuracy", "top-1", *DIFFERENCE)
+    lines = header("who is asked", "pairwise accuracy", *DIFFERENCE)
     for name in order(found):
-        pairwise, top1, baseline = (
-            {seed: judged[of][what]["accuracy"] for seed, judged in found.items()}
-            for of, what in ((name, "pairwise"), (name, "top1"), (REWARD_MODEL, "pairwise"))
-        )
-        lines.append(line(name, over_seeds(pairwise), over_seeds(top1), *difference(name, pairwise, baseline)))
+        right, baseline = ({seed: judged[of]["pairwise"]["accuracy"] for seed, judged in found.items()} for of in (name, REWARD_MODEL))
+        lines.append(line(name, over_seeds(right), *difference(name, right, baseline)))
     return lines
 
 

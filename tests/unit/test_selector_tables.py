@@ -17,9 +17,8 @@ UNSEEN = {0: [True, False], 1: [False, True]}
 
 
 def judged(pairwise: float, over: float | None = None) -> dict:
-    """What `judge` tells of a selector. No prompt has candidates that differ in wins, so there is no top-1."""
-    nothing = {"accuracy": None, "standard_error": None, "pairs": 0}
-    found = {"pairwise": {"accuracy": pairwise, "standard_error": 0.1, "pairs": 9}, "top1": nothing}
+    """What `judge` tells of a selector."""
+    found = {"pairwise": {"accuracy": pairwise, "standard_error": 0.1, "pairs": 9}}
     return found | ({} if over is None else {"over_reward_model": {"pairwise": {"mean": over, "standard_error": 0.05, "count": 9}}})
 
 
@@ -57,9 +56,9 @@ def test_gold_inside_each_seed(seeds):
 
 def test_accuracies(seeds):
     """Both seeds have 0.8 against 0.6. From one seed there is no error over seeds."""
-    features = "| features | 0.800 ± 0.000 | - | +0.200 ± 0.000 | +0.200 to +0.200 | 2 of 2 |"
+    features = "| features | 0.800 ± 0.000 | +0.200 ± 0.000 | +0.200 to +0.200 | 2 of 2 |"
     assert accuracies(seeds)[3] == features
-    assert accuracies({0: seeds[0]})[3] == "| features | 0.800 | - | +0.200 | - | 1 of 1 |"
+    assert accuracies({0: seeds[0]})[3] == "| features | 0.800 | +0.200 | - | 1 of 1 |"
     assert accuracies_by_seed(seeds)[3] == "| features | +0.200 ± 0.050 | +0.200 ± 0.050 |"
 
 
