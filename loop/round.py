@@ -73,7 +73,7 @@ RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version
 SELECT = Stage(
     "select",
     (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction", "ppo.score"),
-    version=5,
+    version=6,
     calls=("select.kinds", "evaluate.rules"),
 )
 KEEP = Stage(

@@ -46,14 +46,7 @@ def choose_best_of(
 
     first: the first completion of each prompt, which the policy has given already. seed: decides the others.
     """
-    records = [PromptRecord(s.prompt_id, s.prompt, s.source, s.unseen_fact) for s in first]
-    asked = [(record, k) for record in records for k in range(1, num)]
-    seeds = [derive_seed(seed, record.prompt_id, k) for record, k in asked]
-    responses = sampler.respond(adapter, [record for record, _ in asked], seeds, "best-of")
-    samples = {(sample.prompt_id, 0): sample for sample in first}
-    for (record, k), response in zip(asked, responses, strict=True):
-        samples[record.prompt_id, k] = sampler.make_sample(f"{record.prompt_id}-{k}", record, response, first[0].generation)
-    by_prompt = [[samples[record.prompt_id, k] for k in range(num)] for record in records]
+    by_prompt = complete(sampler, adapter, first, num, seed)
     groups = group_samples([sample for of_prompt in by_prompt for sample in of_prompt])
     choices = choose(selector, groups)
     chosen = [of_prompt[choice.number] for of_prompt, choice in zip(by_prompt, choices, strict=True)]
@@ -61,6 +54,22 @@ def choose_best_of(
         return BestOf(choices, chosen, {})
     by_reward = [choice.number for choice in choose(RewardModel(selector.tools), groups)]
     return BestOf(choices, chosen, _gold_of_ways(by_prompt, [choice.number for choice in choices], by_reward))
+
+
+def complete(sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, seed: int) -> list[list[Sample]]:
+    """`num` completions of each prompt by the policy `adapter`.
+
+    first: the first completion of each prompt, which the policy has given already. seed: decides the others. A larger `num` adds
+    completions and changes none.
+    """
+    records = [PromptRecord(s.prompt_id, s.prompt, s.source, s.unseen_fact) for s in first]
+    asked = [(record, k) for record in records for k in range(1, num)]
+    seeds = [derive_seed(seed, record.prompt_id, k) for record, k in asked]
+    responses = sampler.respond(adapter, [record for record, _ in asked], seeds, "best-of")
+    samples = {(sample.prompt_id, 0): sample for sample in first}
+    for (record, k), response in zip(asked, responses, strict=True):
+        samples[record.prompt_id, k] = sampler.make_sample(f"{record.prompt_id}-{k}", record, response, first[0].generation)
+    return [[samples[record.prompt_id, k] for k in range(num)] for record in records]
 
 
 def compare_ways(gold: Mapping[str, Measurement]) -> dict[str, Summary]:

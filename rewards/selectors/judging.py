@@ -17,7 +17,7 @@ def judge(selectors: Mapping[str, Selector], groups: Sequence[Candidates], compa
     groups: all candidates of the prompts, as a selector sees them. They must contain the completions that were compared.
     pairwise: how often the chosen completion of a comparison gets a higher score than the rejected one; equal scores count as half.
     top1: how often the favourite among a prompt's compared candidates is one of those with the most wins. It counts prompts whose
-    candidates differ in wins. Without comparisons there is nothing to tell.
+    candidates differ in wins. Of several favourites, each counts as a part. Without comparisons there is nothing to tell.
     """
     if not comparisons:
         return {}
@@ -49,8 +49,9 @@ def _measure(scores: Scores, comparisons: Sequence[Comparison]) -> dict[str, Mea
     for group in group_candidates(comparisons):
         most = max(candidate.wins for candidate in group.candidates)
         if any(candidate.wins < most for candidate in group.candidates):
-            favourite = max(group.candidates, key=lambda c: scores[group.prompt_id, c.completion, c.finished])
-            hits.append(float(favourite.wins == most))
+            best = max(scores[group.prompt_id, c.completion, c.finished] for c in group.candidates)
+            favourites = [c for c in group.candidates if scores[group.prompt_id, c.completion, c.finished] == best]
+            hits.append(sum(c.wins == most for c in favourites) / len(favourites))
             hit_units.append(group.prompt_id)
     decided = [row for row in comparisons if not row.tie]
     chosen = [scores[row.prompt_id, row.chosen, row.chosen_finished] for row in decided]

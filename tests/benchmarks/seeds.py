@@ -10,14 +10,17 @@ is that of the mean over seeds, s / sqrt(n).
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs import load_config
 from configs.errors import LoopError
+from configs.schema import RunConfig
 from loop.driver import Driver
 from loop.executors import executor_for
 from loop.signals import StopSignals
+from loop.store.stage_library import StageLibrary
 from loop.terminal import Terminal
 
 SELECTORS = ("features", "reward-model", "rules", "longest")
@@ -30,16 +33,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", default="runs/seeds")
     options = parser.parse_args()
-    runs, terminal = Path(options.runs).resolve(), Terminal()
+    runs = Path(options.runs).resolve()
     configs = [load_config(overrides=options.settings, name=f"seed-{seed}", num_rounds=2, seed=seed) for seed in options.seeds]
+    make_runs(configs, runs)
+    print_table(options.seeds, [measure(runs / config.name) for config in configs])
+
+
+def make_runs(configs: Sequence[RunConfig], runs: Path, library: StageLibrary | None = None) -> None:
+    """Make or continue the runs, all on one executor. library: where equal stages are copied from. A failure ends the program."""
+    terminal = Terminal()
     try:
         with StopSignals(terminal.say) as signals, executor_for(configs[0], runs) as executor:
             for config in configs:
                 terminal.say(config.name)
-                Driver(config, runs / config.name, terminal, executor, signals).execute()
+                Driver(config, runs / config.name, terminal, executor, signals, library=library).execute()
     except LoopError as error:
         raise SystemExit(str(error)) from None
-    print_table(options.seeds, [measure(runs / config.name) for config in configs])
 
 
 def measure(run: Path) -> dict[str, Any]:

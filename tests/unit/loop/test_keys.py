@@ -16,9 +16,9 @@ PINNED = {
     "round-000/sample": "8058f479",
     "round-000/label": "33ba496f",
     "round-000/retrain": "dc6abace",
-    "round-000/select": "bdc18cab",
-    "round-000/keep": "45afdb8e",
-    "round-000/evaluate": "4ab08b8a",
+    "round-000/select": "9451a7d7",
+    "round-000/keep": "6b085b28",
+    "round-000/evaluate": "85c022b2",
 }
 
 

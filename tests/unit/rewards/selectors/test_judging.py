@@ -43,6 +43,12 @@ def test_judging_by_hand():
     assert "over_reward_model" not in judged["reward-model"]
 
 
+def test_ties_between_favourites_are_not_broken_by_the_label():
+    """By a constant, the three candidates of prompt p are all favourites, and only one of them, a, has the most wins: 1 of 3."""
+    judged = judge({"random": By(lambda text: 0)}, group_samples([], ROWS), ROWS)
+    assert judged["random"]["top1"]["accuracy"] == 1 / 3
+
+
 def test_only_the_prompts_that_were_compared_are_scored_with_all_their_candidates():
     others = group_samples([], [*ROWS, Comparison("v", "w", "x", "y")])
     selector = By(len)
