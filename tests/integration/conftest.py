@@ -41,19 +41,20 @@ SMALL = [
 ]
 IN_PROCESS, RAY = "runtime.executor=in-process", "runtime.executor=ray"
 """Which executor makes the stages. A run keeps the executor that it was started with, unless it is told another."""
-SETTINGS = [*SMALL, "ppo.num_updates=24", "runtime.checkpoint_seconds=0.5"]
+SETTINGS = [*SMALL, "ppo.num_updates=48", "runtime.checkpoint_seconds=0.5"]
 """For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the integration tests between two processes (pytest-xdist): those in which Ray dies or cannot be reached, and all others.
+    """Keep the integration tests in one of the two processes (pytest-xdist), one after the other, so that they share runs.
 
-    The tests of one part run one after the other, so that they share runs. Unit tests go to whichever process is free.
+    Two tests with Ray at a time take as long as one after the other, and waits that are right for one are too short. The other process has
+    the unit tests.
     """
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            part = "disturbed" if item.path.name.startswith("test_ray") else "other"
-            item.add_marker(pytest.mark.xdist_group(part))
+            item.add_marker(pytest.mark.xdist_group("integration"))
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
