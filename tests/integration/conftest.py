@@ -45,18 +45,6 @@ SETTINGS = [*SMALL, "ppo.num_updates=48", "runtime.checkpoint_seconds=0.5"]
 """For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the integration tests in one of the two processes (pytest-xdist), one after the other, so that they share runs.
-
-    Two tests with Ray at a time take as long as one after the other, and waits that are right for one are too short. The other process has
-    the unit tests.
-    """
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("integration"))
-
-
 def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """What the condition gives, once that is true."""
     deadline = time.monotonic() + seconds
