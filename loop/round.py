@@ -3,8 +3,8 @@
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
       round r:   reward -> policy -> sample -> (committee) -> label -> retrain -> select -> keep -> (refresh) -> evaluate
-                   ^         ^                                           |                             |
-                   |         +--------------- round r + 1 ---------------|-----------------------------+
+                   ^         ^                                           |         |                   |
+                   |         +--------------- round r + 1 ---------------|---------+-------------------+
                    +------------------------- round r + 1 ---------------+
 
 `filter` removes rows that are longer than the token limits. All later stages take their rows from it.

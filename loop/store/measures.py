@@ -23,6 +23,7 @@ class Measure:
 
 ROWS, TEXTS, FRACTION = "rows", "count by text", "fraction"
 LOG_ODDS, NATS, TOKENS, DEVIATIONS = "log-odds", "nats per response", "tokens", "standard deviations"
+SCORE = f"{DEVIATIONS}; with ppo.score=features, from round 1 on, {LOG_ODDS}"
 
 MEASURES: dict[str, Measure] = {
     # data and labels
@@ -56,14 +57,14 @@ MEASURES: dict[str, Measure] = {
     "loss": Measure("training loss at the end", "nats", "lower"),
     "updates": Measure("PPO updates", "count"),
     "memory": Measure("bytes held at the end of training, by owner", "bytes", "lower"),
-    "objective/scores_first_updates": Measure("mean score in the first PPO updates", DEVIATIONS, "higher"),
-    "objective/scores_last_updates": Measure("mean score in the last PPO updates", DEVIATIONS, "higher"),
+    "objective/scores_first_updates": Measure("mean score in the first PPO updates", SCORE, "higher"),
+    "objective/scores_last_updates": Measure("mean score in the last PPO updates", SCORE, "higher"),
     "objective/kl_last_updates": Measure("KL divergence from the reference in the last PPO updates", NATS),
     "reference": Measure("the policy that PPO measures the KL divergence from: `sft`, or `start`, where PPO starts", "text"),
     "val/response_length_last_update": Measure("mean response length in the last PPO update", TOKENS),
     "policy/entropy_avg_last_update": Measure("mean entropy of a token in the last PPO update", "nats per token"),
     "accuracy": Measure("accuracy on the batch that is trained on", FRACTION, "higher"),
-    "objective/scores": Measure("mean score of the update's responses", DEVIATIONS, "higher"),
+    "objective/scores": Measure("mean score of the update's responses", SCORE, "higher"),
     "objective/kl": Measure("KL divergence from the reference in the update", NATS),
     # policies
     "gold": Measure("true reward of the embedded world", LOG_ODDS, "higher"),
