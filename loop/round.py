@@ -15,7 +15,7 @@ this file again. Must never import torch or Ray.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from configs.schema import RunConfig
@@ -61,6 +61,8 @@ POLICY = Stage(
     version=5,
     calls=("evaluate.rules",),
 )
+POLICY_WITHOUT_FEATURES = replace(POLICY, reads=tuple(name for name in POLICY.reads if name != "evaluate.rules"), calls=())
+"""PPO against a reward model. An edited rule does not make it again."""
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 COMMITTEE = Stage(
     "committee",
@@ -73,13 +75,14 @@ RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version
 SELECT = Stage(
     "select",
     (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction", "ppo.score"),
-    version=6,
+    version=7,
     calls=("select.kinds", "evaluate.rules"),
 )
 KEEP = Stage(
     "keep",
-    (*_MODEL, "data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "select.use", "evaluate.rules"),
-    calls=("keep.filters", "select.use", "evaluate.rules"),
+    ("data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows"),
+    version=2,
+    calls=("keep.filters",),
 )
 REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage(
@@ -158,14 +161,15 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     before = [past.labels for past in earlier]
 
     reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
+    features = last.select if last and run.config.ppo.score == "features" else None
     policy = run.stage(
-        POLICY,
+        POLICY if features else POLICY_WITHOUT_FEATURES,
         r,
         data=data,
         base=base,
         sft=sft,
         rewards=[*(p.reward for p in earlier), reward],
-        select=last.select if last and run.config.ppo.score == "features" else None,
+        select=features,
         last=last.policy if last else None,
         start=last.refresh if last else None,
     )
@@ -187,7 +191,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         retrained=retrain,
         last=last.select if last else None,
     )
-    keep = run.stage(KEEP, r, base=base, sft=sft, samples=sample, select=select, reward=reward, last=last.keep if last else None)
+    keep = run.stage(KEEP, r, samples=sample, select=select, last=last.keep if last else None)
     refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.ppo.init == "selected" else None
     evaluate = run.stage(
         EVALUATE,

@@ -36,18 +36,24 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
     inside a message are encoded as plain text. Raises DialogueRefused if the template cannot write the dialogue. Many templates want
     turns that alternate, and some do not allow a system turn.
     """
-    if tokenizer.chat_template:
+    turns = tuple(tuple(message.items()) for message in messages)
+    return list(_encode_turns(tokenizer, tokenizer.chat_template, turns, add_generation_prompt))
+
+
+@lru_cache(maxsize=8192)
+def _encode_turns(tokenizer: Any, template: str | None, turns: tuple[tuple[tuple[str, str], ...], ...], ask: bool) -> tuple[int, ...]:
+    """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow."""
+    messages = [dict(turn) for turn in turns]
+    if template:
         # Sanitising also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
         special = any(_special_tokens(tokenizer).pattern.search(m["content"]) for m in messages)
         try:
-            return tokenizer.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, return_dict=True, sanitize_control_tokens=special
-            )["input_ids"]
+            written = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=True, sanitize_control_tokens=special)
         except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
             raise DialogueRefused(str(error)) from None
-    turns = [f"\n\n{HH_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in messages]
-    end = "\n\nAssistant:" if add_generation_prompt else ""
-    return tokenizer("".join(turns) + end, split_special_tokens=True)["input_ids"]
+        return tuple(written["input_ids"])
+    text = "".join(f"\n\n{HH_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in messages)
+    return tuple(tokenizer(text + ("\n\nAssistant:" if ask else ""), split_special_tokens=True)["input_ids"])
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which completions of the policies become training data (rejection sampling). Plain data; imports no ML library.
+"""Which completions of the policies become training data (rejection sampling). Plain data.
 
 Of each prompt's samples, the ones that the selector scores highest are kept, unless a rule finds a defect in them. The rows of earlier
 rounds stay as far as the limits allow: newer ones come first. Samples of held-out prompts must never get here.
@@ -6,6 +6,7 @@ rounds stay as far as the limits allow: newer ones come first. Samples of held-o
     kept, left_out = keep([*rank(samples, scores, seed), *read_kept(the last round's)], config, rules)
 """
 
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +19,12 @@ from configs.seeds import draw
 from rewards.comparisons import Comparison, Prompt, Sample, read_jsonl
 from rewards.rules import find_defects
 from rewards.rules.reply import Rule
+from rewards.selectors.choosing import Choice
 from rewards.world.replies import reply_to
 
 FILE = "kept.jsonl"
+SCORES = "scores.jsonl"
+"""In the output of the stage `select`: the score that the selector gives each sample."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,22 @@ class Kept:
         """The row of TRL's prompt-completion format, with its origin beside it. Where the prompt is messages, so is the completion."""
         text = self.completion if isinstance(self.prompt, str) else [{"role": "assistant", "content": self.completion}]
         return asdict(self) | {"completion": text}
+
+
+def score_rows(samples: Sequence[Sample], choices: Iterable[Choice]) -> list[dict[str, Any]]:
+    """The selector's score of each sample, as rows. The samples must be among the candidates of the choices."""
+    scores = {
+        (choice.group.prompt_id, answer.completion, answer.finished): score
+        for choice in choices
+        for answer, score in zip(choice.group.answers, choice.scores, strict=True)
+    }
+    return [{"sample_id": s.id, "prompt_id": s.prompt_id, "score": scores[s.prompt_id, s.completion, s.finished]} for s in samples]
+
+
+def read_scores(folder: Path) -> dict[str, float]:
+    """The score of each sample by its id, as a stage `select` has written them."""
+    lines = (folder / SCORES).read_text(encoding="utf-8").splitlines()
+    return {row["sample_id"]: row["score"] for row in map(json.loads, lines)}
 
 
 def read_kept(folder: Path) -> list[Kept]:

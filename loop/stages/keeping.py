@@ -6,7 +6,6 @@ from statistics import fmean
 
 from configs.errors import UserError
 from loop.stages.context import Context, Metrics
-from loop.stages.selecting import tools_with, used_selector
 from policies.sft import train_sft
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
@@ -17,29 +16,23 @@ from rewards.keeping import Kept
 from rewards.measurements import Measurement
 from rewards.replay import origin
 from rewards.rules import find_rules
-from rewards.scoring import Scorer
-from rewards.selectors import group_samples, listwise
 from rewards.world.gold import gold_scores
 
 
 def keep(context: Context) -> Metrics:
     """The completions that become training data: the best of this round's samples, and those that earlier rounds have kept.
 
-    The selector looks at the reward model that PPO used in this round, because that one has not seen these samples' labels. Rows of earlier
-    rounds are not scored again, so a round costs the same however many there were. Samples of held-out prompts are never candidates.
+    The scores are those that the stage `select` has written. Rows of earlier rounds are not scored again, so a round costs the same
+    however many there were. Samples of held-out prompts are never candidates.
     """
-    config, backbone = context.config, context.backbone_with_sft()
+    config = context.config
     split = Split(config.seed, config.data.heldout_fraction)
     drawn = read_jsonl(context.inputs["samples"] / "samples.jsonl", Sample)
     samples = [sample for sample in drawn if not split.holds_out(sample.prompt)]
-    groups = group_samples(samples)
-    tools = tools_with(context, Scorer.load(backbone, "reward", context.inputs["reward"]))
-    scores = used_selector(context, context.inputs["select"], tools).score(groups)
-    context.drop_adapters("reward", listwise.LOADED)
-
-    by_prompt = _by_prompt(samples)
+    by_prompt, scores = _by_prompt(samples), keeping.read_scores(context.inputs["select"])
+    of_prompts = [[scores[sample.id] for sample in of_prompt] for of_prompt in by_prompt.values()]
     earlier = keeping.read_kept(context.inputs["last"]) if context.inputs.get("last") else []
-    ranked = keeping.rank([by_prompt[group.prompt_id] for group in groups], scores, context.seed("order"))
+    ranked = keeping.rank(list(by_prompt.values()), of_prompts, context.seed("order"))
     kept, left_out = keeping.keep([*ranked, *earlier], config.keep, find_rules(config.keep.filters))
     context.save_rows(keeping.FILE, [row.row() for row in kept])
     context.report(1, 1)

@@ -17,7 +17,7 @@ from policies.adapters import interpolate
 from policies.batching import prompt_batches
 from policies.responses import EncodedPrompt
 from policies.tokenization import encode_prompt
-from rewards import labelers, replay, selectors
+from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
@@ -184,6 +184,7 @@ def select(context: Context) -> Metrics:
     if config.ppo.score == "features":
         save_selector(context, PPO_SCORE, features.fit_without_agreement(task))
     context.save_rows("chosen.jsonl", _chosen(choices, samples, split))
+    context.save_rows(keeping.SCORES, keeping.score_rows(samples, choices))
     found = committees.ask(now, groups, samples, [list(choice.scores) for choice in choices], config.generation.temperature)
     context.save_rows("to_label.jsonl", committees.propose(found, samples, labels[-1], split))
     judged, before = judge(made, groups, heldout), judge(made_before(context, now), groups, heldout)

@@ -12,13 +12,13 @@ PINNED = {
     "setup/sft": "04bd1a5f",
     "setup/baseline": "a455e7a8",
     "round-000/reward": "7f1ec333",
-    "round-000/policy": "9c55a6b0",
-    "round-000/sample": "8058f479",
-    "round-000/label": "33ba496f",
-    "round-000/retrain": "dc6abace",
-    "round-000/select": "9451a7d7",
-    "round-000/keep": "6b085b28",
-    "round-000/evaluate": "85c022b2",
+    "round-000/policy": "437bb55c",
+    "round-000/sample": "451a897f",
+    "round-000/label": "86c6ba2d",
+    "round-000/retrain": "b9fcaf84",
+    "round-000/select": "995a23ea",
+    "round-000/keep": "b1d33e4a",
+    "round-000/evaluate": "dd2d8512",
 }
 
 

@@ -15,7 +15,7 @@ from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards.comparisons import Comparison, PromptRecord, Sample, write_jsonl
 from rewards.data.splits import Split, content_id
-from rewards.keeping import read_kept
+from rewards.keeping import SCORES, read_kept
 from rewards.measurements import Measurement
 from rewards.scoring import Scorer
 from rewards.world import writer
@@ -26,7 +26,6 @@ SETTINGS = {
     "data": {"source": "pairs.jsonl", "heldout_fraction": 0.5},
     "labeler": {"kind": "preferences-file", "path": "labels.jsonl"},
     "generation": {"max_new_tokens": 8},
-    "select": {"kinds": ["longest", "random"], "use": "longest"},
     "keep": {"filters": ["empty"], "batch_size": 4, "learning_rate": 1e-2},
     "ppo": {"init": "selected", "num_updates": 1, "batch_size": 8, "learning_rate": 1e-12},
 }
@@ -43,7 +42,7 @@ def run(backbone, tmp_path):
     backbone.save_adapter("sft", tmp_path / "sft")
     backbone.add_adapter("reward", copy_of="sft")
     Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size)).save(tmp_path / "reward")
-    (tmp_path / "select" / "longest").mkdir(parents=True)
+    (tmp_path / "select").mkdir(exist_ok=True)
     (tmp_path / "data").mkdir()
     write_jsonl(tmp_path / "data" / "pairs.jsonl", [Comparison(content_id(q), q, "original", "b") for q in TRAINING])
     write_jsonl(tmp_path / "data" / "prompts.jsonl", [PromptRecord(content_id(q), q) for q in TRAINING])
@@ -81,6 +80,12 @@ def samples_of(round_number, prompts):
     ]
 
 
+def score(samples, folder):
+    """Write what a selector that likes the longest completion would write."""
+    folder.mkdir(exist_ok=True)
+    write_jsonl(folder / SCORES, [{"sample_id": s.id, "score": float(len(s.completion))} for s in samples])
+
+
 @pytest.fixture
 def drawn(tmp_path):
     """The directories of two rounds' samples. Round 0 asks all questions, round 1 the first half of them."""
@@ -89,6 +94,7 @@ def drawn(tmp_path):
         folders.append(tmp_path / f"samples-{round_number}")
         folders[-1].mkdir()
         write_jsonl(folders[-1] / "samples.jsonl", samples_of(round_number, questions))
+    score(samples_of(0, QUESTIONS) + samples_of(1, QUESTIONS), tmp_path / "select")
     return folders
 
 
@@ -126,6 +132,7 @@ def test_what_keeping_is_worth_is_measured_where_gold_is_known(run, tmp_path):
         for k, text in enumerate((f"{p.value} {p.value}", "?"))
     ]
     write_jsonl(tmp_path / "samples.jsonl", samples)
+    score(samples, tmp_path / "select")
     settings = {"data": {"source": "embedded"}, "labeler": {"kind": "gold"}, "keep": {"filters": ["missing_end"]}}
     metrics, folder = run("keep", settings=settings, samples=tmp_path)
     gold = gold_scores(samples)
