@@ -189,6 +189,10 @@ class Resumable:
         newest = checkpoints.newest()
         self.train(resume_from_checkpoint=str(next(newest.glob("checkpoint-*"))) if newest else None)
 
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0. transformers would look at every parameter after every step, to count something that nobody reads."""
+        return 0
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing. TRL would write a card into each checkpoint."""
 

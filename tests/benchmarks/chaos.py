@@ -57,7 +57,7 @@ class Run:
         self.process: subprocess.Popen[bytes] | None = None
         self.clock, self.attempts = 0.0, 0
         self.startups: list[dict[str, float]] = []
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def journal(self) -> Path:

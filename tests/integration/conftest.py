@@ -1,5 +1,6 @@
 """Runs small enough for a test: every stage, under half a minute."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -147,9 +148,18 @@ def two_rounds(workspace):
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory):
-    """The run that nothing disturbs. All runs with these settings have to end with the same bytes, with Ray and without."""
-    run = ForkedRun(tmp_path_factory.mktemp("chaos") / "reference", SETTINGS)
-    run.start()
-    assert run.process.wait(timeout=240) == 0
+def reference(tmp_path_factory, worker_id):
+    """The run that nothing disturbs. All runs with these settings have to end with the same bytes, with Ray and without.
+
+    The first of pytest's processes that needs it makes it for all of them.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own if worker_id == "master" else own.parent
+    run = ForkedRun(shared / "reference", SETTINGS)
+    with (shared / "reference.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "reference.made").exists():
+            run.start()
+            assert run.process.wait(timeout=240) == 0
+            (shared / "reference.made").touch()
     return run
