@@ -15,6 +15,7 @@ from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards.comparisons import Answer, Comparison, Sample, write_jsonl
 from rewards.data.splits import Split
+from rewards.keeping import read_scores
 from rewards.scoring import Scorer
 from rewards.selectors import features
 from rewards.selectors.examples import Example, read_examples, write_examples
@@ -74,6 +75,10 @@ def test_this_rounds_samples_are_scored_by_the_rounds_own_reward_model(select, b
         assert row["score"] == pytest.approx(max(scores), abs=1e-4) and row["completion"] == TEXTS[scores.index(max(scores))]
         assert row["sample_id"] == f"0-{row['prompt']}-{TEXTS.index(row['completion'])}"
         assert row["heldout"] == SPLIT.holds_out(row["prompt"])
+    of_samples = read_scores(folder)
+    assert list(of_samples) == [f"0-{prompt}-{k}" for prompt in PROMPTS for k in range(len(TEXTS))]
+    scores = [score for prompt in PROMPTS for score in own_scores(backbone, tmp_path, prompt)]
+    assert list(of_samples.values()) == pytest.approx(scores, abs=1e-4)
 
 
 def test_last_rounds_selectors_are_judged_with_the_reward_model_of_their_time(select):
@@ -112,7 +117,7 @@ def test_examples_of_earlier_rounds_are_fitted_on_and_held_out_ones_never(select
 def test_without_features_no_feature_is_measured(select, monkeypatch):
     monkeypatch.setattr(features, "measure", None)
     _, folder = select("zero", 0, kinds=["rules", "longest"], use="rules")
-    assert sorted(path.name for path in folder.iterdir()) == ["chosen.jsonl", "longest", "rules", "to_label.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == ["chosen.jsonl", "longest", "rules", "scores.jsonl", "to_label.jsonl"]
 
 
 def test_ppo_gets_its_features_also_where_no_selector_uses_them(select):
