@@ -7,32 +7,20 @@ import pytest
 import torch
 
 from configs import UserError
-from configs.schema import DataConfig, GenerationConfig, LoraSection, RunConfig
-from configs.views import visible
-from loop.round import STAGES, run_rounds
+from configs.schema import DataConfig, GenerationConfig, LoraSection
 from loop.stages import STAGES as FUNCTIONS
 from loop.stages import Context, reward_models
-from loop.stages.setup import PAIR_FILES, PROMPT_FILES
+from loop.stages.setup import PAIR_FILES
 from policies.backbone import Backbone
-from policies.checkpoints import Checkpoints
 from policies.generation import generate
-from policies.reporting import report_nothing
 from policies.responses import EncodedPrompt, Response, make_records
-from policies.tokenization import as_read, decode_completion, encode_completion, encode_prompt
+from policies.tokenization import as_read, decode_completion, encode_prompt
 from rewards import reward_model, sampling
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.data.preference_data import load_preference_data
-from rewards.data.splits import Split
 from rewards.scoring import Scorer, encode_pair, ensemble
 from tests.conftest import make_causal_lm
-
-SETTINGS = {
-    "data": "pairs.jsonl",
-    "labeler": {"kind": "preferences-file", "path": "labels.jsonl"},
-    "reward": {"normalization_samples": 60},
-    "evaluate": {"num_prompts": 60},
-    "sample": {"num_prompts": 60, "num_completions": 2, "earlier_fraction": 0.5},
-}
+from tests.unit.loop.stages.contexts import context
 
 
 @pytest.fixture
@@ -60,13 +48,6 @@ def taken(monkeypatch):
     monkeypatch.setattr(sampling, "generate_sharded", respond)
     monkeypatch.setattr(reward_model, "generate_sharded", respond)
     return calls
-
-
-def context(stage, folders, backbone, output, seed=0, round_number=None, **settings):
-    output.mkdir(parents=True, exist_ok=True)
-    declared = next(found for found in STAGES if found.name == stage)
-    config = visible(RunConfig.model_validate(SETTINGS | {"seed": seed} | settings), declared.visible)
-    return Context(stage, round_number, config, folders, output, Checkpoints(), report_nothing, get_backbone=lambda folder: backbone)
 
 
 @pytest.fixture
@@ -127,170 +108,6 @@ def test_scores_are_normalised_on_any_prompts_the_same_in_every_round(backbone, 
         reward_models.normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), scorer)
     every = {record.prompt for record in read_jsonl(folders["data"] / "prompts.jsonl", PromptRecord)}
     assert {text for rows in taken for text, _ in rows} == every
-
-
-# -- the token limits -----------------------------------------------------------------------------------------------------
-
-
-def limits(backbone):
-    """Limits that the texts below just meet: the prompt "12", and "ab" with the end token."""
-    tokenizer = backbone.tokenizer
-    prompt, completion = len(encode_prompt(tokenizer, "12")), len(encode_completion(tokenizer, "ab"))
-    assert (prompt, completion) == (2, 3)  # one token a letter, and the end
-    return {
-        "data": {"source": "pairs.jsonl", "max_prompt_tokens": prompt, "max_completion_tokens": completion},
-        "generation": {"max_new_tokens": 3},
-    }
-
-
-PAIRS = [
-    Comparison("p1", "12", "ab", "a"),
-    Comparison("p1", "12", "abc", "a", chosen_finished=False),  # three tokens and no end: as long as "ab" with its end
-    Comparison("p1", "12", "abc", "a"),
-    Comparison("p1", "12", "a", "abc"),
-    Comparison("p2", "123", "a", "b"),
-]
-
-
-@pytest.fixture
-def original(tmp_path):
-    folder = tmp_path / "original"
-    folder.mkdir()
-    for name in PAIR_FILES:
-        write_jsonl(folder / f"{name}.jsonl", PAIRS)
-    for name in PROMPT_FILES:
-        write_jsonl(folder / f"{name}.jsonl", [PromptRecord("p1", "12"), PromptRecord("p2", "123")])
-    return folder
-
-
-def test_rows_too_long_are_left_out_once_and_counted(backbone, original, tmp_path):
-    """Of each file's five pairs two have a long completion and one a long prompt; three files of pairs."""
-    metrics = FUNCTIONS["filter"](
-        context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)),
-    )
-    for name in PAIR_FILES:
-        assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", Comparison) == PAIRS[:2] and metrics[name] == 2
-    for name in PROMPT_FILES:
-        assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", PromptRecord) == [PromptRecord("p1", "12")] and metrics[name] == 1
-    assert metrics["left_out"] == {"completion too long": 6, "prompt too long": 3}
-
-
-@pytest.mark.parametrize("name", [*PAIR_FILES, *PROMPT_FILES])
-def test_where_nothing_is_short_enough_the_limit_is_named(backbone, original, tmp_path, name):
-    rows = read_jsonl(original / f"{name}.jsonl", Comparison if name in PAIR_FILES else PromptRecord)
-    write_jsonl(original / f"{name}.jsonl", rows[-1:])
-    with pytest.raises(UserError) as error:
-        FUNCTIONS["filter"](context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)))
-    assert error.value.what.startswith("none of the 1 ") and "1 x prompt too long" in error.value.what
-    assert "data.max_prompt_tokens=2" in error.value.where and error.value.to_do == "raise data.max_prompt_tokens"
-
-
-def test_only_the_filter_and_the_base_see_what_is_too_long():
-    """Everything else gets its rows from the filter."""
-    received = {}
-
-    class Recorder:
-        config = RunConfig.model_validate(
-            SETTINGS
-            | {
-                "labeler": {"kind": "reward-model", "pick": "closeness"},
-                "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5},
-                "num_rounds": 2,
-                "ppo": {"init": "selected"},
-            }
-        )
-
-        def stage(self, stage, round_number=None, **inputs):
-            received.setdefault(stage.name, set()).update(value for value in inputs.values() if isinstance(value, str))
-            return stage.name
-
-    run_rounds(Recorder())
-    assert received.keys() == {stage.name for stage in STAGES}
-    assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
-    assert {name for name, inputs in received.items() if "filter" in inputs} == {
-        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "refresh", "evaluate")
-    }
-
-
-def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(backbone, tmp_path):
-    """The sampled completions have five tokens with their end, more than the limit of three."""
-    samples = [Sample(f"0-0-p-{k}", "p", "12", f"abc{k}", True, 0, k) for k in range(2)]
-    write_jsonl(tmp_path / "samples.jsonl", samples)
-    rows = [
-        {"chosen_id": samples[0].id, "rejected_id": samples[1].id},
-        {"prompt": "12", "chosen": "ab", "rejected": "a", "round": 0},
-        {"prompt": "12", "chosen": "abc", "rejected": "a", "round": 0},
-        {"prompt": "123", "chosen": "ab", "rejected": "a", "round": 0},
-    ]
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = limits(backbone) | {"labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")}}
-    inputs = {"samples": tmp_path, "base": tmp_path}
-    metrics = FUNCTIONS["label"](context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
-    assert [row.chosen for row in read_jsonl(tmp_path / "label" / "comparisons.jsonl", Comparison)] == ["abc0", "ab"]
-    assert metrics["comparisons"] == 2 and metrics["left_out"] == {"completion too long": 1, "prompt too long": 1}
-
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
-    with pytest.raises(UserError, match="none of the 2 comparisons is short enough: 1 x completion too long, 1 x prompt too long"):
-        FUNCTIONS["label"](context("label", inputs, backbone, tmp_path / "label", round_number=0, **settings))
-
-
-def test_labels_of_held_out_prompts_alone_are_refused(backbone, tmp_path):
-    law = Split(seed=0, heldout_fraction=0.5)
-    heldout, training = (next(f"question {i}" for i in range(100) if law.holds_out(f"question {i}") == side) for side in (True, False))
-    samples = [Sample(f"0-0-{p}-{k}", p, p, f"{k}", True, 0, k) for p in (heldout, training) for k in range(2)]
-    write_jsonl(tmp_path / "samples.jsonl", samples)
-    rows = [{"chosen_id": f"0-0-{p}-0", "rejected_id": f"0-0-{p}-1"} for p in (heldout, training)]
-    settings = {
-        "data": {"source": "pairs.jsonl", "heldout_fraction": 0.5},
-        "labeler": {"kind": "preferences-file", "path": str(tmp_path / "labels.jsonl")},
-    }
-    asking = context("label", {"samples": tmp_path, "base": tmp_path}, backbone, tmp_path / "label", round_number=0, **settings)
-    (tmp_path / "labels.jsonl").write_text(json.dumps(rows[0]))
-    with pytest.raises(UserError, match="all 1 comparisons are of held-out prompts"):
-        FUNCTIONS["label"](asking)
-    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert FUNCTIONS["label"](asking)["heldout"] == 1
-
-
-def test_completions_may_not_be_sampled_longer_than_the_limit():
-    with pytest.raises(
-        ValueError, match="generation.max_new_tokens is 65, but data.max_completion_tokens allows completions of only 64 tokens"
-    ):
-        RunConfig.model_validate({"generation": {"max_new_tokens": 65}})
-
-
-def test_a_prompt_of_which_the_tokenizer_keeps_nothing_is_left_out(backbone, original, tmp_path):
-    """An empty prompt has no last token from which an answer could be predicted."""
-    for name in PAIR_FILES:
-        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", "", "a", "b")])
-    inputs = {"data": original, "base": tmp_path}
-    metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
-    assert metrics["left_out"]["prompt without tokens"] == len(PAIR_FILES) and metrics["pairs"] == 2
-
-
-def test_a_prompt_that_the_chat_template_refuses_is_left_out(backbone, original, tmp_path):
-    """As Gemma's and Mistral's templates refuse a system turn."""
-    backbone.tokenizer.chat_template = (
-        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-        + backbone.tokenizer.chat_template
-    )
-    system = [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]
-    for name in PAIR_FILES:
-        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", system, "a", "b")])
-    inputs = {"data": original, "base": tmp_path}
-    metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
-    reason = "prompt refused by the chat template (System role not supported)"
-    assert metrics["left_out"][reason] == len(PAIR_FILES) and metrics["pairs"] == 2
-
-
-def test_limits_beyond_the_models_positions_are_refused(backbone, original, tmp_path):
-    """The tiny backbone has 256 positions; 250 + 7 is one too many."""
-    settings = {
-        "data": {"source": "pairs.jsonl", "max_prompt_tokens": 250, "max_completion_tokens": 7},
-        "generation": {"max_new_tokens": 7},
-    }
-    with pytest.raises(UserError, match="tiny reads at most 256 tokens, and a prompt with its completion may have 257"):
-        FUNCTIONS["filter"](context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **settings))
 
 
 # -- nothing to work on ---------------------------------------------------------------------------------------------------
