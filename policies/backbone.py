@@ -21,6 +21,7 @@ from policies.adapters import AdaptedModel
 from policies.fast.batches import Batch, Unpadded, pad_batch
 from policies.fast.model import TOLERANCE, FastModel
 from policies.loading import load_causal_lm, load_tokenizer, switch_noise_off
+from policies.tokenization import end_also_at
 
 
 class Backbone(AdaptedModel):
@@ -33,6 +34,7 @@ class Backbone(AdaptedModel):
         if gradient_checkpointing:
             causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
+        end_also_at(tokenizer, getattr(causal_lm.generation_config, "eos_token_id", None))
         self.fast = FastModel(causal_lm)
         self._check_train_mode()
         depth = causal_lm.config.get_text_config().num_hidden_layers
