@@ -129,6 +129,10 @@ class GenerationConfig(Section):
     """Sample only from the most likely tokens that together have this probability. 1 means from all."""
     max_new_tokens: PositiveInt = 32
     """The longest completion that is sampled, in tokens. It must not be larger than `data.max_completion_tokens`."""
+    stop_strings: list[Annotated[str, Field(min_length=1)]] = []
+    """Texts in which a completion ends, besides the model's end tokens (the tokenizer's, and all that its `generation_config.json`
+    names). A completion keeps the stop string, and what its last token holds after it, as in transformers' `generate`. It counts as
+    finished."""
     batch_size: Annotated[PositiveInt, RUN_TIME] = 128
     """How many completions are sampled together. A smaller value saves memory. Log-probabilities may differ in their last bits, so about
     one response in a thousand changes."""

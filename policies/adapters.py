@@ -19,6 +19,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from configs.errors import UserError
 from configs.schema import LoraSection
@@ -185,12 +186,13 @@ class AdaptedModel:
         target_modules = settings.target_modules
         if upper_half and target_modules == "all-linear":  # PEFT takes layer numbers only with a list of names
             modules = self.causal_lm.base_model.named_modules()
-            linear = (name for name, module in modules if isinstance(module, nn.Linear))
+            linear = (name for name, module in modules if isinstance(module, nn.Linear | Conv1D))
             target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear if "lora_" not in name and "base_layer" not in name})
         return LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank
             lora_dropout=0.0,
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in self._modules),  # GPT-2's linear layers keep [in, out]
             target_modules=target_modules,
             layers_to_transform=upper_half,
             task_type=TaskType.CAUSAL_LM,

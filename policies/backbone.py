@@ -18,9 +18,13 @@ import torch
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
 from policies.adapters import AdaptedModel
+from policies.base_folder import max_positions
 from policies.fast.batches import Batch, Unpadded, pad_batch
-from policies.fast.model import TOLERANCE, FastModel
+from policies.fast.comparing import close
+from policies.fast.model import FastModel
+from policies.fast.probe import Unusable, probe
 from policies.loading import load_causal_lm, load_tokenizer, switch_noise_off
+from policies.tokenization import end_also_at
 
 
 class Backbone(AdaptedModel):
@@ -33,10 +37,10 @@ class Backbone(AdaptedModel):
         if gradient_checkpointing:
             causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
+        end_also_at(tokenizer, getattr(causal_lm.generation_config, "eos_token_id", None))
         self.fast = FastModel(causal_lm)
+        self._probe()
         self._check_train_mode()
-        depth = causal_lm.config.get_text_config().num_hidden_layers
-        self.fast.probe(tokenizer.pad_token_id, start_layer=depth // 2 if lora.layers == "upper-half" else 0)
 
     @classmethod
     def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
@@ -58,8 +62,8 @@ class Backbone(AdaptedModel):
 
     @property
     def hidden_size(self) -> int:
-        """H, the size of a hidden state."""
-        return self.causal_lm.config.get_text_config().hidden_size
+        """H, the size of a hidden state after the final norm. OPT-350m projects its states to a smaller size before its output layer."""
+        return self.causal_lm.get_output_embeddings().in_features
 
     @property
     def start_layer(self) -> int:
@@ -80,13 +84,22 @@ class Backbone(AdaptedModel):
         """Return the states after the final norm under the present role, [N, H] or [M, H]. See `FastModel.hidden_states`."""
         return self.fast.hidden_states(batch, start_states, only, unpadded)
 
+    def _probe(self) -> None:
+        """Find the fast paths. Raises UserError if the model has other numbers in a batch, or token by token, than for a row alone."""
+        config = self.causal_lm.config.get_text_config()
+        start_layer = config.num_hidden_layers // 2 if self.lora_settings.layers == "upper-half" else 0
+        try:
+            probe(self.fast, self.tokenizer.pad_token_id, start_layer, max_positions(config.to_dict()))
+        except Unusable as reason:
+            raise UserError(str(reason), self.name, "choose another base.model: docs/models.md lists those that are tested") from None
+
     @torch.no_grad()
     def _check_train_mode(self) -> None:
         """Raise UserError if train mode changes the numbers, on six tokens. Log-probs of training must be those of sampling."""
         batch = self.pad([[2, 3, 4]], [[5, 6, 7]])
-        sampling = self.hidden_states(batch).float()
+        sampling = self.hidden_states(batch)
         self._set_mode(True)
-        training = self.hidden_states(batch).float()
+        training = self.hidden_states(batch)
         self._set_mode(False)
-        if (training - sampling).norm() > TOLERANCE * sampling.norm():
+        if not close(training, sampling, self.fast.limit):
             raise UserError("this model computes other numbers in train mode, even without dropout", self.name, "choose another base.model")

@@ -20,6 +20,8 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "
 """Names that architectures use for the longest sequence that they can read. Architectures without a limit have none of them."""
 TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.json", "vocab.txt", "tekken.json", "*.tiktoken")
 WEIGHT_FILES = ("*.safetensors", "*.bin")
+RECURRENT = ("mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm")
+"""Model types that have a state in place of keys and values. Padding in front of a prompt would change it."""
 PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """Tokenizer classes that have no special tokens of their own."""
 
@@ -44,17 +46,19 @@ def check_base(config: RunConfig, where: str) -> None:
 
 
 def check_architecture(found: Mapping[str, Any], where: str) -> None:
-    """Raise UserError if a model's config.json does not declare a decoder-only language model."""
+    """Raise UserError if a model's config.json does not declare a decoder-only language model with attention."""
     declared = " ".join(found.get("architectures") or [])
     if found.get("is_encoder_decoder") or (declared and "CausalLM" not in declared and "LMHead" not in declared):
         kind = declared or found.get("model_type", "an encoder and a decoder")
         raise UserError(f"the base is not a causal language model ({kind})", where, "choose a decoder-only model")
+    if (kind := found.get("model_type")) in RECURRENT:
+        why = "without keys and values prompts of several lengths cannot be answered in one batch"
+        raise UserError(f"the base is a recurrent model ({kind}): {why}", where, "choose a model with attention, such as Llama or Qwen")
 
 
 def check_positions(found: Mapping[str, Any], limits: DataConfig, model: str) -> None:
     """Raise UserError if the longest prompt and completion that `limits` allow are together more tokens than the model can read."""
-    text: Mapping[str, Any] = found.get("text_config") or found
-    positions = next((int(text[name]) for name in POSITIONS if text.get(name)), None)
+    positions = max_positions(found.get("text_config") or found)
     longest = limits.max_prompt_tokens + limits.max_completion_tokens
     if positions is not None and longest > positions:
         raise UserError(
@@ -62,6 +66,11 @@ def check_positions(found: Mapping[str, Any], limits: DataConfig, model: str) ->
             f"data.max_prompt_tokens={limits.max_prompt_tokens}, data.max_completion_tokens={limits.max_completion_tokens}",
             f"lower them until together they are at most {positions}",
         )
+
+
+def max_positions(text_config: Mapping[str, Any]) -> int | None:
+    """Return the largest number of tokens that a model can read, from its config. None if it has no limit."""
+    return next((int(text_config[name]) for name in POSITIONS if text_config.get(name)), None)
 
 
 def _check_folder(folder: Path, config: RunConfig, where: str) -> None:

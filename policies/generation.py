@@ -19,6 +19,7 @@ from policies.checkpoints import Checkpoints
 from policies.fast.batches import Batch
 from policies.fast.sampling import ROWS, Decoding, MergedDecoding, MergedModel, TransformersDecoding
 from policies.responses import Response, Trace
+from policies.tokenization import end_tokens, holds_stop_string
 
 SHRINK = 0.8
 """Rows that have ended leave the batch when at most this fraction of it would remain. Leaving costs a copy of the KV cache. The remaining
@@ -96,7 +97,7 @@ def _decode_batch(
     trace: bool,
 ) -> list[Response]:
     """Decode one batch token by token. Rows that have ended leave it (see SHRINK)."""
-    B, R, end = len(prompts), config.max_new_tokens, backbone.tokenizer.eos_token_id
+    B, R, endings = len(prompts), config.max_new_tokens, _Endings(backbone, config.stop_strings)
     batch = backbone.pad(prompts, [[]] * B)
     P, device = batch.prompt_length, backbone.device
     uniforms = torch.from_numpy(np.stack([_uniforms(seed, R) for seed in seeds])).to(device)
@@ -116,7 +117,7 @@ def _decode_batch(
         if buffers:
             buffers.keep(rows, step, hidden, logits / config.temperature, token)
         tokens[rows[running], step] = token[running]
-        still = running & (token != end)
+        still = running & ~endings.at(token, tokens[rows, : step + 1])
         needed, running = running if run_last else still, still
         if not needed.any() or (step == R - 1 and not run_last):
             break
@@ -133,8 +134,35 @@ def _decode_batch(
     responses = []
     for i, row in enumerate(tokens.tolist()):
         ids = [token for token in row if token >= 0]
-        responses.append(Response(ids, ids[-1] == end, buffers.trace(i, len(prompts[i]), len(ids)) if buffers else None))
+        responses.append(Response(ids, endings.finish(ids), buffers.trace(i, len(prompts[i]), len(ids)) if buffers else None))
     return responses
+
+
+class _Endings:
+    """What ends a response: one of the model's end tokens, or a stop string in its text."""
+
+    def __init__(self, backbone: Backbone, stop_strings: Sequence[str]):
+        self.tokenizer, self.stop_strings = backbone.tokenizer, stop_strings
+        self.ids = end_tokens(backbone.tokenizer)
+        self.tokens = torch.tensor(self.ids, device=backbone.device)
+
+    def at(self, token: torch.Tensor, so_far: torch.Tensor) -> torch.Tensor:
+        """Tell for each row whether its newest token [b] ends the response so_far [b, steps], which has that token in the last place.
+
+        The answer for a row that has ended before means nothing.
+        """
+        ended = (token[:, None] == self.tokens).any(1)
+        if self.stop_strings:
+            stopped = [self._stops([id for id in row if id >= 0]) for row in so_far.tolist()]
+            ended |= torch.tensor(stopped, device=ended.device)
+        return ended
+
+    def finish(self, ids: list[int]) -> bool:
+        """Tell whether these ids of a whole response end with an end token or in a stop string."""
+        return ids[-1] in self.ids or self._stops(ids)
+
+    def _stops(self, ids: list[int]) -> bool:
+        return bool(self.stop_strings) and holds_stop_string(self.tokenizer, ids, self.stop_strings)
 
 
 class _TraceBuffers:

@@ -38,7 +38,7 @@ class Trace:
 
 @dataclass
 class Response:
-    """One sampled response. `token_ids` ends with the end token if `finished`."""
+    """One sampled response. It is `finished` if it ends with an end token, which is the last of `token_ids`, or in a stop string."""
 
     token_ids: list[int]
     finished: bool
@@ -52,13 +52,13 @@ class ResponseRecord:
     prompt: Prompt
     """Plain text, or messages of `role` and `content`."""
     finished: bool
-    """Whether the response ended with the end token, and not at the length limit."""
+    """Whether the response ended with an end token or in a stop string, and not at the length limit."""
     prompt_id: str
     source: str
     """The data set, or the part of it, that the prompt comes from."""
     prompt_token_ids: Sequence[int]
     token_ids: Sequence[int]
-    """The response's tokens as they were sampled, with the end token if it is finished."""
+    """The response's tokens as they were sampled, with the end token if it ended with one."""
     tokenizer: Any = field(compare=False, repr=False)
     trace: Trace | None = field(default=None, compare=False, repr=False)
     """What sampling kept; reward models on the same backbone use it to save time."""
@@ -109,7 +109,7 @@ def as_judged(tokenizer: Any, records: Sequence[ResponseRecord]) -> list[WholeSe
     A reward model is trained on texts, so it must be asked about texts too. If the text of one response reads differently from its
     tokens, no sequence keeps its start states.
     """
-    sequences = [[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids)] for record in records]
+    sequences = [[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids, record.finished)] for record in records]
     as_sampled = sequences == [[*record.prompt_token_ids, *record.token_ids] for record in records]
     kept = kept_start_states(records) if as_sampled else None
     return [WholeSequence(ids, kept[i] if kept else None) for i, ids in enumerate(sequences)]

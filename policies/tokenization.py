@@ -1,4 +1,8 @@
-"""Texts and token ids. The only place that knows chat templates, special tokens and end tokens."""
+"""Texts and token ids. The only place that knows chat templates, special tokens and end tokens.
+
+An answer may end with any of a model's end tokens (`end_tokens`), or in a stop string. Where training and judging append an end token, it
+is always the tokenizer's own `eos_token`, so one answer has one form.
+"""
 
 import re
 from collections.abc import Sequence
@@ -57,9 +61,19 @@ def _encode_turns(tokenizer: Any, template: str | None, turns: tuple[tuple[tuple
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
-    """Return the token ids of a completion, with the end token if it is finished. Special tokens in the text are plain text."""
+    """Return the token ids of a completion, with the tokenizer's end token if it is finished. Special tokens in the text are plain text."""
     ids = tokenizer(completion, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids + [tokenizer.eos_token_id] if finished else ids
+
+
+def end_also_at(tokenizer: Any, token_ids: int | Sequence[int] | None) -> None:
+    """Have answers end with these tokens as well, as the generation config of a model names them: one, a list, or None."""
+    tokenizer.more_end_tokens = [token_ids] if isinstance(token_ids, int) else list(token_ids or [])
+
+
+def end_tokens(tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens with which an answer ends. The first one is the tokenizer's own."""
+    return list(dict.fromkeys([tokenizer.eos_token_id, *getattr(tokenizer, "more_end_tokens", [])]))
 
 
 def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -67,25 +81,40 @@ def decode_completion(tokenizer: Any, ids: Sequence[int]) -> str:
 
     Other special tokens are shown, because they were sampled. Bytes that are no valid text become U+FFFD.
     """
-    inside = list(ids[:-1] if _is_finished(tokenizer, ids) else ids)
-    return tokenizer.decode(inside, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return _decode(tokenizer, _without_end(tokenizer, ids))
 
 
-def as_read(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """Return sampled ids in the form in which they are judged.
+def as_read(tokenizer: Any, ids: Sequence[int], finished: bool) -> list[int]:
+    """Return sampled ids in the form in which they are judged, which is that of `encode_completion`.
 
     These are the same ids, unless the text does not show them: a special token inside, or an id for which the tokenizer has no text. In
-    this case they are the ids of the text, because labelers see only the text.
+    this case they are the ids of the text, because labelers see only the text. An answer that ended with another end token than the
+    tokenizer's own, or in a stop string, gets the tokenizer's own.
     """
-    finished = _is_finished(tokenizer, ids)
+    inside = _without_end(tokenizer, ids)
     special, known = _special_tokens(tokenizer).ids, len(tokenizer)
-    if all(id not in special and id < known for id in (ids[:-1] if finished else ids)):
-        return list(ids)
-    return encode_completion(tokenizer, decode_completion(tokenizer, ids), finished)
+    if any(id in special or id >= known for id in inside):
+        return encode_completion(tokenizer, _decode(tokenizer, inside), finished)
+    return [*inside, tokenizer.eos_token_id] if finished else inside
 
 
-def _is_finished(tokenizer: Any, ids: Sequence[int]) -> bool:
-    return bool(ids) and ids[-1] == tokenizer.eos_token_id
+def holds_stop_string(tokenizer: Any, ids: Sequence[int], stop_strings: Sequence[str]) -> bool:
+    """Tell whether the last token of sampled ids completes one of the stop strings.
+
+    Only the end of the text is decoded: a stop string of n bytes lies in the last n tokens. The token before them is decoded as well,
+    because some tokenizers drop the space in front of a text.
+    """
+    longest = max(len(stop.encode()) for stop in stop_strings)
+    text = _decode(tokenizer, ids[-longest - 1 :])
+    return any(stop in text for stop in stop_strings)
+
+
+def _without_end(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    return list(ids[:-1] if ids and ids[-1] in end_tokens(tokenizer) else ids)
+
+
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 @dataclass(frozen=True)

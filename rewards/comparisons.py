@@ -49,7 +49,7 @@ class Sample:
     policy: str = ""
     num_tokens: int = 0
     unseen_fact: bool = False
-    decoding: dict[str, float] = field(default_factory=dict)
+    decoding: dict[str, float | list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

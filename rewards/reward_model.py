@@ -76,7 +76,7 @@ def train_reward_model(
 def normalize_on_reference(scorer: Scorer, records: Sequence[ResponseRecord]) -> None:
     """Scale the scores to mean 0 and standard deviation 1 on responses of the reference policy (`reference_responses`)."""
     tokenizer = scorer.backbone.tokenizer
-    scorer.normalize_on([[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids)] for record in records])
+    scorer.normalize_on([[*record.prompt_token_ids, *as_read(tokenizer, record.token_ids, record.finished)] for record in records])
 
 
 def reference_responses(

@@ -71,7 +71,8 @@ class Sampler:
         seeds = [seed_of(shards, record.prompt_id, k) for record, k in asked]
         responses = self.respond(adapter, [record for record, _ in asked], seeds, shards)
         config = self.config
-        decoding = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        decoding: dict[str, float | list[str]] = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        decoding |= {"stop_strings": config.stop_strings} if config.stop_strings else {}
         return [
             replace(
                 self.make_sample(sample_id(round_number, policy_round, record.prompt_id, k), record, response, policy_round),

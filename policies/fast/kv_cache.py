@@ -88,3 +88,12 @@ def preallocated_cache(config: Any, capacity: int) -> DynamicCache:
     cache = DynamicCache(config=config)
     cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Return the bytes of the keys and values of all layers."""
+    return sum(layer.nbytes if isinstance(layer, PreallocatedLayer) else _bytes_of(layer) for layer in cache.layers)
+
+
+def _bytes_of(layer: Any) -> int:
+    return sum(tensor.nbytes for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None)) if tensor is not None)

@@ -1,7 +1,7 @@
 """Hidden states and logits of a causal language model, by the fastest way that gives transformers' numbers.
 
     model = FastModel(causal_lm)
-    model.probe(pad_id, start_layer=4)          # compares each fast path with transformers, and keeps those that agree
+    probe(model, pad_id, start_layer=4)         # in probe.py: compares each path with transformers, and keeps those that agree
     states = model.hidden_states(batch)         # [N, H], without padding
 
 The fast paths are:
@@ -14,7 +14,8 @@ The fast paths are:
 Letters: N real tokens of a batch, M chosen tokens, H hidden, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +24,9 @@ import torch
 from torch import nn
 
 from policies.fast.attention import UNPADDED
-from policies.fast.batches import Batch, Unpadded, pad_batch
-from policies.fast.layers import frozen_linear, fuse, takes_only, trimmed, unfuse
+from policies.fast.batches import Batch, Unpadded
+from policies.fast.layers import frozen_linear, takes_only, trimmed
 from policies.fast.lora import Linear
-
-TOLERANCE = 0.02
-"""Largest difference from transformers' numbers, relative to their norm. It leaves room for bfloat16; a wrong computation exceeds it."""
 
 
 @dataclass
@@ -49,6 +47,11 @@ class FastModel:
         self.paths = FastPaths()
         self.largest_cache_bytes = 0
         """Size of the largest KV cache so far."""
+        self.limit = 0.0
+        """How near a fast path must be to the model's own numbers, relative to their norm (see `comparing.py`)."""
+        self.rows: list[list[list[int]]] = []
+        """The rows on which they are compared. `probe` sets both."""
+        self._takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
         text_config = causal_lm.config.get_text_config()
         self._logit_scale = getattr(text_config, "logit_scale", None) or 1.0 / (getattr(text_config, "logits_scaling", None) or 1.0)
         self._logit_cap = getattr(text_config, "final_logit_softcapping", None)
@@ -79,39 +82,49 @@ class FastModel:
         """
         unpadded = unpadded or batch.unpadded
         if not self.paths.unpadded:
-            padded = self.decoder(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids, use_cache=False
-            )
-            return padded.last_hidden_state.flatten(0, 1)[unpadded.index if only is None else unpadded.index[only]]
-        inputs: dict[str, Any]
-        if start_states is None:
-            inputs, first_layer = {"input_ids": unpadded.input_ids[None]}, 0
-        else:
-            complete = len(unpadded.kept) == len(start_states)
-            inputs = {"inputs_embeds": (start_states if complete else start_states[unpadded.kept])[None]}
-            first_layer = self.paths.start_layer
-        inputs |= {"position_ids": unpadded.position_ids[None], "unpadded": unpadded}
-        if not self.paths.trimmed:
-            states = self._run(inputs, first_layer, None)
-            return states if only is None else states[only]
-        return self._run(inputs, first_layer, only)
+            padded = self.run_padded(batch.input_ids, batch.attention_mask, batch.position_ids, use_cache=False)
+            return padded.flatten(0, 1)[unpadded.index if only is None else unpadded.index[only]]
+        if start_states is not None and len(unpadded.kept) != len(start_states):
+            start_states = start_states[unpadded.kept]
+        states = self._run(unpadded, start_states, only if self.paths.trimmed else None)
+        return states if only is None or self.paths.trimmed else states[only]
 
-    def _run(self, inputs: dict[str, Any], first_layer: int, only: torch.Tensor | None) -> torch.Tensor:
-        """Run the layers from `first_layer` on, on unpadded tokens."""
+    def run_padded(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Run transformers' own forward pass on [B, T] tokens. The mask is [B, tokens in the cache + T]. Returns [B, T, H].
+
+        The mask has two dimensions, because architectures disagree about what a number in a larger one means.
+        """
+        if self._takes_positions:
+            kwargs["position_ids"] = position_ids
+        return self.decoder(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+
+    def _run(self, unpadded: Unpadded, start_states: torch.Tensor | None, only: torch.Tensor | None) -> torch.Tensor:
+        """Run the layers on unpadded tokens, from `start_layer` on if `start_states` [N, H] are given."""
+        inputs: dict[str, Any] = {"position_ids": unpadded.position_ids[None], "unpadded": unpadded}
+        start = None if start_states is None else start_states[None]
         if takes_only(self.decoder):
+            inputs |= {"input_ids": unpadded.input_ids[None]} if start is None else {"inputs_embeds": start}
+            first_layer = 0 if start is None else self.paths.start_layer
             return self.decoder(**inputs, first_layer=first_layer, only=only).last_hidden_state[0]
-        with self._changed(first_layer, only):
-            return self.decoder(**inputs, use_cache=False).last_hidden_state[0]
+        with self._changed(start, only):
+            return self.decoder(**inputs, input_ids=unpadded.input_ids[None], use_cache=False).last_hidden_state[0]
 
     @contextmanager
-    def _changed(self, first_layer: int, only: torch.Tensor | None) -> Iterator[None]:
-        """Change a decoder that `layers.py` does not know: unpadded attention, fewer layers, a trimmed last layer."""
-        config, layers = self.decoder.config, self.decoder.layers if first_layer or only is not None else None
-        before = config._attn_implementation
+    def _changed(self, start_states: torch.Tensor | None, only: torch.Tensor | None) -> Iterator[None]:
+        """Change a decoder that `layers.py` does not know: unpadded attention, stand-ins for lower layers, a trimmed last layer.
+
+        Every layer keeps its place in the list, because some decoders look up what a layer gets by its number (`layer_types`).
+        """
+        config, changes_layers = self.decoder.config, start_states is not None or only is not None
+        layers, before = self.decoder.layers if changes_layers else None, config._attn_implementation
         config._attn_implementation = UNPADDED
         if layers is not None:
-            upper = list(layers[first_layer:])
-            self.decoder.layers = nn.ModuleList(upper if only is None else [*upper[:-1], TrimmedLayer(upper[-1], only)])
+            changed = list(layers)
+            if start_states is not None:
+                changed[: self.paths.start_layer] = [StandIn(layer, start_states) for layer in layers[: self.paths.start_layer]]
+            if only is not None:
+                changed[-1] = TrimmedLayer(changed[-1], only)
+            self.decoder.layers = nn.ModuleList(changed)
         try:
             yield
         finally:
@@ -143,54 +156,41 @@ class FastModel:
         """The language model head, if the logits come from this frozen linear layer and nothing else."""
         return frozen_linear(self.causal_lm.get_output_embeddings()) if self._logit_scale == 1.0 and self._logit_cap is None else None
 
-    # -- what the model can do ----------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def probe(self, pad_id: int, start_layer: int) -> None:
-        """Compare each fast path with transformers' forward pass on six tokens, and switch on those that agree.
+class Wrapped(nn.Module):
+    """Takes a layer's place. Everything that it does not have itself is the layer's."""
 
-        start_layer: the layer at which passes should start, 0 for none.
-        """
-        batch = pad_batch([[2, 3], [4]], [[5, 6], [7]], pad_id, self.device)
-        expected = self.hidden_states(batch)
-        everything = torch.arange(len(expected), device=self.device)
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
 
-        def agrees(compute: Callable[[], torch.Tensor]) -> bool:
-            try:
-                return close(compute(), expected)
-            except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):  # what modules of other forms raise
-                return False
-
-        def from_the_start_layer() -> torch.Tensor:
-            with self.capture_start_states() as states:
-                self.hidden_states(batch)
-            return self.hidden_states(batch, states[0][0])
-
-        fuse(self.decoder)
-        if not agrees(lambda: self.hidden_states(batch)):
-            unfuse(self.decoder)
-        paths = self.paths
-        paths.unpadded = True
-        paths.unpadded = agrees(lambda: self.hidden_states(batch))
-        paths.trimmed = paths.unpadded
-        paths.trimmed = paths.unpadded and agrees(lambda: self.hidden_states(batch, only=everything))
-        paths.start_layer = start_layer if paths.unpadded else 0
-        if paths.start_layer and not agrees(from_the_start_layer):
-            paths.start_layer = 0
+    def __getattr__(self, name: str) -> Any:
+        """Return what the layer calls by this name."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
 
 
-class TrimmedLayer(nn.Module):
-    """Takes a layer's place and runs `layers.trimmed`."""
+class TrimmedLayer(Wrapped):
+    """Runs `layers.trimmed`."""
 
     def __init__(self, layer: nn.Module, only: torch.Tensor):
-        super().__init__()
-        self.layer, self.only = layer, only
+        super().__init__(layer)
+        self.only = only
 
     def forward(self, states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """[1, N, H] -> [1, M, H]."""
         return trimmed(self.layer, states, self.only, **kwargs)
 
 
-def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Tell whether two tensors differ by less than `TOLERANCE` of the norm of the second."""
-    return ((found - expected).float().norm() < TOLERANCE * expected.float().norm()).item()
+class StandIn(Wrapped):
+    """Gives what the layers so far would have computed, instead of computing it."""
+
+    def __init__(self, layer: nn.Module, states: torch.Tensor):
+        super().__init__(layer)
+        self.states = states
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the states [1, N, H] that leave the last stand-in."""
+        return self.states

@@ -67,6 +67,8 @@ def test_broken_and_other_models_are_refused(folder):
     assert "not a causal language model (BertForMaskedLM)" in refused(folder).what
     change(config, architectures=["T5ForConditionalGeneration"], is_encoder_decoder=True)
     assert "not a causal language model" in refused(folder).what
+    change(config, architectures=["MambaForCausalLM"], is_encoder_decoder=False, model_type="mamba")
+    assert "a recurrent model (mamba)" in refused(folder).what
     for text in ("{", "[]", "[" * 100_000, "\xff"):
         config.write_bytes(text.encode("latin-1"))
         assert "config.json" in refused(folder).what

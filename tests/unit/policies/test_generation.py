@@ -1,10 +1,19 @@
 """A sample depends on the prompt and its seed, not on the batch, and samples follow the model's distribution."""
 
+from collections import Counter
+
+import pytest
 import torch
 
-from configs.schema import GenerationConfig
+from configs.schema import GenerationConfig, LoraSection
+from policies.backbone import Backbone
 from policies.generation import _draw, generate
-from tests.conftest import perturb
+from policies.responses import EncodedPrompt, as_judged, make_records
+from policies.tokenization import encode_completion, holds_stop_string
+from tests.conftest import make_causal_lm, perturb
+
+GREEDY = {"temperature": 1e-5, "max_new_tokens": 30}
+"""Only the most likely token has a chance."""
 
 
 def prompts_and_seeds(n):
@@ -43,3 +52,60 @@ def test_draws_follow_the_distribution():
     for config in (GenerationConfig(temperature=1.0, top_k=2), GenerationConfig(temperature=1.0, top_p=0.5)):
         counts = torch.bincount(_draw(logits, uniforms, config), minlength=4)
         assert (counts - torch.tensor([0, 0, 42_857, 57_143])).abs().max() <= 1
+
+
+def common_tokens(backbone, count):
+    """Tokens that come up in greedy responses, which then end at different lengths if these end them."""
+    prompts, seeds = prompts_and_seeds(40)
+    found = Counter(t for r in generate(backbone, None, prompts, seeds, GenerationConfig(**GREEDY)) for t in set(r.token_ids))
+    return [token for token, _ in found.most_common(count)]
+
+
+def theirs(backbone, prompt, **settings):
+    """What transformers' own `generate` answers."""
+    ids = torch.tensor([prompt])
+    settings = {"max_new_tokens": 30, "do_sample": False, "pad_token_id": 0} | settings
+    return backbone.causal_lm.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
+
+
+def test_a_response_ends_at_any_end_token_of_the_generation_config():
+    model, tokenizer = make_causal_lm()
+    ends = [tokenizer.eos_token_id, *common_tokens(Backbone(model, tokenizer, LoraSection(rank=4)), 3)]
+    model, tokenizer = make_causal_lm()
+    model.generation_config.eos_token_id = ends[1:]
+    backbone = Backbone(model, tokenizer, LoraSection(rank=4))
+    prompts, seeds = prompts_and_seeds(40)
+    responses = generate(backbone, None, prompts, seeds, GenerationConfig(**GREEDY))
+    records = make_records(tokenizer, [EncodedPrompt(ids) for ids in prompts], responses)
+    for prompt, response, record, judged in zip(prompts, responses, records, as_judged(tokenizer, records), strict=True):
+        assert response.token_ids == theirs(backbone, prompt, eos_token_id=ends)
+        assert response.finished == (response.token_ids[-1] in ends)
+        assert not set(ends) & set(response.token_ids[:-1])
+        if response.finished:  # the text is without the end token, and training appends the tokenizer's own
+            assert record.completion == tokenizer.decode(response.token_ids[:-1])
+            assert judged.token_ids == [*prompt, *response.token_ids[:-1], tokenizer.eos_token_id]
+    assert len({len(response.token_ids) for response in responses}) > 2 and {True, False} == {r.finished for r in responses}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:transformers")
+def test_a_response_ends_in_a_stop_string_as_in_generate(backbone):
+    texts = [backbone.tokenizer.decode([token]) for token in common_tokens(backbone, 40)]
+    stops = [text for text in texts if text.isascii() and text.isprintable()][1:3]
+    prompts, seeds = prompts_and_seeds(40)
+    responses = generate(backbone, None, prompts, seeds, GenerationConfig(**GREEDY, stop_strings=stops))
+    records = make_records(backbone.tokenizer, [EncodedPrompt(ids) for ids in prompts], responses)
+    for prompt, response, record, judged in zip(prompts, responses, records, as_judged(backbone.tokenizer, records), strict=True):
+        settings = {"stop_strings": stops, "tokenizer": backbone.tokenizer, "eos_token_id": backbone.tokenizer.eos_token_id}
+        assert response.token_ids == theirs(backbone, prompt, **settings)
+        assert response.finished == any(stop in record.completion for stop in stops) or response.token_ids[-1] == 1
+        end = [1] if response.finished and response.token_ids[-1] != 1 else []
+        assert judged.token_ids == [*prompt, *response.token_ids, *end]
+    assert {True, False} == {r.finished for r in responses} and len({len(r.token_ids) for r in responses}) > 2
+
+
+def test_a_stop_string_of_many_tokens_is_found():
+    """In Thai each of these characters has three bytes, which byte-level tokens may cut anywhere."""
+    _, tokenizer = make_causal_lm()
+    ids = encode_completion(tokenizer, "The mango สวัสดีค่ะ", finished=False)
+    whole = [n for n in range(1, len(ids) + 1) if holds_stop_string(tokenizer, ids[:n], ["zzz", "สวัสดี"])]
+    assert min(whole) == next(n for n in range(len(ids)) if "สวัสดี" in tokenizer.decode(ids[:n]))

@@ -91,7 +91,7 @@ def test_sampled_special_tokens_are_shown_and_judged_as_that_text(tokenizer):
     assert decode_completion(tokenizer, [end]) == ""
     for ids, text in (([yes, other, yes, end], f"y{mark}y"), ([other], mark), ([other, end], mark)):
         assert decode_completion(tokenizer, ids) == text
-        judged = as_read(tokenizer, ids)
+        judged = as_read(tokenizer, ids, ids[-1] == end)
         assert judged == encode_completion(tokenizer, text, finished=ids[-1] == end)
         assert not special_ids(tokenizer) & set(judged[:-1])
         assert decode_completion(tokenizer, judged) == text
@@ -101,11 +101,11 @@ def test_ordinary_samples_are_judged_as_they_were_sampled(tokenizer):
     """This holds even if the text would be encoded differently, because PPO changes the sampled tokens."""
     pieces = [*tokenizer("t", add_special_tokens=False)["input_ids"], *tokenizer("he", add_special_tokens=False)["input_ids"]]
     for ids in (pieces, [*pieces, tokenizer.eos_token_id], [tokenizer.eos_token_id]):
-        assert as_read(tokenizer, ids) == ids
+        assert as_read(tokenizer, ids, ids[-1] == tokenizer.eos_token_id) == ids
 
 
 def test_an_id_without_text_is_not_judged(tokenizer):
     """Some embeddings have more rows than there are tokens. Such an id is not in the text that labelers see."""
     (yes,) = tokenizer("y", add_special_tokens=False)["input_ids"]
     beyond = len(tokenizer) + 7
-    assert as_read(tokenizer, [yes, beyond, tokenizer.eos_token_id]) == [yes, tokenizer.eos_token_id]
+    assert as_read(tokenizer, [yes, beyond, tokenizer.eos_token_id], True) == [yes, tokenizer.eos_token_id]

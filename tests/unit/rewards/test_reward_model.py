@@ -9,7 +9,9 @@ from configs.schema import BaseConfig, LoraSection, RewardConfig, TrainerSection
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.ppo import ValueModel
 from policies.reporting import report_nothing
+from policies.responses import ResponseBatch
 from policies.sft import train_sft
 from rewards.baselines import shortest
 from rewards.comparisons import Comparison
@@ -20,6 +22,7 @@ from rewards.selectors import Tools, group_samples
 from rewards.selectors.judging import judge
 from rewards.selectors.simple import Longest, RewardModel
 from tests.conftest import make_causal_lm
+from tests.unit.policies.model_forms import tiny_backbone, tiny_model
 
 
 def pairs(n=64):
@@ -68,6 +71,27 @@ def test_normalised_scores_reload_alike_and_peft_reads_them(backbone, scorer, tm
     with torch.no_grad():
         raw = torch.stack([theirs(input_ids=torch.tensor([s])).logits[0, 0] for s in sequences])
     assert torch.allclose((raw - scorer.mean) / scorer.std, scores, atol=1e-4)
+
+
+def test_heads_read_states_that_are_smaller_than_those_of_the_layers(tmp_path):
+    """OPT-350m projects its states to half their size before its output layer. The value head starts as the reward model's."""
+    backbone = tiny_backbone("OPT-350m")
+    backbone.add_adapter("reward")
+    config = RewardConfig(learning_rate=1e-2, batch_size=16)
+    scorer = train_reward_model(backbone, "reward", pairs(16), config, Checkpoints(), 0, report_nothing)[0]
+    assert scorer.head.shape == (1, 16) and backbone.causal_lm.config.hidden_size == 32
+    responses = ResponseBatch.from_ids(backbone, [[5, 6], [7]], [[8], [9]])
+    with torch.no_grad(), backbone.role("reward"):
+        values = ValueModel(backbone, scorer.head, 0.0, None).values(responses, responses.states())
+    expected = scorer.score([[5, 6], [7]])  # the states that predict the first tokens are those of the prompts' last ones
+    assert torch.allclose(values[:, 0], expected, atol=1e-4)
+
+    scorer.save(tmp_path / "reward")
+    tiny_model("OPT-350m").save_pretrained(tmp_path / "base")
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    theirs = PeftModel.from_pretrained(classifier, tmp_path / "reward").eval()
+    with torch.no_grad():
+        assert theirs(input_ids=torch.tensor([[5, 6]])).logits.item() == pytest.approx(expected[0].item(), abs=1e-4)
 
 
 def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):

@@ -154,7 +154,7 @@ def test_ppo_is_scored_for_what_labelers_will_read():
     responses = generate(backbone, None, prompts, [1, 2], GenerationConfig(max_new_tokens=6), trace=True)
     score = ensemble([scorer], "last")
     sampled = [[*p, *r.token_ids] for p, r in zip(prompts, responses, strict=True)]
-    assert all(as_read(tokenizer, r.token_ids) == r.token_ids for r in responses)
+    assert all(as_read(tokenizer, r.token_ids, r.finished) == r.token_ids for r in responses)
     torch.testing.assert_close(score(make_records(tokenizer, encoded, responses)), scorer.score(sampled))
 
     responses[0].token_ids[1] = tokenizer.convert_tokens_to_ids("<|user|>")

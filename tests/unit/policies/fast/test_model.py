@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_model(name):
 
 def test_what_each_architecture_can_do_is_found_out():
     """gemma2 caps its attention scores, and gpt2 has no `layers`, so they do without some fast paths. The others use all of them."""
-    found = {name: make_backbone(config, "upper-half" if name != "gpt2" else "all") for name, config in architectures().items()}
+    found = {name: make_backbone(config, "upper-half") for name, config in architectures().items()}
     paths = {name: backbone.fast.paths for name, backbone in found.items()}
     assert {n for n, p in paths.items() if p.unpadded} >= {"llama", "mistral, window 3", "qwen2", "qwen3"}
     assert {n for n, p in paths.items() if p.trimmed} == {"llama", "mistral, window 3", "qwen2", "qwen3"}
