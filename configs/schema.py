@@ -4,7 +4,7 @@ The settings themselves are in `sections.py` and `judging.py`, and `docs/configu
 library, and it reads no file: `loading.py` does that.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -13,6 +13,7 @@ from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainCo
 from configs.sections import (
     BaseConfig,
     DataConfig,
+    DPOConfig,
     GenerationConfig,
     LoraSection,
     PPOConfig,
@@ -34,6 +35,9 @@ class RunConfig(Section):
     """All random numbers of the run are derived from this number."""
     num_rounds: Annotated[PositiveInt, RUN_TIME] = 2
     """How many rounds there are in all. The option `--rounds` sets it."""
+    trainer: Literal["ppo", "dpo"] = "ppo"
+    """How the policy of a round is trained: by PPO (`ppo`), or by DPO on the comparisons that the round's reward model was trained on
+    (`dpo`). All other stages are the same, so the two can be compared. With `dpo`, the policy does not depend on the settings of `ppo`."""
     base: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
     lora: LoraSection = LoraSection()
@@ -41,6 +45,7 @@ class RunConfig(Section):
     sft: TrainerSection = TrainerSection()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
     sample: SampleConfig = SampleConfig()
     labeler: LabelerConfig = LabelerConfig()
     retrain: RetrainConfig = RetrainConfig()
@@ -88,7 +93,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_workers(self) -> "RunConfig":
         workers = self.runtime.workers
-        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "select", "keep")}
+        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "dpo", "select", "keep")}
         if self.base.model == "embedded":
             sizes["base.pretraining_batch_size"] = self.base.pretraining_batch_size
         for name, size in sizes.items():

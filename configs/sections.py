@@ -215,6 +215,22 @@ class PPOConfig(Section):
     from the SFT policy."""
 
 
+class DPOConfig(TrainerSection):
+    """Direct preference optimization (DPO), only with `trainer: dpo`. It trains the policy on comparisons and needs no reward model. Each
+    round starts from the SFT policy, which is also the reference. Source: arXiv 2305.18290."""
+
+    learning_rate: PositiveFloat = 3e-4
+    """The highest learning rate. It rises during the warm-up and then falls linearly to 0. Source: arXiv 2305.18290 uses 1e-6 for a whole
+    model; an adapter of a tiny model needs more."""
+    num_epochs: PositiveFloat = 1.0
+    """How often each pair is used."""
+    batch_size: PositiveInt = 32
+    """The number of pairs in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""
+    beta: PositiveFloat = 0.1
+    """How strongly the policy is kept near the SFT policy: a larger value keeps it nearer. Source: arXiv 2305.18290, equation 7 and
+    appendix B."""
+
+
 class RuntimeConfig(Section):
     """Where and how a run is computed. These settings may change between two starts of a run."""
 

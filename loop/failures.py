@@ -30,12 +30,12 @@ MICRO_BATCHES = {
     "sft": "sft",
     "labeler": "reward",
     "reward": "reward",
-    "policy": "ppo",
     "retrain": "reward",
     "select": "select",
     "refresh": "keep",
 }
-"""Stage -> the section whose micro batch decides how much memory its training takes. The other stages only sample."""
+"""Stage -> the section whose micro batch decides how much memory its training takes. For `policy` it is that of `trainer`. The other stages
+only sample."""
 
 
 class StageFailed(LoopError):
@@ -108,13 +108,14 @@ def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> 
 def what_to_lower(stage: str, config: RunConfig) -> str:
     """The settings that decide how much memory a stage takes, with their values. All are run time, so a run can continue with others."""
     sampling = f"generation.batch_size (now {config.generation.batch_size})"
-    if stage not in MICRO_BATCHES:
+    sections = MICRO_BATCHES | {"policy": config.trainer}
+    if stage not in sections:
         return sampling
-    section = getattr(config, MICRO_BATCHES[stage])
-    minibatches = config.ppo.num_minibatches if stage == "policy" else 1
+    name = sections[stage]
+    section, minibatches = getattr(config, name), config.ppo.num_minibatches if name == "ppo" else 1
     rows = section.micro_batch_size or section.batch_size // minibatches // config.runtime.workers
-    training = f"{MICRO_BATCHES[stage]}.micro_batch_size (now {rows})"
-    return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
+    training = f"{name}.micro_batch_size (now {rows})"
+    return f"{training} or {sampling}" if stage in ("reward", "retrain") or name == "ppo" else training
 
 
 def oom_kills() -> int:

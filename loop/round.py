@@ -63,6 +63,8 @@ POLICY = Stage(
 )
 POLICY_WITHOUT_FEATURES = replace(POLICY, reads=tuple(name for name in POLICY.reads if name != "evaluate.rules"), calls=())
 """PPO against a reward model. An edited rule does not make it again."""
+DPO = Stage(POLICY.name, (*_MODEL, "dpo"))
+"""What makes the policy with `trainer: dpo`. It takes the place of POLICY, so all that comes later finds the policy under one name."""
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 COMMITTEE = Stage(
     "committee",
@@ -94,8 +96,8 @@ EVALUATE = Stage(
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, COMMITTEE, REFRESH)
-"""All of them. LABELER, before round 0, and COMMITTEE and REFRESH, in each round, are made only if the config asks for them."""
+STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
+"""All of them. LABELER, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config asks for them."""
 
 CHOOSE = Stage(
     "choose",
@@ -161,18 +163,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     before = [past.labels for past in earlier]
 
     reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
-    features = last.select if last and run.config.ppo.score == "features" else None
-    policy = run.stage(
-        POLICY if features else POLICY_WITHOUT_FEATURES,
-        r,
-        data=data,
-        base=base,
-        sft=sft,
-        rewards=[*(p.reward for p in earlier), reward],
-        select=features,
-        last=last.policy if last else None,
-        start=last.refresh if last else None,
-    )
+    policy = make_policy(run, r, setup, earlier, reward)
     sampled = sft if run.config.sample.policy == "sft" else policy
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=sampled, last=last.policy if last else None)
     committee = None
@@ -192,7 +183,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         last=last.select if last else None,
     )
     keep = run.stage(KEEP, r, samples=sample, select=select, last=last.keep if last else None)
-    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.ppo.init == "selected" else None
+    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if _is_refreshed(run.config) else None
     evaluate = run.stage(
         EVALUATE,
         r,
@@ -208,6 +199,32 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         last=last.evaluate if last else None,
     )
     return Round(reward, policy, labels, retrain, select, keep, refresh, evaluate)
+
+
+def make_policy(run: Run, r: int, setup: Setup, earlier: list[Round], reward: Artifact) -> Artifact:
+    """Make the policy of round r: by PPO against a score, or by DPO on the rows that the reward model of this round was trained on."""
+    data, base, sft = setup.data, setup.base, setup.sft
+    last = earlier[-1] if earlier else None
+    if run.config.trainer == "dpo":
+        labels = [past.labels for past in earlier]
+        return run.stage(DPO, r, data=data, base=base, sft=sft, labels=labels, retrained=last.retrain if last else None)
+    features = last.select if last and run.config.ppo.score == "features" else None
+    return run.stage(
+        POLICY if features else POLICY_WITHOUT_FEATURES,
+        r,
+        data=data,
+        base=base,
+        sft=sft,
+        rewards=[*(past.reward for past in earlier), reward],
+        select=features,
+        last=last.policy if last else None,
+        start=last.refresh if last else None,
+    )
+
+
+def _is_refreshed(config: RunConfig) -> bool:
+    """Whether PPO of the next round starts from the SFT policy that was fine-tuned on the kept completions."""
+    return config.trainer == "ppo" and config.ppo.init == "selected"
 
 
 def run_rounds(run: Run) -> None:

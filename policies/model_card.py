@@ -13,11 +13,12 @@ OWN_BASE = "../../setup/base"
 WHAT = {
     "sft": "The policy after supervised fine-tuning on the chosen completions. PPO starts from it, and its KL penalty refers to it.",
     "policy": "The policy after PPO against the reward model of the same round.",
+    "dpo": "The policy after DPO on the pairs that the reward model of the same round was trained on.",
     "refresh": "The SFT policy after fine-tuning on kept completions and original chosen ones. PPO of the next round starts from it.",
     "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
     "retrain": "The reward model after retraining on original pairs and on comparisons of the rounds so far. The next round uses it.",
 }
-"""What the adapter is, by the stage that makes it."""
+"""What the adapter is, by the stage that makes it. The stage `policy` makes the one of `dpo` where the config asks for it."""
 CHAT = """messages = [{"role": "user", "content": "What colour is a mango?"}]
 prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]"""
 PLAIN = """prompt = tokenizer("\\n\\nHuman: What colour is a mango?\\n\\nAssistant:")["input_ids"]"""
@@ -48,16 +49,16 @@ with torch.no_grad():
 print((raw - scale["mean"]) / scale["std"])"""
 
 
-def write_card(folder: Path, backbone: Backbone, stage: str, round_number: int | None) -> None:
-    """Write tokenizer and README.md beside the adapter in `folder`. stage: a key of WHAT."""
+def write_card(folder: Path, backbone: Backbone, what: str, round_number: int | None) -> None:
+    """Write tokenizer and README.md beside the adapter in `folder`. what: a key of WHAT."""
     backbone.tokenizer.save_pretrained(folder)
     base = OWN_BASE if backbone.name == "embedded" else backbone.name
-    (folder / "README.md").write_text(card(stage, round_number, base, backbone.tokenizer), encoding="utf-8")
+    (folder / "README.md").write_text(card(what, round_number, base, backbone.tokenizer), encoding="utf-8")
 
 
-def card(stage: str, round_number: int | None, base: str, tokenizer: Any) -> str:
+def card(what: str, round_number: int | None, base: str, tokenizer: Any) -> str:
     """Return the text of README.md, with PEFT's front matter."""
-    is_policy = stage in ("sft", "policy", "refresh")
+    is_policy = what in ("sft", "policy", "dpo", "refresh")
     made = "before round 0" if round_number is None else f"in round {round_number}"
     code = (GENERATE if is_policy else SCORE).replace("{prompt}", CHAT if tokenizer.chat_template else PLAIN)
     scale = (
@@ -74,9 +75,9 @@ tags:
 - {"rlhf" if is_policy else "reward-model"}
 ---
 
-# {stage}, made {made}
+# {what}, made {made}
 
-{WHAT[stage]}
+{WHAT[what]}
 
 This is a LoRA adapter for the base model `{base}`. `adapter_config.json` names the base by its place on the machine where the run was made.
 If the base is in another place on your machine, change `base_model_name_or_path` in your copy of the adapter.

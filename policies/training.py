@@ -1,4 +1,4 @@
-"""The frame of every supervised training: SFT, the tiny base, the reward model and the selector.
+"""The frame of every training on given rows: SFT, DPO, the tiny base, the reward model and the selector.
 
     log = Training(section, checkpoints, seed, report).fit(trl.SFTTrainer, trl.SFTConfig, model, rows, lengths)
 
@@ -31,10 +31,10 @@ from policies.reporting import Report
 Log = list[dict[str, float]]
 """Step and losses of each step."""
 TRAINED = "trained.safetensors"
-LOGGED = ("step", "loss", "accuracy", "margin")
+LOGGED = ("step", "loss", "accuracy", "margin", "rewards/accuracies", "rewards/margins")
 """What is kept of a trainer's log. Clock times are left out, so the log is the same in every run."""
 LAST_STEPS = 5
-"""`final_loss` is the mean loss of this many steps."""
+"""`final` takes the mean over this many steps."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,12 @@ def batches_per_epoch(num_rows: int, batch_size: int) -> int:
 
 def final_loss(log: Log) -> float:
     """Return the mean loss of the last steps."""
-    last = [row["loss"] for row in log[-LAST_STEPS:]]
+    return final(log, "loss")
+
+
+def final(log: Log, name: str) -> float:
+    """Return the mean of a logged number over the last steps."""
+    last = [row[name] for row in log[-LAST_STEPS:]]
     return sum(last) / len(last)
 
 

@@ -24,7 +24,8 @@ from rewards.comparisons import Comparison
 class Mixture:
     """The original pairs, if `original` is true, and then the comparisons of the rounds from `first_round` to `last_round`.
 
-    Held-out rows and ties are left out. drawn: the numbers of the rows that are used, from 0; None means all of them.
+    If `last_round` is less than `first_round`, there are no such rounds. Held-out rows and ties are left out. drawn: the numbers of the
+    rows that are used, from 0; None means all of them.
     """
 
     original: bool
@@ -47,6 +48,10 @@ class Mixture:
     def read(cls, path: Path) -> "Mixture":
         """Read a record."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+ORIGINAL = Mixture(original=True, first_round=0, last_round=-1)
+"""The original pairs alone, which the reward model of round 0 is trained on."""
 
 
 def mix(original: Sequence[Comparison], by_round: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int) -> Mixture:

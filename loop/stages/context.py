@@ -77,8 +77,8 @@ class Context:
         return read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison)
 
     def labels(self) -> list[list[Comparison]]:
-        """The comparisons of all rounds so far, by round. The last entry is this round's."""
-        return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs["labels"]]
+        """The comparisons of all rounds so far, by round. The last entry is this round's, once they are there."""
+        return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs.get("labels", [])]
 
     def evaluate(self, adapter: str) -> Evaluation:
         """A policy on the held-out prompts of the run. Prompts and seeds are the same in every stage and round."""
@@ -101,10 +101,10 @@ class Context:
         """Write a training log, one step a line."""
         self.save_rows("metrics.jsonl", rows)
 
-    def save_with_card(self, write: Callable[[Path], object]) -> None:
-        """Save an adapter that users may take away, and a model card beside it."""
+    def save_with_card(self, write: Callable[[Path], object], what: str | None = None) -> None:
+        """Save an adapter that users may take away, and a model card beside it. what: which card, if it is not that of the stage."""
         self.save(write)
-        self.save(lambda folder: write_card(folder, self.backbone, self.stage, self.round))
+        self.save(lambda folder: write_card(folder, self.backbone, what or self.stage, self.round))
 
     def drop_adapters(self, *names: str) -> None:
         """Free adapters that later stages do not need."""

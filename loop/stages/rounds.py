@@ -15,8 +15,10 @@ from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
 from policies.batching import prompt_batches
+from policies.dpo import train_dpo
 from policies.responses import EncodedPrompt
-from policies.tokenization import encode_prompt
+from policies.tokenization import encode_completion, encode_prompt
+from policies.training import final, final_loss
 from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
@@ -54,6 +56,11 @@ def reward(context: Context) -> Metrics:
 
 
 def policy(context: Context) -> Metrics:
+    """The policy of this round, by PPO or by DPO (`trainer`). Only PPO is given reward models."""
+    return _by_ppo(context) if context.inputs.get("rewards") else _by_dpo(context)
+
+
+def _by_ppo(context: Context) -> Metrics:
     """PPO against the reward model or the last round's features (`ppo.score`).
 
     The penalty is for the KL from the SFT policy, or from where PPO starts (`ppo.reference`).
@@ -78,6 +85,37 @@ def policy(context: Context) -> Metrics:
         "objective/kl_last_updates": over_updates(last, "objective/kl"),
         "val/response_length_last_update": log[-1]["val/response_length"],
         "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
+    }
+
+
+def _by_dpo(context: Context) -> Metrics:
+    """DPO of the SFT policy, which is also the reference, on the rows that the reward model of this round was trained on.
+
+    In round 0 these are the original pairs. Later they are in the record of the last round's `retrain`, so DPO and PPO have seen the same
+    labels.
+    """
+    backbone, tokenizer, retrained = context.backbone_with_sft(), context.backbone.tokenizer, context.inputs.get("retrained")
+    mixture = replay.Mixture.read(retrained / "mixture.json") if retrained else replay.ORIGINAL
+    pairs = mixture.rows(context.pairs("pairs"), context.labels())
+    encoded = [
+        (
+            encode_prompt(tokenizer, pair.prompt),
+            encode_completion(tokenizer, pair.chosen, pair.chosen_finished),
+            encode_completion(tokenizer, pair.rejected, pair.rejected_finished),
+        )
+        for pair in pairs
+    ]
+    backbone.add_adapter("policy", copy_of="sft")
+    log = train_dpo(backbone, "policy", encoded, context.config.dpo, context.checkpoints, context.seed(), context.report, reference="sft")
+    context.save_with_card(lambda folder: backbone.save_adapter("policy", folder), "dpo")
+    context.save_log(log)
+    context.drop_adapters("policy")
+    return {
+        "reference": "sft",
+        "pairs": len(pairs),
+        "mixture": replay.composition(pairs),
+        "loss": final_loss(log),
+        "accuracy": final(log, "rewards/accuracies"),
     }
 
 

@@ -60,7 +60,9 @@ MEASURES: dict[str, Measure] = {
     "objective/scores_first_updates": Measure("mean score in the first PPO updates", SCORE, "higher"),
     "objective/scores_last_updates": Measure("mean score in the last PPO updates", SCORE, "higher"),
     "objective/kl_last_updates": Measure("KL divergence from the reference in the last PPO updates", NATS),
-    "reference": Measure("the policy that PPO measures the KL divergence from: `sft`, or `start`, where PPO starts", "text"),
+    "reference": Measure(
+        "the policy that PPO measures the KL divergence from: `sft`, or `start`, where PPO starts; for DPO always `sft`", "text"
+    ),
     "val/response_length_last_update": Measure("mean response length in the last PPO update", TOKENS),
     "policy/entropy_avg_last_update": Measure("mean entropy of a token in the last PPO update", "nats per token"),
     "accuracy": Measure("accuracy on the batch that is trained on", FRACTION, "higher"),
@@ -102,7 +104,15 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "labeler": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "baseline": ("gold", "gold_unseen_facts", "length"),
     "reward": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
-    "policy": ("objective/scores_first_updates", "objective/scores_last_updates", "objective/kl_last_updates", "reference"),
+    "policy": (
+        "pairs",
+        "loss",
+        "accuracy",
+        "objective/scores_first_updates",
+        "objective/scores_last_updates",
+        "objective/kl_last_updates",
+        "reference",
+    ),
     "sample": ("samples", "different", "length"),
     "committee": ("samples", "agreement"),
     "label": ("comparisons", "heldout", "ties", "left_out"),

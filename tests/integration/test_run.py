@@ -330,6 +330,20 @@ def test_the_other_choices_run(workspace):
     assert workspace.digests("choices") == before
 
 
+def test_a_policy_by_dpo(workspace):
+    """Two rounds. The second policy is trained on what its reward model was trained on, and PEFT finds what it finds after PPO."""
+    workspace.small("dpo", "--rounds", "2", "trainer=dpo")
+    first, second = (row["stages"] for row in workspace.status("dpo")["rounds"])
+    assert set(first["policy"]["metrics"]["mixture"]) == {"original"}
+    assert second["policy"]["metrics"]["mixture"] == first["retrain"]["metrics"]["mixture"]
+    assert set(second["policy"]["metrics"]["mixture"]) == {"original", "round-000"}
+    assert not [name for name in second["policy"]["metrics"] if find_measure(name) is None]
+    policy = workspace.folder / "runs" / "dpo" / "round-001" / "policy"
+    files = {"adapter_model.safetensors", "adapter_config.json", "README.md", "tokenizer.json", "metrics.jsonl", "manifest.json"}
+    assert files <= {path.name for path in policy.iterdir()}
+    assert second["evaluate"]["metrics"]["kl"]["mean"] != 0.0 and "gold_over_last" in second["evaluate"]["metrics"]
+
+
 def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):
     """HH pairs: split by opening, a reward model trained on the other half labels."""
     workspace.small(

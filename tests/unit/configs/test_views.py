@@ -60,6 +60,7 @@ def test_the_run_time_settings():
         "sft.micro_batch_size",
         "reward.micro_batch_size",
         "ppo.micro_batch_size",
+        "dpo.micro_batch_size",
         "select.micro_batch_size",
         "keep.micro_batch_size",
     }

@@ -5,8 +5,9 @@ import errno
 import pytest
 
 from configs.errors import LoopError
+from configs.loading import load_config
 from loop.executors.heartbeat import SignsOfLife
-from loop.failures import disk_error, disk_errors_explained
+from loop.failures import disk_error, disk_errors_explained, what_to_lower
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,12 @@ def test_disk_errors_are_told_apart(tmp_path, error, words):
     if isinstance(error, OSError):
         with pytest.raises(LoopError, match=words), disk_errors_explained(tmp_path):
             raise error
+
+
+def test_the_settings_to_lower_are_those_of_what_trains_the_policy():
+    """A PPO batch of 64 is two minibatches. A DPO batch is 32 pairs, and DPO samples nothing."""
+    assert what_to_lower("policy", load_config()) == "ppo.micro_batch_size (now 32) or generation.batch_size (now 128)"
+    assert what_to_lower("policy", load_config(overrides=["trainer=dpo"])) == "dpo.micro_batch_size (now 32)"
 
 
 def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):

@@ -36,3 +36,16 @@ def test_a_later_setting_shares_the_earlier_stages(tmp_path):
     assert not touched
     alike, touched = shared_stages(tmp_path, load_config(overrides=["evaluate.num_prompts=9"]))
     assert touched == ["setup/baseline", "round-000/evaluate", "round-001/evaluate"]
+
+
+def test_dpo_takes_the_place_of_ppo(tmp_path):
+    """A run by DPO has the same stages under the same names. It shares those before its first policy, which no setting of PPO changes."""
+    ppo, dpo = load_config(), load_config(overrides=["trainer=dpo"])
+    (tmp_path / "config.yaml").write_text(dump_config(ppo))
+    alike, touched = shared_stages(tmp_path, dpo)
+    assert alike == [f"setup/{name}" for name in ("data", "base", "filter", "sft", "baseline")] + ["round-000/reward"]
+    assert [*alike, *touched] == list(planned_keys(ppo))
+    (tmp_path / "config.yaml").write_text(dump_config(dpo))
+    changed = load_config(overrides=["trainer=dpo", "ppo.num_updates=9", "ppo.init=selected"])
+    assert shared_stages(tmp_path, changed) == (list(planned_keys(dpo)), [])
+    assert shared_stages(tmp_path, load_config(overrides=["trainer=dpo", "dpo.beta=0.2"]))[1][0] == "round-000/policy"

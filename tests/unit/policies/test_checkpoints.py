@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from configs.errors import Stopped
-from configs.schema import LoraSection, RewardConfig, SelectConfig, TrainerSection
+from configs.schema import DPOConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.dpo import train_dpo
 from policies.reporting import report_nothing
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
@@ -35,6 +36,11 @@ def fit(kind, checkpoints, report):
         examples = [([5, 6, 7 + i % 9], [8, 9 + i % 5, 1]) for i in range(40)]
         log = train_sft(backbone, "x", examples, TrainerSection(batch_size=8), checkpoints, 0, report)
         return backbone.adapter_state("x"), log
+    if kind == "dpo":
+        pairs = [([5, 6, 7 + i % 9], [8, 9 + i % 5, 1], [10 + i % 3, 1]) for i in range(40)]
+        backbone.add_adapter("sft", copy_of="x")
+        log = train_dpo(backbone, "x", pairs, DPOConfig(batch_size=8), checkpoints, 0, report)
+        return backbone.adapter_state("x"), log
     if kind == "reward":
         pairs = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(40)]
         scorer, log = train_reward_model(backbone, "x", pairs, RewardConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
@@ -45,7 +51,7 @@ def fit(kind, checkpoints, report):
     return backbone.adapter_state("x") | {"head": scorer.head}, log
 
 
-@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "sft", "reward", "select"])
+@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "sft", "dpo", "reward", "select"])
 def test_stopped_after_every_step_and_resumed(kind, tmp_path):
     """Stop after each of the first four of five steps, each time with a new backbone, and compare with one run without checkpoints."""
     expected, expected_log = fit(kind, Checkpoints(), report_nothing)

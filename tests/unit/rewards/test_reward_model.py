@@ -5,10 +5,11 @@ import torch
 import transformers
 from peft import PeftModel
 
-from configs.schema import BaseConfig, LoraSection, RewardConfig, TrainerSection
+from configs.schema import BaseConfig, DPOConfig, LoraSection, RewardConfig, TrainerSection
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.dpo import train_dpo
 from policies.ppo import ValueModel
 from policies.reporting import report_nothing
 from policies.responses import ResponseBatch
@@ -94,7 +95,7 @@ def test_heads_read_states_that_are_smaller_than_those_of_the_layers(tmp_path):
         assert theirs(input_ids=torch.tensor([[5, 6]])).logits.item() == pytest.approx(expected[0].item(), abs=1e-4)
 
 
-def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
+def test_sft_dpo_and_reward_model_train_on_a_four_bit_base(tmp_path):
     """QLoRA: NF4 base, bfloat16 compute, gradient checkpointing; only the adapter's float32 weights move."""
     model, tokenizer = make_causal_lm(hidden_size=64)
     model.save_pretrained(tmp_path / "base")
@@ -107,6 +108,9 @@ def test_sft_and_reward_model_train_on_a_four_bit_base(tmp_path):
     train_sft(backbone, "sft", [([5, 6, 7], [8, 9, 1])] * 64, TrainerSection(batch_size=8), Checkpoints(), 0, report_nothing)
     changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".sft." in name for name in changed)
+    backbone.add_adapter("policy", copy_of="sft")
+    log = train_dpo(backbone, "policy", [([5, 6], [8, 1], [9, 1])] * 64, DPOConfig(batch_size=8), Checkpoints(), 0, report_nothing)
+    assert log[-1]["loss"] < log[0]["loss"] and log[-1]["rewards/accuracies"] == 1.0
     backbone.add_adapter("reward", copy_of="sft")
     settings = RewardConfig(learning_rate=1e-2, batch_size=16)
     scorer, _ = train_reward_model(backbone, "reward", pairs(), settings, Checkpoints(), 0, report_nothing)
