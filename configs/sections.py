@@ -8,7 +8,7 @@ an ML library.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from configs.fields import RUN_TIME, BadValue, Fraction, MicroBatchSize, NonNegativeFloat, Section
 
@@ -23,8 +23,8 @@ class BaseConfig(Section):
     """The branch, tag or commit of a hub model. None means the default branch. The run records the commit and keeps using it."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run on your machine. Set it only for models whose code you have read."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The number format of the base model's weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The number format of the base model's weights. float16 is refused, because small gradients would be rounded to 0 in it."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` loads the base in 4-bit NF4 with bitsandbytes, which must be installed. Source: QLoRA, arXiv 2305.14314."""
     gradient_checkpointing: Annotated[bool, RUN_TIME] = False
@@ -45,6 +45,17 @@ class BaseConfig(Section):
     """Only for `embedded`: the number of decoder layers."""
     num_heads: PositiveInt = 4
     """Only for `embedded`: the number of attention heads."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _refuse_float16(cls, value: object) -> object:
+        """Say why float16 is missing, instead of only listing the other formats."""
+        if value in ("float16", "fp16", "half"):
+            raise BadValue(
+                f"base.dtype={value} cannot be trained in: gradients below 6e-8 become 0, and the losses are not scaled",
+                "set base.dtype=bfloat16, or base.dtype=float32 where the GPU does not compute in bfloat16",
+            )
+        return value
 
 
 class LoraSection(Section):
