@@ -255,3 +255,6 @@ class RuntimeConfig(Section):
                 "set runtime.workers=1, or runtime.executor=ray",
             )
         return self
+    tokens_per_batch: PositiveInt = 16384
+    """The most tokens in one forward pass that scores answers, or that measures log-probabilities outside of PPO. A smaller value saves
+    memory. Padding is counted, and no such pass takes more than 128 answers. `docs/performance.md` says how many bytes a token needs."""

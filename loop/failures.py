@@ -35,7 +35,9 @@ MICRO_BATCHES = {
     "select": "select",
     "refresh": "keep",
 }
-"""Stage -> the section whose micro batch decides how much memory its training takes. The other stages only sample."""
+"""Stage -> the section whose micro batch decides how much memory its training takes. The other stages do not train."""
+SAMPLING_ONLY = ("baseline", "sample")
+"""Stages that neither train nor score anything."""
 
 
 class StageFailed(LoopError):
@@ -108,13 +110,16 @@ def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> 
 def what_to_lower(stage: str, config: RunConfig) -> str:
     """The settings that decide how much memory a stage takes, with their values. All are run time, so a run can continue with others."""
     sampling = f"generation.batch_size (now {config.generation.batch_size})"
+    scoring = f"runtime.tokens_per_batch (now {config.runtime.tokens_per_batch})"
     if stage not in MICRO_BATCHES:
-        return sampling
+        return sampling if stage in SAMPLING_ONLY else f"{sampling} or {scoring}"
     section = getattr(config, MICRO_BATCHES[stage])
     minibatches = config.ppo.num_minibatches if stage == "policy" else 1
     rows = section.micro_batch_size or section.batch_size // minibatches // config.runtime.workers
     training = f"{MICRO_BATCHES[stage]}.micro_batch_size (now {rows})"
-    return f"{training} or {sampling}" if stage in ("reward", "policy", "retrain") else training
+    if stage in ("sft", "refresh"):
+        return training
+    return f"{training}, {sampling} or {scoring}" if stage in ("reward", "policy", "retrain") else f"{training} or {scoring}"
 
 
 def oom_kills() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from configs.errors import UserError
-from configs.schema import BaseConfig, LoraSection
+from configs.schema import BaseConfig, LoraSection, RuntimeConfig
 from policies.adapters import AdaptedModel
 from policies.fast.batches import Batch, Unpadded, pad_batch
 from policies.fast.model import TOLERANCE, FastModel
@@ -33,6 +33,8 @@ class Backbone(AdaptedModel):
         if gradient_checkpointing:
             causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
+        self.tokens_per_batch = RuntimeConfig().tokens_per_batch
+        """`runtime.tokens_per_batch`, which whoever loads the backbone sets."""
         self.fast = FastModel(causal_lm)
         self._check_train_mode()
         depth = causal_lm.config.get_text_config().num_hidden_layers
