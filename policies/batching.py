@@ -30,16 +30,12 @@ def worker_rows(size: int, group_size: int) -> list[int]:
     return [i for i in range(size) if i // group_size % parallel.world_size() == parallel.rank()]
 
 
-def minibatches(size: int, group_size: int, num_minibatches: int, num_epochs: int, *seed: int) -> list[list[int]]:
-    """Return this worker's rows of each minibatch of each epoch, counted among its own rows."""
+def minibatches(size: int, group_size: int, num_minibatches: int, epoch: int, *seed: int) -> list[list[int]]:
+    """Return this worker's rows of each minibatch of an epoch, counted among its own rows."""
     own = {i: row for row, i in enumerate(worker_rows(size, group_size))}
-    found = []
-    for epoch in range(num_epochs):
-        generator = torch.Generator().manual_seed(derive_seed(*seed, "epoch", epoch))
-        order = torch.randperm(size, generator=generator)
-        for part in order.chunk(num_minibatches):
-            found.append([own[i] for i in part.tolist() if i in own])
-    return found
+    generator = torch.Generator().manual_seed(derive_seed(*seed, "epoch", epoch))
+    order = torch.randperm(size, generator=generator)
+    return [[own[i] for i in part.tolist() if i in own] for part in order.chunk(num_minibatches)]
 
 
 def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

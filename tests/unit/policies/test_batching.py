@@ -15,6 +15,10 @@ def test_prompt_batches_use_every_prompt_before_any_again():
     assert batches == prompt_batches(10, 4, 5, seed=0) != prompt_batches(10, 4, 5, seed=1)
 
 
+def in_two_epochs():
+    return [rows for epoch in (0, 1) for rows in minibatches(16, 2, 4, epoch, 7, 3)]
+
+
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_minibatches_are_the_same_for_any_number_of_workers(monkeypatch, workers):
     """16 responses, two to each prompt, in two epochs of four minibatches: each response is in one minibatch of each epoch."""
@@ -24,13 +28,13 @@ def test_minibatches_are_the_same_for_any_number_of_workers(monkeypatch, workers
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
         own = worker_rows(16, 2)
         assert len(own) == 16 // workers and all(i + 1 in own for i in own if i % 2 == 0)
-        for together, rows in zip(joined, minibatches(16, 2, 4, 2, 7, 3), strict=True):
+        for together, rows in zip(joined, in_two_epochs(), strict=True):
             together |= {own[row] for row in rows}
     assert all(len(rows) == 4 for rows in joined)
     assert set().union(*joined[:4]) == set().union(*joined[4:]) == set(range(16))
     monkeypatch.setattr(parallel, "world_size", lambda: 1)
     monkeypatch.setattr(parallel, "rank", lambda: 0)
-    assert joined == [set(rows) for rows in minibatches(16, 2, 4, 2, 7, 3)]
+    assert joined == [set(rows) for rows in in_two_epochs()]
 
 
 def test_a_batch_is_limited_by_its_tokens():

@@ -11,6 +11,7 @@ from configs.views import visible
 from loop.round import STAGES
 from loop.stages import STAGES as FUNCTIONS
 from loop.stages import Context, rounds, selecting
+from loop.store.measures import headline
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from policies.responses import EncodedPrompt, Response, make_records
@@ -229,3 +230,11 @@ def _records(backbone, questions):
     """One response of three tokens to each question."""
     prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, question), question, question) for question in questions]
     return make_records(backbone.tokenizer, prompts, [Response([3 + i, 7 + 2 * i, 9 + i], False) for i in range(len(prompts))])
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "gae"])
+def test_a_critic_is_made_only_for_advantages_that_need_one(run, tmp_path, backbone, advantage):
+    settings = {"ppo": {"init": "sft", "advantage": advantage, "value_model": "adapter", "kl_coefficient": 0.0}}
+    metrics, folder = run("policy", 0, settings, rewards=[tmp_path / "reward"], select=None)
+    assert (folder / "value").exists() == (advantage == "gae") and (metrics["memory"]["heads"] > 0) == (advantage == "gae")
+    assert "objective/kl_last_updates" not in metrics and headline("policy", metrics)
