@@ -8,7 +8,7 @@ an ML library.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from configs.fields import RUN_TIME, BadValue, Fraction, MicroBatchSize, NonNegativeFloat, Section
 
@@ -23,8 +23,8 @@ class BaseConfig(Section):
     """The branch, tag or commit of a hub model. None means the default branch. The run records the commit and keeps using it."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run on your machine. Set it only for models whose code you have read."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The number format of the base model's weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The number format of the base model's weights. float16 is refused, because small gradients would be rounded to 0 in it."""
     quantization: Literal["none", "nf4"] = "none"
     """`nf4` loads the base in 4-bit NF4 with bitsandbytes, which must be installed. Source: QLoRA, arXiv 2305.14314."""
     gradient_checkpointing: Annotated[bool, RUN_TIME] = False
@@ -45,6 +45,17 @@ class BaseConfig(Section):
     """Only for `embedded`: the number of decoder layers."""
     num_heads: PositiveInt = 4
     """Only for `embedded`: the number of attention heads."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _refuse_float16(cls, value: object) -> object:
+        """Say why float16 is missing, instead of only listing the other formats."""
+        if value in ("float16", "fp16", "half"):
+            raise BadValue(
+                f"base.dtype={value} cannot be trained in: gradients below 6e-8 become 0, and the losses are not scaled",
+                "set base.dtype=bfloat16, or base.dtype=float32 where the GPU does not compute in bfloat16",
+            )
+        return value
 
 
 class LoraSection(Section):
@@ -175,27 +186,62 @@ class PPOConfig(Section):
     """Lambda of generalized advantage estimation. Source: arXiv 1506.02438; the value is that of arXiv 2403.17031."""
     clip_range: PositiveFloat = 0.2
     """How far the probability ratio may move from 1 before the policy loss is clipped. Source: arXiv 1707.06347, equation 7."""
+    clip_range_high: PositiveFloat | None = None
+    """The same for a ratio above 1 ("clip-higher"), so that unlikely tokens can gain more. None means `clip_range`. Source: DAPO, arXiv
+    2503.14476, section 3.1, which uses 0.28."""
+    importance_ratio: Literal["token", "sequence"] = "token"
+    """Only for `rloo` and `grpo`: `sequence` gives all tokens of a response one ratio, the geometric mean of their ratios. It moves far
+    less than that of a token, so the clip ranges must be much smaller. Source: GSPO, arXiv 2507.18071, equation 7, with clip ranges of
+    3e-4 and 4e-4."""
+    loss_type: Literal["token", "sequence", "dr_grpo"] = "token"
+    """Over what the policy loss is averaged. `token` is over the tokens of a minibatch. `sequence` is over the tokens of each response, and
+    then over the responses. `dr_grpo` divides the sum over tokens by the number of responses x `generation.max_new_tokens`. The value loss
+    is always averaged over tokens. Source: DAPO, arXiv 2503.14476, section 3.3 (token); arXiv 2402.03300, equation 3 (sequence); Dr. GRPO,
+    arXiv 2503.20783, section 3.2 (dr_grpo)."""
+    mask_truncated: bool = False
+    """Whether responses without an end token are left out of all losses. Their scores still count in the advantages of the others. Source:
+    DAPO, arXiv 2503.14476, section 3.4 ("overlong filtering")."""
+    entropy_coefficient: NonNegativeFloat = 0.0
+    """The weight of an entropy bonus: the mean entropy of the policy at the tokens of the responses. 0 computes none. Source: arXiv
+    1707.06347, equation 9."""
+    target_kl: PositiveFloat | None = None
+    """If set, an update does no further epoch after one in which the policy has moved further than this from where it sampled, in nats per
+    token (`policy/approxkl_avg`). None always does `num_epochs`. `kl_target` is something else: the KL from the reference. Source:
+    "The 37 Implementation Details of PPO", 2022, detail "early stopping"."""
     value_clip_range: PositiveFloat = 0.2
     """How far a value may move from the value at sampling before its loss is clipped. Source: arXiv 2403.17031."""
     value_coefficient: NonNegativeFloat = 0.1
     """The weight of the value loss. Source: arXiv 2403.17031."""
     value_model: Literal["head", "adapter"] = "head"
-    """The critic: `head` is a linear head on the policy's own hidden states, `adapter` has an adapter of its own as well. Both start from
-    the reward model."""
+    """Only for `gae`: the critic. `head` is a linear head on the policy's own hidden states, `adapter` has an adapter of its own as well.
+    Both start from the reward model."""
+    value_warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """Only for `gae`: in the first updates of a round, as many as this number says, only the critic is trained. Source: VC-PPO, arXiv
+    2503.01491 ("value pretraining")."""
     score: Literal["reward-model", "features"] = "features"
     """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is logistic regression
     on the features of an answer (`select.features` without agreement), which the last round has fitted to the labels, in log-odds. The
     reward model's score is one of the features. Round 0 has no labels of samples yet, so it takes the reward model."""
     kl_coefficient: NonNegativeFloat = 0.2
-    """The weight of the KL penalty, which is part of each token's reward. Source: arXiv 1909.08593, equation 2; arXiv 2403.17031 uses
-    0.05."""
-    kl_estimator: Literal["k1", "k3"] = "k1"
-    """How the KL divergence of a token is estimated. Source: Schulman, "Approximating KL divergence", 2020."""
+    """The weight of the KL penalty. With 0, the KL divergence is not measured, which saves a pass of the reference. Source: arXiv
+    1909.08593, equation 2; arXiv 2403.17031 uses 0.05."""
+    kl_in: Literal["reward", "loss"] | None = None
+    """Where the KL penalty is: in the reward of each token, or in the loss. None means `loss` for `grpo` and `reward` for the others. In
+    the reward, `grpo` would divide the noise of the KL divergence by the group's standard deviation. Source: arXiv 1909.08593, equation 2
+    (reward); arXiv 2402.03300, equation 3 (loss)."""
+    kl_estimator: Literal["k1", "k2", "k3"] | None = None
+    """How the KL divergence of a token is estimated. None means `k1` in the reward and `k3` in the loss. `k1` is refused in the loss, where
+    its gradient is 0 on average; `k2` has the exact one there. Source: Schulman, "Approximating KL divergence", 2020; arXiv 2402.03300,
+    equation 4 (k3); arXiv 2510.01555 (gradients)."""
     kl_target: PositiveFloat | None = None
     """If set, `kl_coefficient` is adapted so that the KL divergence of a response, in nats, approaches this value. None keeps it fixed.
     Source: arXiv 1909.08593, section 2.2."""
     kl_horizon: PositiveInt = 10_000
     """The larger this number, the more slowly `kl_coefficient` is adapted. Source: arXiv 1909.08593, section 2.2."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Only for `grpo`: by which standard deviation of the rewards advantages are divided: that of the prompt's responses, that of the whole
+    batch, or none. Source: arXiv 2402.03300, section 4.1.2 (group); arXiv 2508.08221 (batch); Dr. GRPO, arXiv 2503.20783, section 3.2
+    (none)."""
     whiten_rewards: bool = False
     """Whether rewards are scaled to variance 1. Their mean is not shifted."""
     whiten_advantages: bool = True
@@ -213,6 +259,68 @@ class PPOConfig(Section):
     reference: Literal["sft", "start"] = "start"
     """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
     from the SFT policy."""
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether values are learnt. `rloo` and `grpo` compare responses instead."""
+        return self.advantage == "gae"
+
+    @property
+    def kl_is_in_loss(self) -> bool:
+        """Whether the KL penalty is in the loss, and not in the rewards (`kl_in`)."""
+        return (self.kl_in or ("loss" if self.advantage == "grpo" else "reward")) == "loss"
+
+    @property
+    def kl_estimator_used(self) -> str:
+        """The estimator of the KL divergence (`kl_estimator`)."""
+        return self.kl_estimator or ("k3" if self.kl_is_in_loss else "k1")
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "PPOConfig":
+        advantage = f"ppo.advantage is {self.advantage}"
+        kl_place = f"ppo.kl_in is {self.kl_in}" if self.kl_in else f"{advantage}, which has the KL penalty there by default"
+        rules = (
+            (
+                self.kl_target is not None and not self.kl_coefficient,
+                "ppo.kl_target multiplies ppo.kl_coefficient by a factor in each update, so a coefficient of 0 would stay 0",
+                "set ppo.kl_coefficient to the value to start from, for example 0.05",
+            ),
+            (
+                self.kl_is_in_loss and self.kl_estimator == "k1",
+                f"ppo.kl_estimator=k1 has a gradient of 0 on average in the loss, and {kl_place}",
+                "set ppo.kl_estimator to k2 or k3, or set ppo.kl_in=reward",
+            ),
+            (
+                self.scale_rewards != "group" and self.advantage != "grpo",
+                f"ppo.scale_rewards={self.scale_rewards} changes how grpo scales rewards, but {advantage}",
+                "remove the setting, or set ppo.advantage=grpo",
+            ),
+            (
+                self.importance_ratio == "sequence" and self.has_critic,
+                f"ppo.importance_ratio=sequence needs one advantage for each response, but {advantage}, which has one for each token",
+                "remove the setting, or set ppo.advantage to rloo or grpo",
+            ),
+            (
+                self.value_warmup_updates > 0 and not self.has_critic,
+                f"ppo.value_warmup_updates trains a critic, but {advantage}, which has none",
+                "remove the setting, or set ppo.advantage=gae",
+            ),
+            (
+                self.value_warmup_updates >= self.num_updates > 0,
+                f"ppo.value_warmup_updates is {self.value_warmup_updates}, and ppo.num_updates is {self.num_updates}, so the policy would "
+                "never be trained",
+                "lower the first or raise the second",
+            ),
+            (
+                self.target_kl is not None and self.num_epochs == 1,
+                "ppo.target_kl leaves out the later epochs of an update, but ppo.num_epochs is 1",
+                "remove the setting, or raise ppo.num_epochs",
+            ),
+        )
+        for is_broken, what, to_do in rules:
+            if is_broken:
+                raise BadValue(what, to_do)
+        return self
 
 
 class DPOConfig(TrainerSection):
@@ -244,6 +352,9 @@ class RuntimeConfig(Section):
     """The number of data-parallel workers: one per GPU, or processes that share the cores of a CPU machine."""
     threads: PositiveInt | None = None
     """The number of CPU threads of a worker. None divides all cores by the number of workers."""
+    tokens_per_batch: PositiveInt = 16384
+    """The most tokens in one forward pass that scores answers, or that measures log-probabilities outside of PPO. A smaller value saves
+    memory. Padding is counted, and no such pass takes more than 128 answers. `docs/performance.md` says how many bytes a token needs."""
     dashboard_port: PositiveInt | None = None
     """The port of Ray's dashboard. None means 8265, or the next free one."""
     checkpoint_seconds: NonNegativeFloat = 30.0

@@ -36,6 +36,8 @@ MICRO_BATCHES = {
 }
 """Stage -> the section whose micro batch decides how much memory its training takes. For `policy` it is that of `trainer`. The other stages
 only sample."""
+SAMPLING_ONLY = ("baseline", "sample")
+"""Stages that neither train nor score anything."""
 
 
 class StageFailed(LoopError):
@@ -108,14 +110,17 @@ def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> 
 def what_to_lower(stage: str, config: RunConfig) -> str:
     """The settings that decide how much memory a stage takes, with their values. All are run time, so a run can continue with others."""
     sampling = f"generation.batch_size (now {config.generation.batch_size})"
+    scoring = f"runtime.tokens_per_batch (now {config.runtime.tokens_per_batch})"
     sections = MICRO_BATCHES | {"policy": config.trainer}
     if stage not in sections:
-        return sampling
+        return sampling if stage in SAMPLING_ONLY else f"{sampling} or {scoring}"
     name = sections[stage]
     section, minibatches = getattr(config, name), config.ppo.num_minibatches if name == "ppo" else 1
     rows = section.micro_batch_size or section.batch_size // minibatches // config.runtime.workers
     training = f"{name}.micro_batch_size (now {rows})"
-    return f"{training} or {sampling}" if stage in ("reward", "retrain") or name == "ppo" else training
+    if stage in ("sft", "refresh"):
+        return training
+    return f"{training}, {sampling} or {scoring}" if stage in ("reward", "retrain") or name == "ppo" else f"{training} or {scoring}"
 
 
 def oom_kills() -> int:

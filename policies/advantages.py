@@ -19,12 +19,13 @@ def identity(tensor: torch.Tensor) -> torch.Tensor:
 def kl_per_token(logprobs: torch.Tensor, reference: torch.Tensor, estimator: str = "k1") -> torch.Tensor:
     """Estimate KL(policy || reference) from samples of the policy, [B, R] -> [B, R], in nats.
 
-    k1 = log p - log q; k3 = q/p - 1 - log(q/p), never negative (Schulman, "Approximating KL divergence", 2020).
+    k1 = log p - log q; k2 = (log p - log q)^2 / 2; k3 = q/p - 1 - log(q/p). The last two are never negative (Schulman, "Approximating KL
+    divergence", 2020; k3 is also equation 4 of arXiv 2402.03300).
     """
     log_ratio = logprobs - reference
     if estimator == "k1":
         return log_ratio
-    return torch.expm1(-log_ratio) + log_ratio
+    return 0.5 * log_ratio**2 if estimator == "k2" else torch.expm1(-log_ratio) + log_ratio
 
 
 def shape_rewards(scores: torch.Tensor, kl: torch.Tensor, mask: torch.Tensor, kl_coefficient: float) -> torch.Tensor:
@@ -57,17 +58,30 @@ def generalized_advantages(
     return advantages, advantages + values
 
 
-def group_advantages(totals: torch.Tensor, group_size: int, estimator: str) -> torch.Tensor:
+def group_advantages(
+    totals: torch.Tensor, group_size: int, estimator: str, scale: str = "group", reduce: Reduce = identity
+) -> torch.Tensor:
     """Return advantages [B] of whole responses with total rewards [B]. Each `group_size` responses in a row answer the same prompt.
 
     rloo: the total minus the mean of the others in the group (arXiv 2402.14740, equation 7). grpo: the total minus the group's mean,
-    divided by the group's standard deviation + 1e-4 (arXiv 2402.03300, section 4.1.2; the constant is TRL's).
+    divided by a standard deviation + 1e-4 (the constant is TRL's): the group's (arXiv 2402.03300, section 4.1.2), that of all workers'
+    totals with `scale="batch"` (arXiv 2508.08221), or by nothing with `scale="none"` (Dr. GRPO, arXiv 2503.20783, section 3.2).
     """
     groups = totals.view(-1, group_size)
     centred = groups - groups.mean(1, keepdim=True)
     if estimator == "rloo":
         return (centred * (group_size / (group_size - 1))).flatten()
-    return (centred / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+    if scale == "none":
+        return centred.flatten()
+    deviations = groups.std(1, keepdim=True) if scale == "group" else standard_deviation(totals, reduce)
+    return (centred / (deviations + 1e-4)).flatten()
+
+
+def standard_deviation(values: torch.Tensor, reduce: Reduce = identity) -> torch.Tensor:
+    """Return the sample standard deviation of the values [B] of all workers."""
+    number = reduce(values.new_tensor([len(values)]))
+    mean = reduce(values.sum()[None]) / number
+    return (reduce(((values - mean) ** 2).sum()[None]) / (number - 1)).sqrt()
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, reduce: Reduce = identity) -> torch.Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from configs.errors import UserError
-from configs.schema import BaseConfig, LoraSection
+from configs.schema import BaseConfig, LoraSection, RuntimeConfig
 from policies.adapters import AdaptedModel
 from policies.base_folder import max_positions
 from policies.fast.batches import Batch, Unpadded, pad_batch
@@ -38,6 +38,8 @@ class Backbone(AdaptedModel):
             causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
         end_also_at(tokenizer, getattr(causal_lm.generation_config, "eos_token_id", None))
+        self.tokens_per_batch = RuntimeConfig().tokens_per_batch
+        """`runtime.tokens_per_batch`, which whoever loads the backbone sets."""
         self.fast = FastModel(causal_lm)
         self._probe()
         self._check_train_mode()

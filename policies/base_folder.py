@@ -7,7 +7,7 @@ by the `base` stage, with `loading.py`.
 import importlib.util
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,27 @@ def check_architecture(found: Mapping[str, Any], where: str) -> None:
 
 
 def check_positions(found: Mapping[str, Any], limits: DataConfig, model: str) -> None:
-    """Raise UserError if the longest prompt and completion that `limits` allow are together more tokens than the model can read."""
-    positions = max_positions(found.get("text_config") or found)
+    """Raise UserError if the longest prompt and completion that `limits` allow are together more tokens than the model can read.
+
+    Some models read more, but with other rotary angles for the whole batch as soon as one row of it is that long. The numbers of a row
+    would depend on the rows beside it, and in sampling on the tokens that are still to come. So that is refused.
+    """
+    text: Mapping[str, Any] = found.get("text_config") or found
+    positions = max_positions(text)
     longest = limits.max_prompt_tokens + limits.max_completion_tokens
+    where = f"data.max_prompt_tokens={limits.max_prompt_tokens}, data.max_completion_tokens={limits.max_completion_tokens}"
+    for kind, fixed in _rope_limits(text, positions):
+        if longest > fixed:
+            raise UserError(
+                f"beyond {fixed} tokens, the positions of {model} (RoPE {kind!r}) depend on the longest row of a batch, and a prompt with "
+                f"its completion may have {longest}",
+                where,
+                f"lower them until together they are at most {fixed}, or choose a base with RoPE 'yarn' or 'llama3'",
+            )
     if positions is not None and longest > positions:
         raise UserError(
             f"{model} reads at most {positions} tokens, and a prompt with its completion may have {longest}",
-            f"data.max_prompt_tokens={limits.max_prompt_tokens}, data.max_completion_tokens={limits.max_completion_tokens}",
+            where,
             f"lower them until together they are at most {positions}",
         )
 
@@ -71,6 +85,20 @@ def check_positions(found: Mapping[str, Any], limits: DataConfig, model: str) ->
 def max_positions(text_config: Mapping[str, Any]) -> int | None:
     """Return the largest number of tokens that a model can read, from its config. None if it has no limit."""
     return next((int(text_config[name]) for name in POSITIONS if text_config.get(name)), None)
+
+
+def _rope_limits(text: Mapping[str, Any], positions: int | None) -> Iterator[tuple[str, int]]:
+    """Yield the kinds of RoPE that change with the length of a batch, each with the number of tokens up to which it stays the same.
+
+    transformers changes `dynamic` beyond `max_position_embeddings`, and `longrope` beyond the length of the first training.
+    """
+    found = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    for rope in (found, *(part for part in found.values() if isinstance(part, dict))):  # some models have several, by kind of layer
+        kind = rope.get("rope_type") or rope.get("type")
+        first = rope.get("original_max_position_embeddings") or text.get("original_max_position_embeddings") or positions
+        fixed = positions if kind == "dynamic" else first if kind in ("longrope", "su") else None
+        if fixed:
+            yield str(kind), int(fixed)
 
 
 def _check_folder(folder: Path, config: RunConfig, where: str) -> None:

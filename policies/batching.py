@@ -1,12 +1,17 @@
-"""Which prompts and which responses an update of PPO sees, and which of them are this worker's.
+"""Which prompts and which responses an update of PPO sees, and which of them are this worker's; and batches of limited size for other work.
 
 Everything follows from the seed, and the batches are the same for any number of workers.
 """
+
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from configs.seeds import derive_seed
 from policies import parallel
+
+MAX_ROWS = 128
+"""A batch of `batches_by_length` has at most this many rows. More of them would make nothing faster."""
 
 
 def prompt_batches(num_prompts: int, batch_size: int, num_updates: int, seed: int) -> list[list[int]]:
@@ -25,13 +30,24 @@ def worker_rows(size: int, group_size: int) -> list[int]:
     return [i for i in range(size) if i // group_size % parallel.world_size() == parallel.rank()]
 
 
-def minibatches(size: int, group_size: int, num_minibatches: int, num_epochs: int, *seed: int) -> list[list[int]]:
-    """Return this worker's rows of each minibatch of each epoch, counted among its own rows."""
+def minibatches(size: int, group_size: int, num_minibatches: int, epoch: int, *seed: int) -> list[list[int]]:
+    """Return this worker's rows of each minibatch of an epoch, counted among its own rows."""
     own = {i: row for row, i in enumerate(worker_rows(size, group_size))}
-    found = []
-    for epoch in range(num_epochs):
-        generator = torch.Generator().manual_seed(derive_seed(*seed, "epoch", epoch))
-        order = torch.randperm(size, generator=generator)
-        for part in order.chunk(num_minibatches):
-            found.append([own[i] for i in part.tolist() if i in own])
-    return found
+    generator = torch.Generator().manual_seed(derive_seed(*seed, "epoch", epoch))
+    order = torch.randperm(size, generator=generator)
+    return [[own[i] for i in part.tolist() if i in own] for part in order.chunk(num_minibatches)]
+
+
+def batches_by_length(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:
+    """Yield the numbers of rows in batches, the shortest rows first, so that there is little padding.
+
+    A batch has at most MAX_ROWS rows, and with padding at most `tokens_per_batch` tokens, unless one row alone has more.
+    """
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if batch and (len(batch) == MAX_ROWS or (len(batch) + 1) * lengths[row] > tokens_per_batch):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch

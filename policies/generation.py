@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from configs.errors import LoopError
 from configs.schema import GenerationConfig
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
@@ -37,14 +38,15 @@ def generate(
 ) -> list[Response]:
     """Return one response for each pair of prompt ids and seed, decoded `config.batch_size` at a time, shortest prompts first.
 
-    trace: keep what PPO would otherwise compute again.
+    trace: keep what PPO would otherwise compute again. Raises LoopError if the model's logits are no numbers.
     """
     responses: list[Response | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     with _decoder_under(backbone, adapter) as begin:
         for start in range(0, len(order), config.batch_size):
             rows = order[start : start + config.batch_size]
-            decoded = _decode_batch(backbone, begin, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
+            decoded, masses = _decode_batch(backbone, begin, [prompts[i] for i in rows], [seeds[i] for i in rows], config, trace)
+            _check_finite(masses, adapter, backbone)
             for i, response in zip(rows, decoded, strict=True):
                 responses[i] = response
     return responses  # type: ignore[return-value]
@@ -95,8 +97,11 @@ def _decode_batch(
     seeds: list[int],
     config: GenerationConfig,
     trace: bool,
-) -> list[Response]:
-    """Decode one batch token by token. Rows that have ended leave it (see SHRINK)."""
+) -> tuple[list[Response], list[torch.Tensor]]:
+    """Decode one batch token by token. Rows that have ended leave it (see SHRINK).
+
+    Returns the responses, and for each step what `_draw` says of the rows that were still there.
+    """
     B, R, endings = len(prompts), config.max_new_tokens, _Endings(backbone, config.stop_strings)
     batch = backbone.pad(prompts, [[]] * B)
     P, device = batch.prompt_length, backbone.device
@@ -107,13 +112,14 @@ def _decode_batch(
     rows = torch.arange(B, device=device)  # the prompt that each row of the shrinking batch belongs to
     running = torch.ones(B, dtype=torch.bool, device=device)
     decoding = begin(batch, P + R)
-    hidden = decoding.prefill()
+    hidden, masses = decoding.prefill(), []
     if buffers and decoding.start_states is not None:
         prompt_rows, columns = batch.attention_mask[:, :P].nonzero(as_tuple=True)
         buffers.keep_start(prompt_rows, columns, decoding.start_states)
     for step in range(R):
         logits = decoding.logits(hidden)
-        token = _draw(logits, uniforms[rows, step], config)
+        token, mass = _draw(logits, uniforms[rows, step], config)
+        masses.append(mass)
         if buffers:
             buffers.keep(rows, step, hidden, logits / config.temperature, token)
         tokens[rows[running], step] = token[running]
@@ -135,7 +141,23 @@ def _decode_batch(
     for i, row in enumerate(tokens.tolist()):
         ids = [token for token in row if token >= 0]
         responses.append(Response(ids, endings.finish(ids), buffers.trace(i, len(prompts[i]), len(ids)) if buffers else None))
-    return responses
+    return responses, masses
+
+
+def _check_finite(masses: Sequence[torch.Tensor], adapter: str | None, backbone: Backbone) -> None:
+    """Raise LoopError if a distribution that a token was drawn from was not one. masses: what `_draw` says, for each step.
+
+    It is looked at after a batch, and not after each token, because a GPU would have to be waited for each time.
+    """
+    if torch.cat(list(masses)).isfinite().all():
+        return
+    step, mass = next((step, mass) for step, mass in enumerate(masses) if not mass.isfinite().all())
+    raise LoopError(
+        f"the logits of {int((~mass.isfinite()).sum())} of {len(mass)} responses are not finite when their token {step + 1} is sampled\n"
+        f"  where: the policy {adapter or 'without an adapter'!r} on the base {backbone.name or 'model'}, in {backbone.causal_lm.dtype}\n"
+        "  to do: lower the learning rate of the stage that trained this policy, or set base.dtype=float32; if the base itself does this "
+        "before any training, its weights are damaged"
+    )
 
 
 class _Endings:
@@ -201,8 +223,11 @@ def _uniforms(seed: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=seed)).random(count)
 
 
-def _draw(logits: torch.Tensor, uniforms: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """Return the token ids [B] that uniform random numbers [B] select from logits [B, V], after temperature, top-k and top-p."""
+def _draw(logits: torch.Tensor, uniforms: torch.Tensor, config: GenerationConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the token ids [B] that uniform random numbers [B] select from logits [B, V], after temperature, top-k and top-p.
+
+    Returns also the probability [B] of all tokens that could be selected. It is not finite if the logits are no numbers or infinite.
+    """
     probabilities = torch.softmax(logits.double() / config.temperature, dim=-1)
     if config.top_k or config.top_p < 1.0:
         ordered, index = probabilities.sort(dim=-1, descending=True, stable=True)
@@ -212,4 +237,5 @@ def _draw(logits: torch.Tensor, uniforms: torch.Tensor, config: GenerationConfig
             ordered[ordered.cumsum(-1) - ordered > config.top_p] = 0.0
         probabilities = torch.zeros_like(probabilities).scatter(-1, index, ordered)
     cumulative = probabilities.cumsum(-1)
-    return torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    mass = cumulative[:, -1]
+    return torch.searchsorted(cumulative, (uniforms * mass)[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1), mass

@@ -2,7 +2,8 @@
 
     prompts -> responses -> log-probs, values, reference log-probs -> scores -> rewards -> advantages -> updates
 
-After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details; `docs/ppo.md` lists them). Some choices are fixed:
+After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details; `docs/ppo.md` lists them, with those of later papers). The
+losses are in `losses.py`, and what a token was worth is in `advantages.py`. Some choices are fixed:
 - Dropout is off, because the log-probs must be those of the sampler.
 - The score is added to the reward of the last token only, because only then the whole response is known.
 - The optimiser is AdamW without weight decay.
@@ -12,7 +13,8 @@ Letters: B batch, R response tokens, M real response tokens of a batch, H hidden
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ from torch import nn
 from configs.errors import LoopError
 from configs.schema import GenerationConfig, PPOConfig
 from configs.seeds import derive_seed
-from policies import parallel
+from policies import losses, parallel
 from policies.advantages import (
     KLController,
     generalized_advantages,
@@ -35,7 +37,7 @@ from policies.checkpoints import Checkpoints
 from policies.generation import generate
 from policies.memory import resident_bytes
 from policies.ppo_checkpoints import load_state, save_state
-from policies.ppo_metrics import loss_metrics, response_metrics
+from policies.ppo_metrics import loss_metrics, mean_approx_kl, response_metrics
 from policies.reporting import Report
 from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records, mean_entropy
 
@@ -49,6 +51,7 @@ class Rollout:
 
     responses: ResponseBatch
     logprobs: torch.Tensor  # [B, R]
+    reference: torch.Tensor | None  # [B, R], log-probs; None if the KL is not measured
     values: torch.Tensor  # [B, R]
     kl: torch.Tensor  # [B, R], nats to the reference
     advantages: torch.Tensor  # [B, R]
@@ -57,6 +60,14 @@ class Rollout:
     scores: torch.Tensor  # [B], with the penalty for a missing end token
     finished: torch.Tensor  # [B] bool
     entropy: float  # mean nats per token of the sampling distribution
+
+    def rows(self, rows: list[int]) -> "Rollout":
+        """Return some of the rows, without the columns that are padding in all of them."""
+        responses, index = self.responses.rows(rows), torch.tensor(rows, device=self.finished.device)
+        columns = responses.mask.shape[1]
+        tensors: dict[str, Any] = {name: tensor[index] for name, tensor in vars(self).items() if isinstance(tensor, torch.Tensor)}
+        cut = {name: tensor[:, :columns] if tensor.dim() == 2 else tensor for name, tensor in tensors.items()}
+        return replace(self, responses=responses, **cut)
 
 
 class ValueModel:
@@ -80,14 +91,22 @@ class ValueModel:
         """Return the values [B, R] of states [M, H], which come from the policy or from the critic's own adapter."""
         return responses.on_grid(self.head(states.to(self.head.weight.dtype))[:, 0])
 
+    def loss(self, part: Rollout, states: torch.Tensor, clip_range: float) -> torch.Tensor:
+        """Return the clipped loss on some rows as a sum over tokens, given their states [M, H]."""
+        values = losses.clipped_value_loss(self.values(part.responses, states), part.values, part.returns, clip_range)
+        return losses.summed(values, part.responses.mask, "token")
+
 
 class PPOTrainer:
-    """Trains the adapter `policy` of a backbone. The KL is measured to the adapter `reference` (None: the bare base)."""
+    """Trains the adapter `policy` of a backbone. The KL is measured to the adapter `reference` (None: the bare base).
+
+    value: the critic, which is not used if the config's advantages need none.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
-        value: ValueModel,
+        value: ValueModel | None,
         score: ScoreFunction,
         config: PPOConfig,
         generation: GenerationConfig,
@@ -95,11 +114,11 @@ class PPOTrainer:
         policy: str = "policy",
         reference: str | None = "sft",
     ):
-        self.backbone, self.value, self.score, self.config, self.generation = backbone, value, score, config, generation
+        self.backbone, self.score, self.config, self.generation = backbone, score, config, generation
         self.policy, self.reference, self.seed = policy, reference, seed
+        self.value = value if config.has_critic else None
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
-        self.has_critic = config.advantage == "gae"
-        owners = [backbone.parameters(policy), *(value.parameters() if self.has_critic else [])]
+        owners = [backbone.parameters(policy), *(self.value.parameters() if self.value else [])]
         self.parameters = [parallel.flattened(parameters) for parameters in owners]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
@@ -123,12 +142,9 @@ class PPOTrainer:
         config, size = self.config, len(prompts) * self.config.samples_per_prompt
         self._set_learning_rate(update)
         rollout = self.roll_out(update, prompts)
-        losses = []
-        with self.backbone.role(self.policy, train=True):
-            for rows in minibatches(size, config.samples_per_prompt, config.num_minibatches, config.num_epochs, self.seed, update):
-                losses.append(self._optimize(rollout, rows, f"update {update}, responses {rows} of the batch"))
-        metrics = self._metrics(rollout, losses)
-        self.kl.update(metrics["objective/kl"], size)
+        metrics = self._metrics(rollout, self._optimize(update, rollout, size), self._weights(update))
+        if "objective/kl" in metrics and update >= config.value_warmup_updates:
+            self.kl.update(metrics["objective/kl"], size)
         return metrics
 
     # -- rollout ------------------------------------------------------------------------------------------------------
@@ -144,19 +160,18 @@ class PPOTrainer:
             states, logprobs = self._run(responses, self.policy)
         else:
             states, logprobs = responses.as_sampled(records)
-        if self.value.adapter:
-            states, _ = self._run(responses, self.value.adapter)
-        values = self.value.values(responses, states)
-        _, reference = self._run(responses, self.reference)
+        values = self._values(responses, states)
+        reference = self._run(responses, self.reference)[1] if config.kl_coefficient else None
 
         raw_scores = torch.as_tensor(self.score(records), dtype=torch.float32, device=self.backbone.device)
         finished = torch.tensor([record.finished for record in records], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * ~finished
-        kl = kl_per_token(logprobs, reference, config.kl_estimator) * responses.mask
-        rewards = shape_rewards(scores, kl, responses.mask, self.kl.coefficient)
+        kl = torch.zeros_like(logprobs) if reference is None else kl_per_token(logprobs, reference, config.kl_estimator_used)
+        kl = kl * responses.mask
+        rewards = shape_rewards(scores, kl, responses.mask, 0.0 if config.kl_is_in_loss else self.kl.coefficient)
         advantages, returns = self._advantages(rewards, values, responses.mask)
         entropy = mean_entropy(records)
-        return Rollout(responses, logprobs, values, kl, advantages, returns, raw_scores, scores, finished, entropy)
+        return Rollout(responses, logprobs, reference, values, kl, advantages, returns, raw_scores, scores, finished, entropy)
 
     def _respond(self, update: int, prompts: Sequence[EncodedPrompt]) -> list[ResponseRecord]:
         """Sample `samples_per_prompt` responses to each of this worker's prompts."""
@@ -172,73 +187,124 @@ class PPOTrainer:
         micro_batch_size = self.config.micro_batch_size or max(1, len(responses) // self.config.num_minibatches)
         return responses.under(adapter, MICRO_BATCHES_PER_PASS * micro_batch_size)
 
+    def _values(self, responses: ResponseBatch, states: torch.Tensor) -> torch.Tensor:
+        """Return the critic's values [B, R], given the policy's states [M, H]. Without a critic they are 0."""
+        if self.value is None:
+            return torch.zeros(responses.mask.shape, device=self.backbone.device)
+        if self.value.adapter:
+            states, _ = self._run(responses, self.value.adapter)
+        return self.value.values(responses, states)
+
     def _advantages(self, rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return advantages and returns, [B, R] each. Without a critic, advantages compare the responses to one prompt."""
         config = self.config
         if config.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False, reduce=parallel.all_sum)
-        if self.has_critic:
+        if self.value:
             advantages, returns = generalized_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
             return whiten(advantages, mask, reduce=parallel.all_sum) if config.whiten_advantages else advantages, returns
-        advantages = group_advantages(rewards.sum(1), config.samples_per_prompt, config.advantage)[:, None] * mask
+        totals, size = rewards.sum(1), config.samples_per_prompt
+        advantages = group_advantages(totals, size, config.advantage, config.scale_rewards, parallel.all_sum)[:, None] * mask
         return advantages, torch.zeros_like(advantages)
 
     # -- update -------------------------------------------------------------------------------------------------------
 
-    def _optimize(self, rollout: Rollout, rows: list[int], where: str) -> dict[str, float]:
-        """Do one optimiser step on this worker's `rows` of a minibatch. Returns the losses as means over tokens.
+    def _optimize(self, update: int, rollout: Rollout, size: int) -> list[dict[str, float]]:
+        """Do the optimiser steps of an update on a batch of `size` responses. Returns the losses of each minibatch."""
+        config, weights, found = self.config, self._weights(update), []
+        counted = rollout.finished.tolist() if config.mask_truncated else [True] * len(rollout.responses)
+        with self.backbone.role(self.policy, train=True):
+            for epoch in range(config.num_epochs):
+                parts = minibatches(size, config.samples_per_prompt, config.num_minibatches, epoch, self.seed, update)
+                parts = [[row for row in rows if counted[row]] for rows in parts]
+                in_epoch = [self._step_on(rollout, rows, weights, f"update {update}, responses {rows} of the batch") for rows in parts]
+                found += in_epoch
+                if config.target_kl and mean_approx_kl(in_epoch, self.backbone.device) > config.target_kl:
+                    break
+        return found
+
+    def _weights(self, update: int) -> dict[str, float]:
+        """Return the weight of each part of the loss. While the critic warms up, there is only its own."""
+        config = self.config
+        weights = {"value_loss": config.value_coefficient} if self.value else {}
+        if update < config.value_warmup_updates:
+            return weights
+        weights["policy_loss"] = 1.0
+        if config.kl_is_in_loss and config.kl_coefficient:
+            weights["kl_loss"] = self.kl.coefficient
+        if config.entropy_coefficient:
+            weights["entropy"] = -config.entropy_coefficient
+        return weights
+
+    def _step_on(self, rollout: Rollout, rows: list[int], weights: dict[str, float], where: str) -> dict[str, float]:
+        """Do one optimiser step on this worker's `rows` of a minibatch. Returns the losses as means.
 
         Raises LoopError, before the step, if a gradient is not finite; `where` tells the user which responses it came from.
         """
         self.optimizer.zero_grad(set_to_none=False)
-        num_tokens = rollout.responses.mask.sum(1)[rows].sum().float()[None]
-        num_tokens = parallel.all_sum(num_tokens).clamp(min=1.0)
+        divisors = self._divisors(rollout, rows)
         sums: dict[str, float] = {}
         size = self.config.micro_batch_size or max(1, len(rows))
         for start in range(0, len(rows), size):
-            for name, loss in self._backward(rollout, rows[start : start + size], num_tokens).items():
+            for name, loss in self._backward(rollout.rows(rows[start : start + size]), weights, divisors).items():
                 sums[name] = sums.get(name, 0.0) + loss.detach().item()
         parallel.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise LoopError(f"PPO's gradient is {norm.item()} in {where}: lower ppo.learning_rate, or look at the scores")
+        policy, gradient = self.parameters[0], self.parameters[0].grad
+        policy.grad = gradient if "policy_loss" in weights else None  # None: the optimiser leaves it and its moments as they are
         self.optimizer.step()
-        means = {name: total / num_tokens.item() * parallel.world_size() for name, total in sums.items()}
+        policy.grad = gradient
+        means = {name: total / divisors[name].item() * parallel.world_size() for name, total in sums.items()}
         return means | {"grad_norm": norm.item()}
 
-    def _backward(self, rollout: Rollout, rows: list[int], num_tokens: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Add the gradients of the losses on some rows, divided by `num_tokens`. Returns the losses as sums over tokens.
+    def _divisors(self, rollout: Rollout, rows: list[int]) -> dict[str, torch.Tensor]:
+        """Return what the sum of each loss is divided by, for a minibatch of which this worker has `rows`."""
+        mask = rollout.responses.mask
+        counts = torch.stack([mask.sum(1)[rows].sum(), torch.tensor(len(rows), device=mask.device)]).float()
+        num_tokens, num_responses = parallel.all_sum(counts).clamp(min=1.0)
+        of_policy = losses.divisor(self.config.loss_type, num_tokens, num_responses, self.generation.max_new_tokens)
+        by_loss_type = dict.fromkeys(("policy_loss", "kl_loss", "entropy"), of_policy)
+        return by_loss_type | dict.fromkeys(("value_loss", "clip_fraction", "approx_kl"), num_tokens)
+
+    def _backward(self, part: Rollout, weights: dict[str, float], divisors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add the gradients of the losses on a part of a minibatch, weighted and divided. Returns the losses as sums.
 
         Each backward pass runs inside its role, because autograd drops gradients of tensors that are no longer marked as trainable.
         """
-        config, responses = self.config, rollout.responses.rows(rows)
-        mask, index = responses.mask, torch.tensor(rows, device=self.backbone.device)
-        old_logprobs, old_values, advantages, returns = (
-            tensor[index, : mask.shape[1]] for tensor in (rollout.logprobs, rollout.values, rollout.advantages, rollout.returns)
-        )
 
-        def value_loss_on(states: torch.Tensor) -> torch.Tensor:
-            values = self.value.values(responses, states)
-            return (clipped_value_loss(values, old_values, returns, config.value_clip_range) * mask).sum()
+        def add_gradients(sums: dict[str, torch.Tensor]) -> None:
+            if used := [weights[name] * loss / divisors[name] for name, loss in sums.items() if name in weights]:
+                torch.stack(used).sum().backward()
 
         with self.backbone.role(self.policy, train=True):
-            states = responses.states()
-            logprobs = responses.logprobs(states)
-            ratio = torch.exp(logprobs - old_logprobs)
-            policy_loss = (clipped_policy_loss(ratio, advantages, config.clip_range) * mask).sum()
-            value_loss = value_loss_on(states) if self.has_critic and not self.value.adapter else policy_loss.new_zeros(())
-            ((policy_loss + config.value_coefficient * value_loss) / num_tokens).backward()
-        if self.has_critic and self.value.adapter:
+            with torch.set_grad_enabled("policy_loss" in weights):
+                states = part.responses.states()
+                found = self._policy_losses(part, states, weights)
+            if self.value and not self.value.adapter:
+                found["value_loss"] = self.value.loss(part, states, self.config.value_clip_range)
+            add_gradients(found)
+        if self.value and self.value.adapter:
             with self.backbone.role(self.value.adapter, train=True):
-                value_loss = value_loss_on(responses.states())
-                (config.value_coefficient * value_loss / num_tokens).backward()
-        clipped = (ratio.detach() - 1.0).abs() > config.clip_range
-        return {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "clip_fraction": (clipped * mask).sum().float(),
-            "approx_kl": (0.5 * (logprobs.detach() - old_logprobs) ** 2 * mask).sum(),
-        }
+                found["value_loss"] = self.value.loss(part, part.responses.states(), self.config.value_clip_range)
+                add_gradients({"value_loss": found["value_loss"]})
+        return found
+
+    def _policy_losses(self, part: Rollout, states: torch.Tensor, weights: dict[str, float]) -> dict[str, torch.Tensor]:
+        """Return the losses of the policy as sums: the clipped loss, those that `weights` asks for, and how far the policy has moved."""
+        config, responses, mask = self.config, part.responses, part.responses.mask
+        logprobs = responses.logprobs(states)
+        log_ratio = logprobs - part.logprobs
+        ratio, clip_range = losses.importance_ratio(log_ratio, mask, config.importance_ratio), (config.clip_range, config.clip_range_high)
+        values = {"policy_loss": losses.clipped_policy_loss(ratio, part.advantages, *clip_range)}
+        if "kl_loss" in weights and part.reference is not None:
+            values["kl_loss"] = kl_per_token(logprobs, part.reference, config.kl_estimator_used)
+        if "entropy" in weights:
+            values["entropy"] = responses.entropies(states)
+        moved = {"clip_fraction": losses.is_clipped(ratio.detach(), *clip_range), "approx_kl": 0.5 * log_ratio.detach() ** 2}
+        sums = {name: losses.summed(value, mask, config.loss_type) for name, value in values.items()}
+        return sums | {name: (value * mask).sum().float() for name, value in moved.items()}
 
     def _set_learning_rate(self, update: int) -> None:
         left = 1.0 - update / self.config.num_updates if self.config.learning_rate_schedule == "linear" else 1.0
@@ -247,8 +313,8 @@ class PPOTrainer:
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
-    def _metrics(self, rollout: Rollout, losses: list[dict[str, float]]) -> dict[str, float]:
-        """Return the update's metrics under TRL's names."""
+    def _metrics(self, rollout: Rollout, found: list[dict[str, float]], weights: dict[str, float]) -> dict[str, float]:
+        """Return the update's metrics under TRL's names, given the losses of its minibatches."""
         kl = rollout.kl.sum(1)
         values = {
             "objective/kl": kl,
@@ -258,20 +324,13 @@ class PPOTrainer:
             "val/finished": rollout.finished.float(),
             "policy/entropy_avg": torch.full_like(kl, rollout.entropy),
         }
-        metrics = response_metrics(values, self.config.samples_per_prompt) | loss_metrics(losses, kl.device)
+        if rollout.reference is None:
+            del values["objective/kl"]
+        metrics = response_metrics(values, self.config.samples_per_prompt) | loss_metrics(found, weights, kl.device)
+        if self.config.target_kl:
+            metrics["policy/num_epochs"] = len(found) / self.config.num_minibatches
         return metrics | {"objective/kl_coefficient": self.kl.coefficient, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def resident_bytes(self) -> dict[str, int]:
         """Return the bytes of each owner of memory, and the peak (see `memory.py`)."""
-        return resident_bytes(self.backbone, self.value.head.parameters(), self.optimizer)
-
-
-def clipped_policy_loss(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float) -> torch.Tensor:
-    """-min(r A, clip(r, 1 - eps, 1 + eps) A), elementwise. arXiv 1707.06347, equation 7."""
-    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - clip_range, 1.0 + clip_range))
-
-
-def clipped_value_loss(values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, clip_range: float) -> torch.Tensor:
-    """1/2 max((v - R)^2, (clip(v, v_old - eps, v_old + eps) - R)^2), elementwise."""
-    clipped = torch.clamp(values, old_values - clip_range, old_values + clip_range)
-    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+        return resident_bytes(self.backbone, self.value.head.parameters() if self.value else (), self.optimizer)

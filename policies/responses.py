@@ -12,6 +12,7 @@ import torch
 
 from policies.backbone import Backbone
 from policies.fast.batches import Batch
+from policies.fast.entropies import token_entropies
 from policies.fast.logprobs import token_logprobs
 from policies.tokenization import Prompt, as_read, decode_completion
 
@@ -183,6 +184,10 @@ class ResponseBatch:
     def logprobs(self, states: torch.Tensor) -> torch.Tensor:
         """Return the log-probs [B, R] of the response tokens, predicted from `states` [M, H]. Masked places are 0."""
         return self.on_grid(token_logprobs(self.backbone.fast, states, self.batch.response_ids, self.temperature))
+
+    def entropies(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the entropies [B, R] of the distributions that `states` [M, H] predict, in nats. Masked places are 0."""
+        return self.on_grid(token_entropies(self.backbone.fast, states, self.temperature))
 
     def as_sampled(self, records: Sequence[ResponseRecord]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the states [M, H] and log-probs [B, R] that sampling kept for the records of this batch, instead of a pass."""

@@ -13,6 +13,7 @@ from configs.schema import EvaluateConfig, GenerationConfig
 from configs.seeds import derive_seed, draw
 from policies.advantages import kl_per_token
 from policies.backbone import Backbone
+from policies.batching import batches_by_length
 from policies.responses import Response, ResponseBatch
 from rewards.comparisons import PromptRecord, Sample, write_jsonl
 from rewards.measurements import Measurement, Summary
@@ -22,7 +23,6 @@ from rewards.sampling import Sampler
 from rewards.world.gold import gold_scores
 from rewards.world.replies import reply_to
 
-KL_BATCH = 128
 REFERENCE = "sft"
 """The adapter from which a policy's KL is measured."""
 
@@ -115,9 +115,8 @@ def kl_to_reference(
 ) -> list[float]:
     """Nats per response: the sum over its tokens of log policy - log reference, on the policy's own samples."""
     kls: list[float] = [0.0] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i].token_ids))
-    for start in range(0, len(order), KL_BATCH):
-        rows = order[start : start + KL_BATCH]
+    lengths = [len(prompt) + len(response.token_ids) for prompt, response in zip(prompts, responses, strict=True)]
+    for rows in batches_by_length(lengths, backbone.tokens_per_batch):
         batch = ResponseBatch.from_ids(
             backbone, [prompts[i] for i in rows], [responses[i].token_ids for i in rows], temperature=config.temperature
         )

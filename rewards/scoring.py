@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from policies.adapters import load_head
 from policies.backbone import Backbone
+from policies.batching import batches_by_length
 from policies.checkpoints import Checkpoints
 from policies.fast.batches import Batch
 from policies.reporting import Report
@@ -24,7 +25,8 @@ from policies.responses import ResponseBatch, ResponseRecord, ScoreFunction, Who
 from policies.tokenization import Prompt, encode_completion, encode_prompt
 from rewards.comparisons import Answer, Sample
 
-SCORING_BATCH = 128
+SMALLEST_STD = 1e-6
+"""Scores that are all the same are divided by this number instead of by 0."""
 SHARD = 512
 """Samples that one worker scores before it takes the next ones and saves what it has."""
 
@@ -93,7 +95,7 @@ class Scorer:
         """Set mean and std so that the scores of these sequences have mean 0 and standard deviation 1."""
         self.mean, self.std = 0.0, 1.0
         scores = self.score(sequences)
-        self.mean, self.std = scores.mean().item(), max(scores.std().item(), 1e-6)
+        self.mean, self.std = scores.mean().item(), max(scores.std().item(), SMALLEST_STD)
 
     @property
     def normalized_head(self) -> tuple[torch.Tensor, float]:
@@ -107,11 +109,10 @@ class Scorer:
     @torch.no_grad()
     def score_sequences(self, sequences: Sequence[WholeSequence]) -> torch.Tensor:
         """Return the normalised scores [B] of whole sequences, on the CPU."""
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i].token_ids))  # similar lengths share a batch
+        lengths = [len(sequence.token_ids) for sequence in sequences]
         scores = torch.zeros(len(sequences))
         with self.backbone.role(self.adapter):
-            for start in range(0, len(order), SCORING_BATCH):
-                rows = order[start : start + SCORING_BATCH]
+            for rows in batches_by_length(lengths, self.backbone.tokens_per_batch):
                 batch = ResponseBatch.from_sequences(self.backbone, [sequences[i] for i in rows])
                 scores[rows] = (batch.final_states().float() @ self.head.T)[:, 0].cpu()
         return (scores - self.mean) / self.std

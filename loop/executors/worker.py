@@ -113,7 +113,9 @@ class Worker:
             with nullcontext() if config.base.model == "embedded" else self._heartbeat.downloading():
                 self._backbones = {source: Backbone.load(source, base, config.lora)}
             base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
-        return self._backbones[source]
+        backbone = self._backbones[source]
+        backbone.tokens_per_batch = config.runtime.tokens_per_batch  # it may differ between the runs of an experiment
+        return backbone
 
 
 def _paths(value: Any) -> Any:

@@ -70,7 +70,7 @@ def _by_ppo(context: Context) -> Metrics:
     trainer = _ppo_trainer(context, scorers)
     log = trainer.train(_prompt_batches(context), context.checkpoints, context.report)
     context.save_with_card(lambda folder: backbone.save_adapter("policy", folder))
-    if value_adapter := trainer.value.adapter:
+    if trainer.value and (value_adapter := trainer.value.adapter):
         context.save(lambda folder: backbone.save_adapter(value_adapter, folder / "value"))
     context.save_log(log)
     memory = trainer.resident_bytes()
@@ -82,7 +82,7 @@ def _by_ppo(context: Context) -> Metrics:
     return metrics | {
         "objective/scores_first_updates": over_updates(first, "objective/scores"),
         "objective/scores_last_updates": over_updates(last, "objective/scores"),
-        "objective/kl_last_updates": over_updates(last, "objective/kl"),
+        **({"objective/kl_last_updates": over_updates(last, "objective/kl")} if "objective/kl" in log[-1] else {}),
         "val/response_length_last_update": log[-1]["val/response_length"],
         "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
     }
@@ -276,10 +276,12 @@ def _ppo_trainer(context: Context, scorers: Sequence[Scorer]) -> ppo.PPOTrainer:
     """The trainer of the policy. The critic starts as the newest reward model."""
     config, backbone, newest = context.config, context.backbone, scorers[-1]
     reference = _add_policy(context)
-    value_adapter = "value" if config.ppo.value_model == "adapter" else None
-    if value_adapter:
-        backbone.add_adapter(value_adapter, copy_of=newest.adapter)
-    value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
+    value = None
+    if config.ppo.has_critic:
+        value_adapter = "value" if config.ppo.value_model == "adapter" else None
+        if value_adapter:
+            backbone.add_adapter(value_adapter, copy_of=newest.adapter)
+        value = ppo.ValueModel(backbone, *newest.normalized_head, adapter=value_adapter)
     score = score_function(context, scorers)
     return ppo.PPOTrainer(backbone, value, score, config.ppo, config.generation, context.seed(), reference=reference)
 

@@ -11,7 +11,7 @@ from rewards.rules import find_rules
 from rewards.scoring import Scorer, ensemble
 from rewards.selectors import Candidates, Selector, Tools, features
 from rewards.selectors.examples import Example, merge, read_examples, write_examples
-from rewards.selectors.score_function import as_score_function, centred
+from rewards.selectors.score_function import as_score_function, centred, normalized
 
 PPO_SCORE = "ppo-score"
 """The folder of the features that PPO of the next round maximises, in the output of the `select` stage."""
@@ -31,13 +31,15 @@ def score_function(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction
     """What PPO maximises: the score of the reward models, or that of the features which the last round has fitted.
 
     scorers: the reward models of all rounds so far, the newest one last. It is the one whose score is a feature. If all labels were ties,
-    nothing was fitted, and the reward models are left.
+    nothing was fitted, and the reward models are left. Several of them together are normalised again, as each of them is.
     """
+    kind = context.config.reward.ensemble
     if last := context.inputs.get("select"):
         selector = features.load(last / PPO_SCORE, tools_with(context, scorers[-1]))
         if selector.weights:
             return centred(as_score_function(selector), reference_records(context))
-    return ensemble(scorers, context.config.reward.ensemble)
+    score = ensemble(scorers, kind)
+    return score if kind == "last" or len(scorers) == 1 else normalized(score, reference_records(context))
 
 
 def made_before(context: Context, tools: Tools) -> dict[str, Selector]:

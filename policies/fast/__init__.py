@@ -7,5 +7,6 @@ functions.py  the parts of a decoder layer as autograd functions
 layers.py     puts these functions in the place of transformers' modules
 model.py      hidden states by the fastest way that gives transformers' numbers
 logprobs.py   log-probabilities of tokens without keeping their logits
+entropies.py  entropies of their distributions, likewise
 sampling.py   a batch that is decoded token by token
 """

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from policies.batching import batches_by_length
 from policies.responses import ResponseBatch
 from policies.tokenization import encode_completion
 from rewards.comparisons import Answer, Comparison
@@ -37,7 +38,6 @@ from rewards.rules.builtin import phrases
 from rewards.selectors.examples import Example
 from rewards.selectors.selector import Candidates, Encoded, Selector, SelectTask, Tools, by_group
 
-LOGPROB_BATCH = 128
 DECIMALS = 6
 AGREEMENT = "agreement"
 """The group of features that compare a candidate with the others. Their names begin with it."""
@@ -211,9 +211,8 @@ def token_logprobs(tools: Tools, candidates: Sequence[Encoded], adapter: str | N
     """The log-prob of each token of each candidate. Batches hold sequences of similar length."""
     responses = [_tokens(tools, one) for one in candidates]
     found: list[np.ndarray] = [np.zeros(0)] * len(candidates)
-    order = sorted(range(len(candidates)), key=lambda i: len(candidates[i].prompt) + len(responses[i]))
-    for start in range(0, len(order), LOGPROB_BATCH):
-        rows = order[start : start + LOGPROB_BATCH]
+    lengths = [len(one.prompt) + len(response) for one, response in zip(candidates, responses, strict=True)]
+    for rows in batches_by_length(lengths, tools.backbone.tokens_per_batch):
         batch = ResponseBatch.from_ids(tools.backbone, [candidates[i].prompt for i in rows], [responses[i] for i in rows], temperature)
         on_grid, mask = batch.under(adapter)[1].float().cpu().numpy(), batch.mask.cpu().numpy()
         for i, values, real in zip(rows, on_grid, mask, strict=True):

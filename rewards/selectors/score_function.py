@@ -7,6 +7,7 @@ import torch
 
 from policies.responses import ResponseRecord, ScoreFunction
 from rewards.comparisons import Answer
+from rewards.scoring import SMALLEST_STD
 from rewards.selectors.selector import Candidates, Selector
 
 
@@ -29,3 +30,14 @@ def centred(score: ScoreFunction, records: Sequence[ResponseRecord]) -> ScoreFun
     """
     mean = torch.as_tensor(score(records), dtype=torch.float32).mean()
     return lambda responses: torch.as_tensor(score(responses), dtype=torch.float32) - mean
+
+
+def normalized(score: ScoreFunction, records: Sequence[ResponseRecord]) -> ScoreFunction:
+    """The score function, shifted and scaled to mean 0 and standard deviation 1 on some responses of the reference policy.
+
+    Of several reward models, each has that scale. Their mean has a smaller standard deviation, and their minimum a lower mean, the more of
+    them there are. Without this, a KL coefficient would mean something else in each round.
+    """
+    scores = torch.as_tensor(score(records), dtype=torch.float32)
+    mean, std = scores.mean(), scores.std().clamp(min=SMALLEST_STD)
+    return lambda responses: (torch.as_tensor(score(responses), dtype=torch.float32) - mean) / std

@@ -120,7 +120,7 @@ def train_theirs(run: Path, out: Path, seed: int) -> float:
                 stop_token="eos",
                 temperature=config.generation.temperature,
                 kl_coef=ppo.kl_coefficient,
-                kl_estimator=ppo.kl_estimator,
+                kl_estimator=ppo.kl_estimator_used,
                 cliprange=ppo.clip_range,
                 cliprange_value=ppo.value_clip_range,
                 vf_coef=ppo.value_coefficient,

@@ -28,7 +28,7 @@ BEFORE_RAY = {
     "run ppo.num_update=3": ("did you mean 'ppo.num_updates'?", "the command line: ppo.num_update=3"),
     "run ppo.num_updates=ten": ("must be a whole number, not 'ten'", "the command line: ppo.num_updates=ten"),
     "run seed=-1": ("seed must be at least 0, not -1", "the command line: seed=-1"),
-    "run base.dtype=fp16": ("not 'fp16', did you mean 'float16'?", "the command line: base.dtype=fp16"),
+    "run base.dtype=fp16": ("base.dtype=fp16 cannot be trained in", "the command line: base.dtype=fp16"),
     "run --config value.yaml": ("ppo.gamma must be at most 1, not 2", "value.yaml, line 3"),
     "run --config twice.yaml": ("the setting ppo.gamma is given twice", "twice.yaml, line 4 and line 2"),
     "run --config broken.yaml": ("not valid YAML", "broken.yaml, line 2"),

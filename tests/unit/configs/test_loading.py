@@ -61,7 +61,10 @@ def test_every_alias_stands_for_a_setting():
         ("ppo.whiten_rewards=maybe", "ppo.whiten_rewards must be true or false"),
         ("ppo=3", "ppo must be a group of settings, not 3"),
         ("seed=-1", "seed must be at least 0, not -1"),
-        ("base.dtype=bf16", "base.dtype must be 'float32', 'bfloat16' or 'float16', not 'bf16', did you mean 'bfloat16'?"),
+        ("base.dtype=bf16", "base.dtype must be 'float32' or 'bfloat16', not 'bf16', did you mean 'bfloat16'?"),
+        ("base.dtype=float16", "base.dtype=float16 cannot be trained in: gradients below 6e-8 become 0"),
+        ("base.dtype=half", "base.dtype=half cannot be trained in"),
+        ("reward.normalization_samples=1", "reward.normalization_samples must be at least 2, not 1"),
         ("base.revision=123", "base.revision must be text, not 123"),
         ("data.source=[a.jsonl, 1]", "data.source, item 2, must be text, not 1"),
         ("name=a/b", "'a/b' is not a valid run name"),
@@ -110,6 +113,36 @@ def test_short_forms_and_overrides_of_their_parts():
         overrides=["base=some/model", "base.dtype=bfloat16", "data=a.jsonl", "labeler.kind=preferences-file", "labeler.path=x"]
     )
     assert (config.base.model, config.base.dtype, config.data.source) == ("some/model", "bfloat16", "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("kl_coefficient=0 kl_target=1", "so a coefficient of 0 would stay 0"),
+        ("advantage=grpo kl_estimator=k1", "ppo.kl_estimator=k1 has a gradient of 0 on average in the loss"),
+        ("kl_in=loss kl_estimator=k1", "ppo.kl_estimator=k1 has a gradient of 0 on average in the loss"),
+        ("scale_rewards=none", "ppo.scale_rewards=none changes how grpo scales rewards, but ppo.advantage is rloo"),
+        ("advantage=gae importance_ratio=sequence", "needs one advantage for each response, but ppo.advantage is gae"),
+        ("value_warmup_updates=1", "ppo.value_warmup_updates trains a critic, but ppo.advantage is rloo"),
+        ("advantage=gae value_warmup_updates=3 num_updates=3", "so the policy would never be trained"),
+        ("num_epochs=1 target_kl=0.1", "ppo.target_kl leaves out the later epochs of an update, but ppo.num_epochs is 1"),
+    ],
+)
+def test_options_of_ppo_that_do_not_fit_together_are_refused(words, what):
+    """The message says what is wrong, and where each setting that it names was written."""
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=[f"ppo.{word}" for word in words.split()])
+    assert what in caught.value.what and caught.value.to_do
+    named = [f"ppo.{word}" for word in words.split() if f"ppo.{word.partition('=')[0]}" in caught.value.what]
+    assert named and all(word in caught.value.where for word in named)
+
+
+def test_where_the_kl_penalty_is_and_how_it_is_estimated():
+    """`grpo` has it in the loss, unless it is told otherwise, and the estimator follows."""
+    words = {"": (False, "k1"), "advantage=grpo": (True, "k3"), "advantage=grpo kl_in=reward": (False, "k1"), "kl_in=loss": (True, "k3")}
+    for given, expected in words.items():
+        ppo = load_config(overrides=[f"ppo.{word}" for word in given.split()]).ppo
+        assert (ppo.kl_is_in_loss, ppo.kl_estimator_used) == expected
 
 
 @pytest.mark.parametrize("word", ["ppo.num_updates=-1", "ppo.clip_range=-1", "num_rounds=0", "ppo.batch_size=7 ", "no-equals-sign"])

@@ -105,3 +105,16 @@ def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
     with pytest.raises(UndeclaredSetting, match="'generation.temperature'"):
         Worker(0, 1).run_stage(request)
     assert Worker(0, 1).run_stage(request | {"reads": ["generation"]}) == {"temperature": 0.9}
+
+
+def test_a_worker_takes_the_limit_of_each_run(tmp_path):
+    """The base model is kept from run to run, and the limit is not."""
+    from types import SimpleNamespace
+
+    from loop.executors.worker import Worker
+
+    worker, backbone = Worker(0, 1), SimpleNamespace(tokens_per_batch=0)
+    worker._backbones = {str(tmp_path): backbone}
+    for tokens in (300, 200):
+        config = visible(load_config(overrides=[f"runtime.tokens_per_batch={tokens}"]), ["base"])
+        assert worker._backbone(config, tmp_path) is backbone and backbone.tokens_per_batch == tokens

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
+from configs import load_config
 from configs.errors import LoopError
-from configs.loading import load_config
 from loop.executors.heartbeat import SignsOfLife
 from loop.failures import disk_error, disk_errors_explained, what_to_lower
 
@@ -50,3 +50,14 @@ def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):
     assert not lives.are_over()
     clock[0] = 29.0  # 10.1 s after the last that moved
     assert lives.are_over()
+
+
+def test_what_to_lower_where_memory_runs_out():
+    """Every setting that is named is a run-time setting, so that the run can go on with another value."""
+    config = load_config()
+    scoring, sampling = "runtime.tokens_per_batch (now 16384)", "generation.batch_size (now 128)"
+    assert what_to_lower("sample", config) == sampling
+    assert what_to_lower("evaluate", config) == f"{sampling} or {scoring}"
+    assert what_to_lower("policy", config) == f"ppo.micro_batch_size (now 32), {sampling} or {scoring}"
+    assert what_to_lower("sft", config) == "sft.micro_batch_size (now 64)"
+    assert what_to_lower("select", config) == f"select.micro_batch_size (now 16) or {scoring}"

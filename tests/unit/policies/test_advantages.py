@@ -11,6 +11,7 @@ from policies.advantages import (
     kl_per_token,
     masked_mean,
     shape_rewards,
+    standard_deviation,
     whiten,
 )
 
@@ -73,6 +74,7 @@ def test_whitening_uses_kept_entries_only():
 def test_kl_estimators():
     logp, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -1.0]])
     assert kl_per_token(logp, ref, "k1").tolist() == [[0.5, -1.0]]
+    assert kl_per_token(logp, ref, "k2").tolist() == [[0.125, 0.5]]  # half of the squares
     # k3 = exp(-k1) - 1 + k1: e^-0.5 - 0.5 and e - 2
     assert torch.allclose(kl_per_token(logp, ref, "k3"), torch.tensor([[np.exp(-0.5) - 0.5, np.e - 2]], dtype=torch.float32))
 
@@ -93,3 +95,15 @@ def test_group_advantages_by_hand():
     # GRPO: mean 3, variance (4 + 1 + 9) / 2 = 7: (1 - 3) / (sqrt(7) + 1e-4) and so on.
     expected = [(x - 3) / (7**0.5 + 1e-4) for x in (1, 2, 6)] + [0.0] * 3
     assert group_advantages(totals, 3, "grpo").tolist() == pytest.approx(expected)
+    # Unscaled: -2, -1, 3. By the batch: mean 3.5, variance (6.25 + 2.25 + 6.25 + 3 x 0.25) / 5 = 3.1.
+    assert group_advantages(totals, 3, "grpo", "none").tolist() == pytest.approx([-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
+    expected = [x / (3.1**0.5 + 1e-4) for x in (-2, -1, 3, 0, 0, 0)]
+    assert group_advantages(totals, 3, "grpo", "batch").tolist() == pytest.approx(expected)
+
+
+def test_the_standard_deviation_is_that_of_all_workers():
+    """Each of two workers has a part, and the sums over both are what `reduce` returns."""
+    parts = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([4.0, 4.5])
+    whole = torch.cat(parts)
+    sums = iter([torch.tensor([5.0]), whole.sum()[None], ((whole - whole.mean()) ** 2).sum()[None]])
+    assert standard_deviation(parts[0], lambda own: next(sums)).item() == pytest.approx(whole.std().item())

@@ -85,6 +85,33 @@ def test_more_tokens_than_positions_are_refused(folder, name):
     assert "data.max_prompt_tokens=193, data.max_completion_tokens=64" in error.where
 
 
+@pytest.mark.parametrize(
+    ("rope", "fixed"),
+    [
+        ({"rope_type": "dynamic", "factor": 4.0}, 256),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 100}, 100),
+        ({"type": "longrope", "original_max_position_embeddings": 100}, 100),
+        ({"full_attention": {"rope_type": "longrope", "original_max_position_embeddings": 100}, "sliding_attention": {}}, 100),
+    ],
+)
+@pytest.mark.parametrize("key", ["rope_parameters", "rope_scaling"])
+def test_positions_that_depend_on_the_batch_are_refused(folder, key, rope, fixed):
+    """`dynamic` changes beyond the 256 positions of the config, and `longrope` beyond those of the first training."""
+    found = json.loads((folder / "config.json").read_text())
+    found.pop("rope_parameters", None)
+    (folder / "config.json").write_text(json.dumps({**found, key: rope}))
+    check_base(load_config(overrides=[f"base={folder}", f"data.max_prompt_tokens={fixed - 64}"]), WHERE)
+    error = refused(folder, f"data.max_prompt_tokens={fixed - 63}")
+    kind = "dynamic" if "dynamic" in str(rope) else "longrope"
+    assert f"beyond {fixed} tokens, the positions of {folder} (RoPE '{kind}') depend on the longest row of a batch" in error.what
+    assert f"may have {fixed + 1}" in error.what and "'yarn'" in error.to_do
+
+
+def test_fixed_positions_are_not_refused(folder):
+    change(folder / "config.json", rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64})
+    check_base(load_config(overrides=[f"base={folder}"]), WHERE)
+
+
 def test_the_embedded_base_has_its_limit_as_well():
     with pytest.raises(UserError, match="the embedded base reads at most 1024 tokens"):
         check_base(load_config(overrides=["data.max_prompt_tokens=1000"]), WHERE)

@@ -28,7 +28,9 @@ def fit(kind, checkpoints, report):
     """Train one thing from the start on a new backbone. Returns the adapter's tensors and the log."""
     backbone = fresh_backbone()
     if kind.startswith("ppo"):
-        trainer = make_trainer(backbone, value_model=kind.removeprefix("ppo-"), num_epochs=1, kl_target=1.0)
+        _, value_model, *warms_up = kind.split("-")
+        settings = {"value_warmup_updates": 2} if warms_up else {"kl_target": 1.0}
+        trainer = make_trainer(backbone, value_model=value_model, num_epochs=1, **settings)
         log = trainer.train([PROMPTS] * 5, checkpoints, report)
         return backbone.adapter_state("policy") | {"head": trainer.value.head.weight.detach()}, log
     backbone.add_adapter("x", seed=1)
@@ -51,7 +53,7 @@ def fit(kind, checkpoints, report):
     return backbone.adapter_state("x") | {"head": scorer.head}, log
 
 
-@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "sft", "dpo", "reward", "select"])
+@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "ppo-head-warmup", "sft", "dpo", "reward", "select"])
 def test_stopped_after_every_step_and_resumed(kind, tmp_path):
     """Stop after each of the first four of five steps, each time with a new backbone, and compare with one run without checkpoints."""
     expected, expected_log = fit(kind, Checkpoints(), report_nothing)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from configs.errors import LoopError
 from configs.schema import GenerationConfig, LoraSection
 from policies.backbone import Backbone
 from policies.generation import _draw, generate
@@ -46,11 +47,11 @@ def test_draws_follow_the_distribution():
     # Four tokens with probabilities 0.1, 0.2, 0.3, 0.4; 100,000 evenly spaced uniform numbers hit each in proportion.
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().repeat(100_000, 1)
     uniforms = (torch.arange(100_000).double() + 0.5) / 100_000
-    counts = torch.bincount(_draw(logits, uniforms, GenerationConfig(temperature=1.0)), minlength=4)
+    counts = torch.bincount(_draw(logits, uniforms, GenerationConfig(temperature=1.0))[0], minlength=4)
     assert (counts - torch.tensor([10_000, 20_000, 30_000, 40_000])).abs().max() <= 1
     # top_k 2 keeps 0.3 and 0.4; top_p 0.5 keeps 0.4 and the 0.3 that reaches 0.5.
     for config in (GenerationConfig(temperature=1.0, top_k=2), GenerationConfig(temperature=1.0, top_p=0.5)):
-        counts = torch.bincount(_draw(logits, uniforms, config), minlength=4)
+        counts = torch.bincount(_draw(logits, uniforms, config)[0], minlength=4)
         assert (counts - torch.tensor([0, 0, 42_857, 57_143])).abs().max() <= 1
 
 
@@ -109,3 +110,17 @@ def test_a_stop_string_of_many_tokens_is_found():
     ids = encode_completion(tokenizer, "The mango สวัสดีค่ะ", finished=False)
     whole = [n for n in range(1, len(ids) + 1) if holds_stop_string(tokenizer, ids[:n], ["zzz", "สวัสดี"])]
     assert min(whole) == next(n for n in range(len(ids)) if "สวัสดี" in tokenizer.decode(ids[:n]))
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error_and_not_the_last_token(backbone, merged, bad):
+    """The embedding of token 9 is damaged, and it is in the prompt of one response of three."""
+    backbone.add_adapter("policy")
+    backbone.fast.paths.merged_decoding = merged
+    backbone.causal_lm.get_input_embeddings().weight.data[9] = bad
+    prompts = [[3, 4], [3, 9], [5, 6]]
+    with pytest.raises(LoopError, match="the logits of 1 of 3 responses are not finite when their token 1 is sampled") as caught:
+        generate(backbone, "policy", prompts, [1, 2, 3], GenerationConfig(max_new_tokens=4))
+    assert "where: the policy 'policy' on the base tiny, in torch.float32" in str(caught.value) and "to do: " in str(caught.value)
+    generate(backbone, "policy", [prompts[0], prompts[2]], [1, 3], GenerationConfig(max_new_tokens=1))

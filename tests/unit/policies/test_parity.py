@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from policies.advantages import generalized_advantages, kl_per_token, shape_rewards, whiten
-from policies.ppo import clipped_policy_loss, clipped_value_loss
+from policies.losses import clipped_policy_loss, clipped_value_loss
 
 RECORDED = json.loads((Path(__file__).parent / "trl_ppo.json").read_text(encoding="utf-8"))
 

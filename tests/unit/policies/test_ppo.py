@@ -6,7 +6,8 @@ import torch
 from configs.errors import LoopError
 from configs.schema import GenerationConfig, LoraSection, PPOConfig
 from policies.backbone import Backbone
-from policies.ppo import PPOTrainer, ValueModel, clipped_policy_loss, clipped_value_loss
+from policies.losses import clipped_policy_loss, clipped_value_loss
+from policies.ppo import PPOTrainer, ValueModel
 from policies.ppo_metrics import standard_error
 from policies.responses import EncodedPrompt
 from policies.tokenization import decode_completion
@@ -83,7 +84,7 @@ def test_in_bfloat16_recomputed_logprobs_start_at_ratio_one(backbone):
     rollout = trainer.roll_out(0, PROMPTS)
     kept = torch.cat([record.trace.logprobs for record in seen])
     assert 1e-4 < (kept - rollout.logprobs[rollout.responses.mask]).abs().max() < 0.5
-    losses = trainer._optimize(rollout, list(range(len(PROMPTS))), "here")
+    losses = trainer._step_on(rollout, list(range(len(PROMPTS))), {"policy_loss": 1.0}, "here")
     assert losses["approx_kl"] < 1e-6 and losses["grad_norm"] > 0
 
 
@@ -110,10 +111,8 @@ def test_it_learns_what_is_scored(backbone, value_model):
 def test_without_a_critic_it_learns_as_well(backbone, advantage):
     words = {"learning_rate": 2e-2, "kl_coefficient": 0.0, "missing_end_penalty": 0.0, "samples_per_prompt": 4}
     trainer = make_trainer(backbone, advantage=advantage, **words)
-    head = trainer.value.head.weight.detach().clone()
     scores = [trainer.step(update, PROMPTS[:4])["objective/scores"] for update in range(20)]
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5
-    assert torch.equal(trainer.value.head.weight, head)
 
 
 def test_micro_batches_do_not_change_the_update(backbone):
@@ -128,7 +127,7 @@ def test_micro_batches_do_not_change_the_update(backbone):
 
 def test_the_kl_penalty_holds_the_policy(backbone):
     kls = []
-    for coefficient in (0.0, 5.0):
+    for coefficient in (1e-9, 5.0):  # with 0, no KL is measured
         trainer = make_trainer(backbone, learning_rate=2e-3, kl_coefficient=coefficient)
         kls.append([trainer.step(update, PROMPTS)["objective/kl"] for update in range(10)][-1])
     assert kls[1] < kls[0]

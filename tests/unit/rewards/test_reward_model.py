@@ -5,24 +5,27 @@ import torch
 import transformers
 from peft import PeftModel
 
-from configs.schema import BaseConfig, DPOConfig, LoraSection, RewardConfig, TrainerSection
+from configs.schema import BaseConfig, DPOConfig, GenerationConfig, LoraSection, RewardConfig, TrainerSection
 from loop.store.measures import headline
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.dpo import train_dpo
 from policies.ppo import ValueModel
 from policies.reporting import report_nothing
-from policies.responses import ResponseBatch
+from policies.responses import Response, ResponseBatch
 from policies.sft import train_sft
 from rewards.baselines import shortest
 from rewards.comparisons import Comparison
+from rewards.evaluation import kl_to_reference
 from rewards.measurements import summarize
 from rewards.reward_model import outcomes, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selectors import Tools, group_samples
+from rewards.selectors.features import token_logprobs
 from rewards.selectors.judging import judge
+from rewards.selectors.selector import Encoded
 from rewards.selectors.simple import Longest, RewardModel
-from tests.conftest import make_causal_lm
+from tests.conftest import make_causal_lm, perturb
 from tests.unit.policies.model_forms import tiny_backbone, tiny_model
 
 
@@ -148,3 +151,35 @@ def test_held_out_comparisons_that_are_all_ties_have_no_accuracy(backbone):
     assert summarize([]) == {"mean": None, "standard_error": None, "count": 0}
     assert headline("select", {"judged": judged}) == "judged longest -"
     assert headline("evaluate", {"gold": summarize([])}) == "gold -"
+
+
+def test_no_pass_has_more_tokens_than_the_limit(backbone, monkeypatch):
+    """Scores, KLs and log-probs are the same up to rounding, with at most 20 tokens in a pass instead of all 66 at once."""
+    for name in ("sft", "reward"):
+        backbone.add_adapter(name)
+        perturb(backbone, name)
+    scorer = Scorer(backbone, "reward", torch.ones(1, 32))
+    prompts, completions = [[3, 4, 5][: 1 + i % 3] for i in range(12)], [[6 + i] * (1 + i % 6) for i in range(12)]
+    whole = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    responses = [Response(completion, False) for completion in completions]
+    candidates = [Encoded(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+    assert sum(map(len, whole)) == 66
+    sizes, hidden_states = [], backbone.hidden_states
+
+    def counted(batch, *rest, **options):
+        sizes.append(batch.input_ids.shape[0] * int(batch.attention_mask.sum(1).max()))
+        return hidden_states(batch, *rest, **options)
+
+    monkeypatch.setattr(backbone, "hidden_states", counted)
+
+    def measured():
+        sizes.clear()
+        logprobs = token_logprobs(Tools(backbone, scorer, {}), candidates, "sft", 0.7)
+        kls = kl_to_reference(backbone, "reward", "sft", prompts, responses, GenerationConfig())
+        return [*scorer.score(whole).tolist(), *kls, *(float(value) for row in logprobs for value in row)]
+
+    expected = measured()
+    assert len(sizes) == 4 and max(sizes) > 66  # scores, log-probs, and the KL's two policies; with padding
+    backbone.tokens_per_batch = 20
+    assert measured() == pytest.approx(expected, abs=1e-4)
+    assert max(sizes) <= 20 and len(sizes) > 12

@@ -10,14 +10,18 @@ from configs.schema import RunConfig
 from configs.views import visible
 from loop.round import STAGES
 from loop.stages import STAGES as FUNCTIONS
-from loop.stages import Context
+from loop.stages import Context, rounds, selecting
+from loop.store.measures import headline
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
+from policies.responses import EncodedPrompt, Response, make_records
+from policies.tokenization import encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, write_jsonl
 from rewards.data.splits import Split, content_id
 from rewards.keeping import SCORES, read_kept
 from rewards.measurements import Measurement
-from rewards.scoring import Scorer
+from rewards.reward_model import normalize_on_reference
+from rewards.scoring import Scorer, ensemble
 from rewards.world import writer
 from rewards.world.gold import gold_scores
 from tests.conftest import perturb
@@ -199,3 +203,45 @@ def test_ppo_starts_only_from_the_policy_that_it_is_told_to(run, refreshed, tmp_
     assert all(torch.allclose(trained[name], expected[name], atol=1e-6) for name in expected)
     assert metrics["reference"] == ("sft" if from_sft else "start")
     assert abs(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["objective/kl"]) < 1e-4
+
+
+@pytest.mark.parametrize(("kind", "round_number"), [("mean", 1), ("min", 1), ("last", 1), ("min", 0)])
+def test_several_reward_models_are_normalised_together(run, backbone, tmp_path, monkeypatch, kind, round_number):
+    """Two reward models, each of which is normalised. On the SFT policy's samples, their minimum has a mean below 0, and their mean a
+    deviation below 1. What PPO maximises has 0 and 1 again, with one reward model as with two."""
+    records = _records(backbone, QUESTIONS)
+    scores = {}
+    for i, seed in enumerate((1, 2)):
+        perturb(backbone, "reward", seed=seed)
+        scorer = Scorer(backbone, "reward", torch.ones(1, backbone.hidden_size))
+        normalize_on_reference(scorer, records)
+        scorer.save(tmp_path / f"reward-{i}")
+    real = selecting.score_function
+    monkeypatch.setattr(selecting, "reference_records", lambda context: records)
+    monkeypatch.setattr(rounds, "score_function", lambda context, scorers: scores.setdefault("used", real(context, scorers)))
+    rewards = [tmp_path / f"reward-{i}" for i in range(round_number + 1)]
+    settings = {"reward": {"ensemble": kind}, "ppo": {"init": "sft", "num_updates": 0}}
+    run("policy", round_number, settings, rewards=rewards, select=None)
+    plain = ensemble([Scorer.load(backbone, f"again-{i}", path) for i, path in enumerate(rewards)], kind)(records)
+    for i, path in enumerate(rewards):
+        Scorer.load(backbone, f"reward-{i}", path)  # the stage has dropped them
+    used = torch.as_tensor(scores["used"](records))
+    assert used.mean().item() == pytest.approx(0.0, abs=1e-4) and used.std().item() == pytest.approx(1.0, abs=1e-4)
+    if kind == "last" or not round_number:
+        assert torch.equal(used, plain)
+    else:
+        assert plain.std() < 0.99 if kind == "mean" else plain.mean() < -0.1
+
+
+def _records(backbone, questions):
+    """One response of three tokens to each question."""
+    prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, question), question, question) for question in questions]
+    return make_records(backbone.tokenizer, prompts, [Response([3 + i, 7 + 2 * i, 9 + i], False) for i in range(len(prompts))])
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "gae"])
+def test_a_critic_is_made_only_for_advantages_that_need_one(run, tmp_path, backbone, advantage):
+    settings = {"ppo": {"init": "sft", "advantage": advantage, "value_model": "adapter", "kl_coefficient": 0.0}}
+    metrics, folder = run("policy", 0, settings, rewards=[tmp_path / "reward"], select=None)
+    assert (folder / "value").exists() == (advantage == "gae") and (metrics["memory"]["heads"] > 0) == (advantage == "gae")
+    assert "objective/kl_last_updates" not in metrics and headline("policy", metrics)

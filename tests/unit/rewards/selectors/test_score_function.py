@@ -9,7 +9,7 @@ from rewards.comparisons import Answer
 from rewards.scoring import Scorer
 from rewards.selectors import Tools
 from rewards.selectors.features import FeaturesSelector
-from rewards.selectors.score_function import as_score_function, centred
+from rewards.selectors.score_function import as_score_function, centred, normalized
 from tests.conftest import perturb
 
 TEXTS = ["yellow", "It is a green one.", "yes"]
@@ -44,3 +44,10 @@ def test_zero_is_the_mean_of_the_reference(records):
     """The reference responses have 1, 2 and 3, so 2 is taken from every score, and the scale stays."""
     score = centred(lambda rows: [1.0, 2.0, 3.0][: len(rows)], records)
     assert torch.as_tensor(score(records)).tolist() == [-1.0, 0.0, 1.0]
+
+
+def test_the_reference_has_mean_zero_and_deviation_one(records):
+    """1, 2 and 6 have the mean 3 and the sample variance (4 + 1 + 9) / 2 = 7. Equal scores are divided by 1e-6 instead of by 0."""
+    score = normalized(lambda rows: [1.0, 2.0, 6.0][: len(rows)], records)
+    assert torch.as_tensor(score(records)).tolist() == pytest.approx([-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5])
+    assert torch.as_tensor(normalized(lambda rows: [5.0] * len(rows), records)(records)).tolist() == [0.0, 0.0, 0.0]
