@@ -68,7 +68,8 @@ def examine(given: Given, machine: Machine, terminal: Terminal, times: bool, loa
     _say_disk(terminal, model, config, lengths, machine)
     if measured:
         terminal.say("\n".join(path_lines(measured.paths, model)))
-    check_fits(base.shape, config, lengths, room, on_gpu)
+    if not config.runtime.address:  # the machines of a cluster are not this one
+        check_fits(base.shape, config, lengths, room, on_gpu)
 
 
 def _missing(given: Given) -> str:

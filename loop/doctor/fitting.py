@@ -56,8 +56,8 @@ def find_smaller(shape: Shape, config: RunConfig, lengths: Lengths, room: Room, 
 
     Run-time settings come first, because the results stay the same up to rounding.
     """
+    given, resorts = config, list(LAST_RESORTS)
     changed: dict[str, Any] = {}
-    resorts = list(LAST_RESORTS)
     while found := too_large(plan_for(shape, config, lengths, on_gpu), room):
         name = _setting_of(found[0])
         value = _value(config, found[0], name)
@@ -70,6 +70,10 @@ def find_smaller(shape: Shape, config: RunConfig, lengths: Lengths, room: Room, 
             return {}
         name, value = resorts.pop(0)
         config, changed = _with(config, name, value), changed | {name: value}
+    for name in sorted(changed, key=lambda name: name not in dict(LAST_RESORTS)):  # what turned out not to be needed, large changes first
+        others = {other: value for other, value in changed.items() if other != name}
+        if not too_large(plan_for(shape, _with_all(given, others), lengths, on_gpu), room):
+            changed = others
     return changed
 
 
@@ -102,6 +106,13 @@ def _value(config: RunConfig, need: Need, name: str) -> int:
 def _better(name: str) -> Any:
     """A value that already needs less than what a last resort would set: float16 has the size of bfloat16."""
     return "float16" if name == "base.dtype" else None
+
+
+def _with_all(config: RunConfig, values: dict[str, Any]) -> RunConfig:
+    """The config with other values of several settings."""
+    for name, value in values.items():
+        config = _with(config, name, value)
+    return config
 
 
 def _with(config: RunConfig, name: str, value: Any) -> RunConfig:

@@ -45,7 +45,7 @@ def count_pairs(config: RunConfig) -> Pairs:
 
 
 def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
-    """Stage -> unit -> how often it is done. Stages of a round are those of round 1, which has labels of two rounds."""
+    """Stage -> unit -> how often it is done, in the mean over the rounds. Comparisons of earlier rounds are not counted."""
     generation, evaluated = config.generation.batch_size, config.evaluate.num_prompts
     sampled = config.sample.num_prompts * config.sample.num_completions * (1 + config.sample.earlier_fraction)
     labels = config.sample.num_prompts * config.labeler.pairs_per_prompt
@@ -64,6 +64,9 @@ def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
     judged = {"sample": reference * draw, "score": (2 * pairs.heldout + reference) * score}
     work["reward"] = {"reward": _steps(pairs.training, config.reward)} | judged
     work["policy"] = {"policy": config.ppo.num_updates}
+    if config.ppo.score == "features":  # from round 1 on, each response is read under two adapters as well
+        read = 2 * config.ppo.num_updates * config.ppo.batch_size * score
+        work["policy"]["logprobs"] = read * (config.num_rounds - 1) / config.num_rounds
     work["sample"] = {"sample": sampled * draw}
     work["retrain"] = {"reward": _steps(mixture, config.reward)} | judged
     work["select"] = {"score": 2 * sampled * score, "logprobs": reads}

@@ -160,11 +160,15 @@ def test_a_run_begins_with_three_lines_and_refuses_what_cannot_fit(tmp_path, mon
         "memory: not predicted, because the shape of somebody/unknown is not known: its config.json is not on this machine, and the hub "
         "cannot be reached"
     ]
-    small = Machine(2, GIB, GIB, GIB)
-    monkeypatch.setattr("loop.doctor.before_a_run.look_at_machine", lambda runs: small)
-    with pytest.raises(UserError, match="stage needs .* and this machine has") as error:
-        before_a_run.first_lines(load_config(), tmp_path)
-    assert error.value.exit_code == 2
+    large = load_config("thai", ["base.dtype=float32", "runtime.executor=in-process"])
+    assert "  warning: if rows are as long as the config allows, the " in before_a_run.first_lines(large, tmp_path)[-1]
+    on_a_cluster = load_config("thai", ["runtime.address=auto"])
+    assert before_a_run.first_lines(on_a_cluster, tmp_path)[-1].endswith("the machines of the cluster are not asked")
+    # 1.54 billion parameters of 4 bytes are 5.8 GiB, and sampling merges the adapter into copies of nearly all of them.
+    monkeypatch.setattr("loop.doctor.before_a_run.look_at_machine", lambda runs: Machine(2, 10 * GIB, 10 * GIB, GIB))
+    with pytest.raises(UserError, match="stage needs .* of it for base.*, and this machine has 10.0 GiB") as error:
+        before_a_run.first_lines(large, tmp_path)
+    assert error.value.exit_code == 2 and error.value.to_do == "it fits with base.dtype=bfloat16"
 
 
 def test_rows_are_spread_around_the_mean():
@@ -190,10 +194,11 @@ def test_time_is_the_sum_of_what_stages_do():
     config = load_config(overrides=["num_rounds=3"])
     work = stage_work(config, count_pairs(config))
     # 2,000 pairs in batches of 64: 32 steps; in batches of 16, twice: 250; 80 updates; 450 x 4 samples in batches of 128
-    assert work["sft"] == {"sft": 32} and work["reward"]["reward"] == 250 and work["policy"] == {"policy": 80}
+    assert work["sft"] == {"sft": 32} and work["reward"]["reward"] == 250 and work["policy"]["policy"] == 80
+    assert work["policy"]["logprobs"] == pytest.approx(2 * 80 * 64 / 128 * 2 / 3)  # twice in two of three rounds
     assert work["sample"] == {"sample": 1800 / 128}
     seconds = stage_seconds(work, dict.fromkeys(("pretraining", "sft", "reward", "policy", "sample", "score", "logprobs"), 1.0))
-    assert seconds["sft"] == 32 + 4 and seconds["policy"] == 80  # a trainer of TRL takes 4 s to start
+    assert seconds["sft"] == 32 + 4  # a trainer of TRL takes 4 s to start
     assert whole_run({"sft": 5.0, "reward": 7.0, "policy": 11.0}, config) == 5 + 7 + 3 * 11
 
 
