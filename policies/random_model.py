@@ -15,12 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
 PAD, END, FIRST_WORD = 0, 1, 3
+NEVER = -1e4
+"""The bias of a token that is never sampled."""
 
 
-def make_random_model(config: Mapping[str, Any], dtype: str, temperature: float, mean_length: float) -> tuple[Any, Any]:
+def make_random_model(config: Mapping[str, Any], dtype: str, temperature: float, mean_length: float | None) -> tuple[Any, Any]:
     """Return a causal language model with the shape of a config.json, on the device that is there, and its tokenizer.
 
-    mean_length: how many tokens the mean response has when it is sampled at `temperature`, if nothing cuts it off.
+    mean_length: how many tokens the mean response has when it is sampled at `temperature`, if nothing cuts it off. None: no response ends.
     """
     torch.manual_seed(0)
     tokens = {"pad_token_id": PAD, "eos_token_id": END, "bos_token_id": None}
@@ -33,8 +35,8 @@ def make_random_model(config: Mapping[str, Any], dtype: str, temperature: float,
     vocabulary = model_config.get_text_config().vocab_size
     # Random weights give logits near 0, so P(end) = e^(b/T) / (V - 1 + e^(b/T)), which is 1 / mean at b = T log((V - 1) / (mean - 1)).
     bias = torch.zeros(vocabulary, dtype=getattr(torch, dtype), device=device)
-    bias[END] = temperature * math.log((vocabulary - 1) / (max(mean_length, 1.5) - 1))
-    bias[PAD] = -1e4
+    bias[END] = NEVER if mean_length is None else temperature * math.log((vocabulary - 1) / (max(mean_length, 1.5) - 1))
+    bias[PAD] = NEVER
     model.get_output_embeddings().bias = nn.Parameter(bias)
     return model, _make_tokenizer(vocabulary)
 

@@ -53,8 +53,9 @@ class Trial:
         from policies.backbone import Backbone
         from policies.random_model import make_random_model
 
-        base, generation = self.config.base, self.config.generation
-        model, tokenizer = make_random_model(self.model, base.dtype, generation.temperature, self.lengths.mean_completion)
+        base, generation, mean = self.config.base, self.config.generation, self.lengths.mean_completion
+        ends = mean if mean < self.lengths.longest_response else None
+        model, tokenizer = make_random_model(self.model, base.dtype, generation.temperature, ends)
         backbone = Backbone(model, tokenizer, self.config.lora, "random", base.gradient_checkpointing)
         backbone.add_adapter("sft")
         return backbone
@@ -118,8 +119,8 @@ def pretraining(trial: Trial) -> float:
     from policies.tiny_base import BLOCK, pretrain
 
     base, stamps = trial.config.base, Stamps()
-    model, _ = make_random_model(trial.model, base.dtype, 1.0, BLOCK)
-    blocks = [list(range(3, 3 + BLOCK))] * base.pretraining_batch_size
+    model, _ = make_random_model(trial.model, base.dtype, 1.0, None)
+    blocks = [[token % base.vocabulary_size for token in range(BLOCK)]] * base.pretraining_batch_size
     short = base.model_copy(update={"pretraining_steps": trial.steps + 1})
     pretrain(model, blocks, short, _no_checkpoints(), 0, stamps)
     return stamps.seconds_of_a_step()

@@ -1,17 +1,16 @@
 """Compares the memory that `loop doctor` predicts with what processes really take, on a CPU.
 
-    python -m tests.benchmarks.footprint [--model NAME ...]
+    python -m tests.benchmarks.footprint [--model NAME ...] [--stage NAME ...]
 
 Each stage of each model is a process of its own, with one thread, and all rows have the same length. What is compared is the peak over
-that of the libraries alone. Responses end at geometric lengths, so the prediction for PPO uses their mean.
+that of the libraries alone.
 """
 
 import argparse
-from dataclasses import replace
 
 from configs.loading import load_config
 from loop.doctor.fitting import plan_for
-from loop.doctor.lengths import Lengths, expected_lengths
+from loop.doctor.lengths import Lengths
 from loop.doctor.measuring import measure
 from policies.shapes import embedded_config, read_shape
 
@@ -40,15 +39,14 @@ STAGES = ("sft", "reward", "policy")
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=MODELS, action="append")
-    for name in parser.parse_args().model or MODELS:
+    parser.add_argument("--stage", choices=STAGES, action="append")
+    options = parser.parse_args()
+    for name in options.model or MODELS:
         shape = read_shape(MODELS[name])
         config = load_config(overrides=["num_rounds=1"] if name == "embedded" else SMALL_BATCHES)
-        lengths = expected_lengths(config).at_the_limit()
-        chance = 1 - 1 / lengths.mean_completion  # of going on after a token
-        mean = round((1 - chance**lengths.longest_response) / (1 - chance))
-        for stage in STAGES:
-            # The trial has no SFT policy beside the one that is trained, and one reward model.
-            predicted = predict(shape, config, replace(lengths, longest_response=mean) if stage == "policy" else lengths, stage)
+        lengths = Lengths(PROMPT, PROMPT, COMPLETION, COMPLETION, COMPLETION)
+        for stage in options.stage or STAGES:
+            predicted = predict(shape, config, lengths, stage)
             measured = measure(config, MODELS[name], lengths, [stage], threads=1, steps=1).peak_bytes
             print(
                 f"{name:<9} {stage:<7} predicted {predicted / 2**20:6.0f} MiB, measured {measured / 2**20:6.0f} MiB, "

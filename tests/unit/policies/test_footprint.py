@@ -63,7 +63,7 @@ def test_logits():
     assert model(dtype="bfloat16").logprob_bytes(10) == 8000 + 160
     assert model().logprob_bytes(10**6) == 4 * 2**23 + 32 * 10**6  # no more than a chunk at a time
     assert model().draw_bytes(3) == 3 * 100 * 20
-    assert model().sft_logit_bytes(10) == 1000 * 9.25 * 4
+    assert model().sft_logit_bytes(10) == 1000 * 13 * 4
     assert model(on_gpu=True).sft_logit_bytes(10) == 10 * 32768 * 4
 
 

@@ -63,7 +63,7 @@ def test_parameters_are_those_of_the_module(model_type):
 
 
 @pytest.mark.parametrize("layers", ["all", "upper-half"])
-@pytest.mark.parametrize("target", ["all-linear", ["q_proj", "v_proj"], r".*\.mlp\.\w+"], ids=["all-linear", "names", "pattern"])
+@pytest.mark.parametrize("target", ["all-linear", ["q_proj", "v_proj"], r".*\.mlp\.\w+_proj"], ids=["all-linear", "names", "pattern"])
 def test_adapter_parameters_are_those_of_peft(layers, target):
     from peft import get_peft_model_state_dict
 
