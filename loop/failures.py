@@ -34,8 +34,7 @@ MICRO_BATCHES = {
     "select": "select",
     "refresh": "keep",
 }
-"""Stage -> the section whose micro batch decides how much memory its training takes. For `policy` it is that of `trainer`. The other stages
-only sample."""
+"""What `training_section` gives for each stage but `policy`."""
 SAMPLING_ONLY = ("baseline", "sample")
 """Stages that neither train nor score anything."""
 
@@ -107,14 +106,18 @@ def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> 
     )
 
 
+def training_section(stage: str, config: RunConfig) -> str | None:
+    """The section whose micro batch decides how much memory the training in a stage takes. None if the stage does not train."""
+    return (MICRO_BATCHES | {"policy": config.trainer}).get(stage)
+
+
 def what_to_lower(stage: str, config: RunConfig) -> str:
     """The settings that decide how much memory a stage takes, with their values. All are run time, so a run can continue with others."""
     sampling = f"generation.batch_size (now {config.generation.batch_size})"
     scoring = f"runtime.tokens_per_batch (now {config.runtime.tokens_per_batch})"
-    sections = MICRO_BATCHES | {"policy": config.trainer}
-    if stage not in sections:
+    name = training_section(stage, config)
+    if not name:
         return sampling if stage in SAMPLING_ONLY else f"{sampling} or {scoring}"
-    name = sections[stage]
     section, minibatches = getattr(config, name), config.ppo.num_minibatches if name == "ppo" else 1
     rows = section.micro_batch_size or section.batch_size // minibatches // config.runtime.workers
     training = f"{name}.micro_batch_size (now {rows})"

@@ -11,6 +11,7 @@ from typing import Any
 
 from configs.schema import DPOConfig
 from policies.backbone import Backbone
+from policies.batching import batches_by_length
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
 from policies.responses import ResponseBatch
@@ -18,8 +19,6 @@ from policies.training import Log, Training
 
 Pair = tuple[Sequence[int], Sequence[int], Sequence[int]]
 """Token ids of a prompt, of the chosen and of the rejected completion."""
-REFERENCE_BATCH = 64
-"""Pairs that are in one forward pass of the reference, if `micro_batch_size` does not say otherwise."""
 SHARD = 512
 """Pairs for which one worker asks the reference before it takes the next ones and saves what it has."""
 
@@ -54,8 +53,7 @@ def train_dpo(
     """
     import trl  # late, because importing it takes seconds, and most stages do not need it
 
-    rows_at_a_time = config.micro_batch_size or REFERENCE_BATCH
-    asked = checkpoints.in_shards("reference", pairs, SHARD, lambda part: _summed_logprobs(backbone, reference, part, rows_at_a_time))
+    asked = checkpoints.in_shards("reference", pairs, SHARD, lambda part: _summed_logprobs(backbone, reference, part))
     rows = [
         {
             "prompt_ids": prompt,
@@ -72,18 +70,16 @@ def train_dpo(
             trl.DPOConfig,
             backbone.causal_lm,
             rows,
-            [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs],
+            _lengths(pairs),
             arguments={"beta": config.beta, "precompute_ref_log_probs": True, "max_length": None, "activation_checkpointing": False},
             processing_class=backbone.tokenizer,
         )
 
 
-def _summed_logprobs(backbone: Backbone, adapter: str, pairs: Sequence[Pair], rows_at_a_time: int) -> list[tuple[float, float]]:
+def _summed_logprobs(backbone: Backbone, adapter: str, pairs: Sequence[Pair]) -> list[tuple[float, float]]:
     """The log-probability of the chosen and of the rejected completion of each pair under an adapter, at temperature 1, as in TRL."""
-    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))  # similar lengths share a batch
     found = [(0.0, 0.0)] * len(pairs)
-    for start in range(0, len(order), rows_at_a_time):
-        numbers = order[start : start + rows_at_a_time]
+    for numbers in batches_by_length(_lengths(pairs), backbone.tokens_per_batch):
         sides = [
             ResponseBatch.from_ids(backbone, [pairs[i][0] for i in numbers], [pairs[i][side] for i in numbers]).under(adapter)[1].sum(1)
             for side in (1, 2)
@@ -91,3 +87,8 @@ def _summed_logprobs(backbone: Backbone, adapter: str, pairs: Sequence[Pair], ro
         for i, of_chosen, of_rejected in zip(numbers, *(side.tolist() for side in sides), strict=True):
             found[i] = (of_chosen, of_rejected)
     return found
+
+
+def _lengths(pairs: Sequence[Pair]) -> list[int]:
+    """The tokens of the longer sequence of each pair."""
+    return [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs]

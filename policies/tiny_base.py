@@ -72,8 +72,17 @@ def train_tiny_base(
     blocks = [stream[start : start + BLOCK] for start in range(0, len(stream) - BLOCK, BLOCK)]
     torch.manual_seed(seed % 2**31)
     model = _small_llama(tokenizer, config)
+    log = pretrain(model, blocks, config, checkpoints, seed, report)
+    if parallel.is_main():
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    return log
+
+
+def pretrain(model: Any, blocks: Sequence[list[int]], config: BaseConfig, checkpoints: Checkpoints, seed: int, report: Report) -> Log:
+    """Train all of the model on blocks of BLOCK token ids, by plain language modelling. Returns the log."""
     section = TrainerSection(learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size)
-    log = Training(section, checkpoints, seed, report, config.pretraining_steps).fit(
+    return Training(section, checkpoints, seed, report, config.pretraining_steps).fit(
         transformers.Trainer,
         transformers.TrainingArguments,
         model,
@@ -81,10 +90,6 @@ def train_tiny_base(
         [BLOCK] * len(blocks),
         arguments={"lr_scheduler_type": "cosine"},
     )
-    if parallel.is_main():
-        model.save_pretrained(output)
-        tokenizer.save_pretrained(output)
-    return log
 
 
 def _small_llama(tokenizer: Any, config: BaseConfig) -> Any:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from configs.errors import LoopError, Stopped, UserError
-from loop.commands import choose, experiment, gc, resume, run, status, verify
+from loop.commands import choose, doctor, experiment, gc, resume, run, status, verify
 from loop.printing import say
 from loop.signals import SIGNALS
 
@@ -27,6 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "resume": resume,
     "status": status,
     "choose": choose,
+    "doctor": doctor,
     "verify": verify,
     "gc": gc,
     "experiment": experiment,

@@ -7,12 +7,13 @@ from pathlib import Path
 from configs.loading import Given, read_given, validate
 from configs.schema import RunConfig
 from loop.commands.arguments import add_rounds, find_run, run_name, runs_folder
+from loop.doctor.before_a_run import first_lines
 from loop.driver import Driver
 from loop.executors import executor_for
 from loop.failures import disk_errors_explained
 from loop.forks import fork
 from loop.functions import check_functions
-from loop.round import DATA
+from loop.round import DATA, Run, run_rounds
 from loop.signals import StopSignals
 from loop.store.journal import fold, read_events
 from loop.store.layout import MANIFEST, RunFolder
@@ -63,7 +64,12 @@ def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
                 taken = fork(source, runs / fork_name, config)
             terminal.say(f"{fork_name}: {len(taken)} stages taken over from {source.name}")
         with executor_for(config, runs / config.name) as executor:
-            Driver(config, runs / config.name, terminal, executor, signals, PROCESS_STARTED).execute()
+
+            def program(driver: Run) -> None:
+                terminal.say("\n".join(first_lines(config, runs)))
+                run_rounds(driver)
+
+            Driver(config, runs / config.name, terminal, executor, signals, PROCESS_STARTED).execute(program)
 
 
 def check_given(given: Given, data_was_read: bool) -> RunConfig:

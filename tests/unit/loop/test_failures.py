@@ -31,8 +31,9 @@ def test_disk_errors_are_told_apart(tmp_path, error, words):
 
 def test_the_settings_to_lower_are_those_of_what_trains_the_policy():
     """A PPO batch of 64 is two minibatches. A DPO batch is 32 pairs, and DPO samples nothing."""
-    assert what_to_lower("policy", load_config()) == "ppo.micro_batch_size (now 32) or generation.batch_size (now 128)"
-    assert what_to_lower("policy", load_config(overrides=["trainer=dpo"])) == "dpo.micro_batch_size (now 32)"
+    by_ppo, by_dpo = (what_to_lower("policy", load_config(overrides=[f"trainer={name}"])) for name in ("ppo", "dpo"))
+    assert by_ppo == "ppo.micro_batch_size (now 32), generation.batch_size (now 128) or runtime.tokens_per_batch (now 16384)"
+    assert by_dpo == "dpo.micro_batch_size (now 32) or runtime.tokens_per_batch (now 16384)"
 
 
 def test_silence_is_noticed_by_contents(tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""Starts the child process that measures (trial.py), and reads what it found. Must never import torch."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import LoopError
+from configs.schema import RunConfig
+from loop.doctor.lengths import Lengths
+
+STEPS = 2
+"""How many steps of each kind are timed, after one to warm up."""
+ERROR_LINES = 5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the child found: the seconds of each unit, its peak in bytes over that of the libraries alone, and the model's fast paths."""
+
+    seconds: dict[str, float]
+    peak_bytes: int
+    program_bytes: int
+    paths: dict[str, Any]
+
+
+def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: Sequence[str], threads: int, steps: int = STEPS) -> Measured:
+    """Time `units` (work.UNITS) on a random model. model: the object in the base's config.json. Raises LoopError where the child fails."""
+    request = {
+        "config": config.model_dump(mode="json"),
+        "model": model,
+        "lengths": asdict(lengths),
+        "units": list(units),
+        "threads": threads,
+        "steps": steps,
+    }
+    project = str(Path(__file__).parents[2])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH")))),
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    command = [sys.executable, "-m", "loop.doctor.trial"]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        end = "\n".join(done.stderr.strip().splitlines()[-ERROR_LINES:])
+        raise LoopError(f"a few steps on a random model failed (exit code {done.returncode}):\n{end}")
+    return Measured(**json.loads(done.stdout))
