@@ -249,8 +249,8 @@ class PPOConfig(Section):
     missing_end_penalty: NonNegativeFloat = 1.0
     """Subtracted from the score of a response that has no end token. Source: arXiv 2403.17031, section 7 ("EOS trick"), in TRL's form."""
     recompute_logprobs: bool = False
-    """Whether the log-probabilities and values of a batch are computed again after sampling. `false` keeps those from sampling, where the
-    adapter is merged into the weights: they differ by about 1e-6 in float32 and by 1e-2 in bfloat16. `true` makes the first ratio 1."""
+    """Whether the log-probabilities and values of a batch are computed again after sampling. `false` keeps those from sampling, which are
+    rounded differently: they differ by about 1e-6 in float32 and by 1e-2 in bfloat16. `true` makes the first ratio 1."""
     init: Literal["sft", "last", "interpolate", "selected"] = "last"
     """Where the policy of a round starts: from the SFT adapter, from the last round's policy, from an interpolation of both, or from the
     SFT policy that was fine-tuned on the kept completions (`keep`). Source: arXiv 2505.18126, where `sft` is best of the first three."""

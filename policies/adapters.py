@@ -146,11 +146,13 @@ class AdaptedModel:
     def merged(self, adapter: str | None) -> Iterator[None]:
         """Like `role(adapter)`, for many forward passes: the adapter is added to copies of the base's weights.
 
-        The base's own weights come back unchanged. If some layers are quantized, nothing is merged.
+        The base's own weights come back unchanged. Nothing is merged if some layers are quantized, if their weights are narrower than
+        float32, which would round most of a small adapter away, or if the embedding uses an adapted weight too.
         """
         with self.role(adapter):
             adapted = [layer for layer in self._lora_layers if adapter in layer.lora_A]
-            if any(type(layer.get_base_layer()) is not nn.Linear for layer in adapted):
+            embedding = self.causal_lm.get_input_embeddings().weight
+            if not all(_can_merge(layer.get_base_layer(), embedding) for layer in adapted):
                 yield
                 return
             weights = [layer.get_base_layer().weight for layer in adapted]
@@ -210,17 +212,19 @@ def load_head(folder: Path) -> torch.Tensor:
 
 
 def _fuse(layer: Any) -> None:
-    """Replace the layer's forward if it is plain LoRA over a plain linear layer of the same dtype."""
+    """Replace the layer's forward if it is plain LoRA over a plain linear layer."""
     kind, base = type(layer), layer.get_base_layer()
     if kind is not PeftLinear or type(base) is not nn.Linear or layer.lora_variant:
         return
     if any(type(dropout) is not nn.Identity for dropout in layer.lora_dropout.values()):
         return
-    if any(module.weight.dtype != base.weight.dtype for module in layer.lora_A.values()):
-        return
     bare, lora_a, lora_b = Linear(base.weight, base.bias), layer.lora_A, layer.lora_B
     layer.linears = {n: Linear(base.weight, base.bias, lora_a[n].weight, lora_b[n].weight, layer.scaling[n]) for n in lora_a} | {None: bare}
     layer.active_linear, layer.forward = MethodType(_active_linear, layer), MethodType(_fused_forward, layer)
+
+
+def _can_merge(base: Any, embedding: torch.Tensor) -> bool:
+    return type(base) is nn.Linear and base.weight.dtype.itemsize >= 4 and base.weight is not embedding
 
 
 def _active_linear(layer: Any) -> Linear:

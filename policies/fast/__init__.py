@@ -2,6 +2,7 @@
 
 batches.py    padded batches, and the same tokens without padding
 attention.py  attention over unpadded tokens; a KV cache that does not copy
+precision.py  what is float32 where the base is not
 lora.py       the arithmetic of LoRA layers, forward and backward
 functions.py  the parts of a decoder layer as autograd functions
 layers.py     puts these functions in the place of transformers' modules

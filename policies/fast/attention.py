@@ -48,7 +48,7 @@ def attend(
     """[B, h, L, d] each -> [N, h, d]. Rows are padded on the right, where causal attention never looks."""
     L, grouped = unpadded.shape[1], query.shape[1] != key.shape[1]
     windowed = sliding_window is not None and sliding_window < L
-    if is_short(query, unpadded) and not grouped:
+    if is_short(query, unpadded) and not grouped and query.dtype.itemsize >= 4:  # below, softmax would lose what the kernel keeps
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = (query @ key.transpose(-1, -2)).mul_(scale).add_(causal_bias(L, sliding_window, query.dtype, query.device))
         out = scores.softmax(-1) @ value
@@ -60,7 +60,7 @@ def attend(
 
 def is_short(states: torch.Tensor, unpadded: Unpadded) -> bool:
     """Tell whether plain matrix products are faster than the fused kernel."""
-    return unpadded.shape[1] <= SHORT and states.device.type == "cpu" and states.dtype.itemsize >= 4
+    return unpadded.shape[1] <= SHORT and states.device.type == "cpu"
 
 
 @lru_cache(maxsize=64)

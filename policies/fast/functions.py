@@ -15,6 +15,7 @@ from torch import nn
 
 from policies.fast import lora
 from policies.fast.batches import Unpadded
+from policies.fast.precision import wide_dtype, widened
 
 
 class RMSNorm(torch.autograd.Function):
@@ -24,16 +25,16 @@ class RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         scale = inverse_rms(x, eps)
         ctx.save_for_backward(x, scale, weight)
-        return (x * scale).mul_(weight)
+        return (x * scale).mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
         """With s = 1 / rms: dx = s (g w - x s^2 mean(g w x))."""
         x, scale, weight = ctx.saved_tensors
         grad_weight = (grad * x * scale).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        grad_x = grad * weight
+        grad_x = widened(grad) * weight
         mean = (grad_x * x).mean(-1, keepdim=True).mul_(scale).mul_(scale)
-        return grad_x.addcmul_(x, mean, value=-1).mul_(scale), grad_weight, None
+        return grad_x.addcmul_(x, mean, value=-1).mul_(scale).to(x.dtype), grad_weight, None
 
 
 class GatedMLP(torch.autograd.Function):
@@ -95,6 +96,7 @@ class ShortAttention(torch.autograd.Function):
     """x [N, H] -> causal attention within each row, [N, h d]: `RotatedHeads`, then plain matrix products and a softmax.
 
     For short rows on a CPU, if there are as many key heads as query heads. bias [L, L]: 0 where a token attends, -inf where it does not.
+    What comes after the projections is at least float32.
     """
 
     @staticmethod
@@ -109,13 +111,13 @@ class ShortAttention(torch.autograd.Function):
         scalings: list[float],
         *tensors: torch.Tensor,
     ) -> torch.Tensor:
-        heads, saved = _projected(x, lora.grouped(tensors, scalings), cos, sin)
+        heads, saved = _projected(x, lora.grouped(tensors, scalings), cos, sin, wide=True)
         grid = unpadded.pad_heads(heads, zeros=False)  # no token attends to padding, because padding comes after it
         query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
         weights = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=scale).softmax(-1)
         ctx.save_for_backward(x, *saved, cos, sin, grid, weights, *tensors)
         ctx.unpadded, ctx.scale, ctx.scalings = unpadded, scale, scalings
-        return unpadded.unpad_heads(torch.bmm(weights, value))
+        return unpadded.unpad_heads(torch.bmm(weights, value)).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
@@ -124,7 +126,7 @@ class ShortAttention(torch.autograd.Function):
         query, key, value = (part.flatten(0, 1) for part in grid.chunk(3))
         grad_grid = torch.empty_like(grid)
         grad_query, grad_key, grad_value = (part.flatten(0, 1) for part in grad_grid.chunk(3))
-        g = ctx.unpadded.pad_heads(grad.unflatten(1, (-1, grid.shape[-1]))).flatten(0, 1)
+        g = ctx.unpadded.pad_heads(widened(grad).unflatten(1, (-1, grid.shape[-1]))).flatten(0, 1)
         torch.bmm(weights.transpose(1, 2), g, out=grad_value)
         grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(g, value.transpose(1, 2)), weights, -1, weights.dtype)
         torch.baddbmm(grad_query, grad_scores, key, beta=0, alpha=ctx.scale, out=grad_query)
@@ -196,13 +198,15 @@ class InnerContext:
         return self
 
 
-def _projected(x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, lora.Saved]:
+def _projected(
+    x: torch.Tensor, group: list[lora.Linear], cos: torch.Tensor, sin: torch.Tensor, wide: bool = False
+) -> tuple[torch.Tensor, lora.Saved]:
     """x [N, H] -> queries, keys and values side by side [N, heads of all, d], and what `lora.gradients` needs.
 
-    Queries and keys have their rotary embedding.
+    Queries and keys have their rotary embedding. wide: return and rotate them in at least float32.
     """
     flat, saved = lora.apply(x, group)
-    heads = flat.unflatten(1, (-1, 2 * cos.shape[-1]))
+    heads = (widened(flat) if wide else flat).unflatten(1, (-1, 2 * cos.shape[-1]))
     rotate(heads[:, : -len(group[2].weight) // heads.shape[-1]], cos, sin)
     return heads, saved
 
@@ -218,13 +222,13 @@ def _projected_backward(
 ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
     """From the gradients of `_projected`'s heads [N, all x d], return those of x and of the group's tensors. Changes `flat` in place."""
     rotate(flat[:, : -len(group[2].weight)].unflatten(1, (-1, 2 * cos.shape[-1])), cos, -sin)
-    return lora.gradients(x, saved, group, flat, wants_x)
+    return lora.gradients(x, saved, group, flat.to(x.dtype), wants_x)
 
 
 def inverse_rms(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """1 / sqrt(mean(x^2) + eps) over the last dimension, [..., H] -> [..., 1]."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.addcmul(_constant(eps, x.dtype, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
+    """1 / sqrt(mean(x^2) + eps) over the last dimension, [..., H] -> [..., 1], in at least float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide_dtype(x.dtype))
+    return torch.addcmul(_constant(eps, norm.dtype, x.device), norm, norm, value=1.0 / x.shape[-1]).rsqrt_()
 
 
 @lru_cache(maxsize=64)

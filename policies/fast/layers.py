@@ -18,6 +18,7 @@ from policies.fast import lora
 from policies.fast.attention import UNPADDED, attend, causal_bias, is_short
 from policies.fast.batches import Unpadded
 from policies.fast.functions import GatedMLP, Layer, RMSNorm, RotatedHeads, ShortAttention, inverse_rms
+from policies.fast.precision import wide_dtype
 
 
 def fuse(decoder: nn.Module) -> None:
@@ -70,11 +71,11 @@ def trimmed(layer: Any, states: torch.Tensor, only: torch.Tensor, **kwargs: Any)
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    if hidden_states.dtype.itemsize < 4 or self.weight.dtype != hidden_states.dtype:
+    if self.weight.dtype != hidden_states.dtype:
         return type(self).forward(self, hidden_states)
     if torch.is_grad_enabled():
         return RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
-    return (hidden_states * inverse_rms(hidden_states, self.variance_epsilon)).mul_(self.weight)
+    return (hidden_states * inverse_rms(hidden_states, self.variance_epsilon)).mul_(self.weight).to(hidden_states.dtype)
 
 
 def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +107,7 @@ def _layer(self: Any, hidden_states: torch.Tensor, position_embeddings: Any = No
     if unpadded is not None and is_short(hidden_states, unpadded) and norms[0].weight.dtype == hidden_states.dtype and not checkpointed:
         group, attention = _linear_layers(self), self.self_attn
         if group is not None and _is_plain_attention(attention, group, position_embeddings):
-            bias = causal_bias(unpadded.shape[1], _window(attention), hidden_states.dtype, hidden_states.device)
+            bias = causal_bias(unpadded.shape[1], _window(attention), wide_dtype(hidden_states.dtype), hidden_states.device)
             arguments = (*_half_embeddings(position_embeddings), unpadded, bias, attention.scaling)
             tensors, scalings = lora.flattened(group)
             weights = [(norm.weight, norm.variance_epsilon) for norm in norms]
@@ -125,7 +126,7 @@ def _attention(self: Any, hidden_states: torch.Tensor, position_embeddings: Any,
     tensors, scalings = lora.flattened(group)
     (cos, sin), window = _half_embeddings(position_embeddings), _window(self)
     if is_short(hidden_states, unpadded) and _is_plain_attention(self, group, position_embeddings):
-        bias = causal_bias(unpadded.shape[1], window, hidden_states.dtype, hidden_states.device)
+        bias = causal_bias(unpadded.shape[1], window, wide_dtype(hidden_states.dtype), hidden_states.device)
         attended = ShortAttention.apply(hidden_states[0], cos, sin, unpadded, bias, self.scaling, scalings, *tensors)
     else:
         query, key, value = RotatedHeads.apply(hidden_states[0], cos, sin, unpadded, scalings, *tensors)

@@ -7,6 +7,10 @@ arithmetic is replaced (see `adapters.py` and `layers.py`). There are two ways t
 - Merged: for many tokens, W_i + s_i B_i A_i is computed once and used for the pass.
 - Beside: for few tokens, x goes through W_i, and the adapter's part is added to the result.
 
+A_i and B_i may be float32 where W_i is narrower. They are then cast to its dtype for a pass, and autograd casts their gradients back. The
+adapter's part comes first, and the product with W_i is added to it, because a product adds in float32 and rounds once. In the other order,
+x W_i^T would be rounded before, and a part of less than half of its last bit would be lost.
+
 Letters: N tokens, r rank, R sum of the ranks of a group. Source: arXiv 2106.09685.
 """
 
@@ -55,13 +59,14 @@ def apply(x: torch.Tensor, group: Sequence[Linear]) -> tuple[torch.Tensor, Saved
             linear.merged(out=part)
         y, saved = torch.mm(x, merged.T), Saved(merged=merged)
     else:
-        down = _stacked(group)
+        down = _stacked(group, x.dtype)
         saved = Saved(None if down is None else torch.mm(x, down.T))
         y, start = x.new_empty(len(x), sum(sizes)), 0
         for linear, columns in zip(group, y.split(sizes, 1), strict=True):
-            torch.mm(x, linear.weight.T, out=columns)
+            factors = [(x, linear.weight.T)]
             if saved.low is not None and linear.a is not None and linear.b is not None:
-                columns.addmm_(saved.low[:, start : (start := start + len(linear.a))], linear.b.T)
+                factors.append((saved.low[:, start : (start := start + len(linear.a))], linear.b.T.to(x.dtype)))
+            _add_products(factors, out=columns)
     for linear, columns in zip(group, y.split(sizes, 1), strict=True):
         if linear.bias is not None:
             columns += linear.bias
@@ -76,17 +81,17 @@ def gradients(
     wants_x: whether the gradient of x is needed; without it None is returned in its place.
     """
     grads = grad.split([len(linear.weight) for linear in group], 1)
-    down = _stacked(group)
+    down = _stacked(group, x.dtype)
     grad_tensors: list[torch.Tensor | None] = [None] * (TENSORS * len(group))
     grad_low = None if down is None else _adapter_gradients(x, saved, group, grads, down, grad_tensors)
     if not wants_x:
         return None, grad_tensors
     if saved.merged is not None:
         return torch.mm(grad, saved.merged), grad_tensors
-    grad_x = torch.mm(grads[0], group[0].weight)
-    for linear, part in zip(group[1:], grads[1:], strict=True):
-        grad_x.addmm_(part, linear.weight)
-    return grad_x if down is None or grad_low is None else grad_x.addmm_(grad_low, down), grad_tensors
+    factors = [(part, linear.weight) for linear, part in zip(group, grads, strict=True)]
+    if down is not None and grad_low is not None:
+        factors.append((grad_low, down))
+    return _add_products(factors, out=x.new_empty(x.shape)), grad_tensors
 
 
 def _adapter_gradients(
@@ -103,11 +108,23 @@ def _adapter_gradients(
     low = torch.mm(x, down.T) if saved.low is None else saved.low
     grad_low = torch.empty_like(low)
     for (i, _, b), part, grad_part in zip(adapted, low.split(ranks, 1), grad_low.split(ranks, 1), strict=True):
-        torch.mm(grads[i], b, out=grad_part)
+        torch.mm(grads[i], b.to(x.dtype), out=grad_part)
         grad_tensors[TENSORS * i + 3] = torch.mm(grads[i].T, part)
     for (i, _, _), grad_a in zip(adapted, torch.mm(grad_low.T, x).split(ranks), strict=True):
         grad_tensors[TENSORS * i + 2] = grad_a.mul_(group[i].scaling)
     return grad_low
+
+
+def side_by_side(group: Sequence[Linear]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return a group's adapters as two matrices, so that x D U [N, sum of out] is what they add to all y_i. None if there is no adapter.
+
+    D [in, R] has every s_i A_i^T. U [R, sum of out] has every B_i^T where R's rows meet the columns of y_i, and 0 elsewhere.
+    """
+    dtype = group[0].weight.dtype
+    if (down := _stacked(group, dtype)) is None:
+        return None
+    ups = [linear.weight.new_empty(len(linear.weight), 0) if linear.b is None else linear.b.to(dtype) for linear in group]
+    return down.T, torch.block_diag(*ups).T
 
 
 def flattened(group: Sequence[Linear]) -> tuple[list[torch.Tensor | None], list[float]]:
@@ -139,6 +156,15 @@ class LoraLinear(torch.autograd.Function):
         return grad_x if grad_x is None else grad_x.view(*grad.shape[:-1], -1), None, *grad_tensors
 
 
+def _add_products(factors: list[tuple[torch.Tensor, torch.Tensor]], out: torch.Tensor) -> torch.Tensor:
+    """Write the sum of products into `out` and return it. Below float32, the last one, which is the adapter's, is the first (see above)."""
+    first, *others = factors if out.dtype.itemsize >= 4 else [factors[-1], *factors[:-1]]
+    torch.mm(*first, out=out)
+    for factor in others:
+        out.addmm_(*factor)
+    return out
+
+
 def _should_merge(x: torch.Tensor, group: Sequence[Linear]) -> bool:
     """Tell whether merging is faster and loses nothing: below float32, small changes to a weight would be rounded away."""
     if x.dtype.itemsize < 4 or all(linear.a is None for linear in group):
@@ -147,7 +173,7 @@ def _should_merge(x: torch.Tensor, group: Sequence[Linear]) -> bool:
     return inside * outside <= MERGED_SIZE and len(x) * (inside + outside) >= MERGE * inside * outside
 
 
-def _stacked(group: Sequence[Linear]) -> torch.Tensor | None:
+def _stacked(group: Sequence[Linear], dtype: torch.dtype) -> torch.Tensor | None:
     """Stack every A of the group, each times its s: [R, in]. None if there is no adapter."""
     downs = [linear.a * linear.scaling for linear in group if linear.a is not None]
-    return torch.cat(downs) if downs else None
+    return torch.cat(downs).to(dtype) if downs else None

@@ -27,6 +27,7 @@ from policies.fast.attention import UNPADDED
 from policies.fast.batches import Batch, Unpadded
 from policies.fast.layers import frozen_linear, takes_only, trimmed
 from policies.fast.lora import Linear
+from policies.fast.precision import widened
 
 
 @dataclass
@@ -147,14 +148,14 @@ class FastModel:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., H] -> [..., V], in float32 if the model computes in less."""
-        logits = self.causal_lm.get_output_embeddings()(hidden)
-        logits = (logits.float() if logits.dtype.itemsize < 4 else logits) * self._logit_scale
+        logits = widened(self.causal_lm.get_output_embeddings()(hidden)) * self._logit_scale
         return logits if self._logit_cap is None else self._logit_cap * torch.tanh(logits / self._logit_cap)
 
     @property
     def frozen_head(self) -> Linear | None:
-        """The language model head, if the logits come from this frozen linear layer and nothing else."""
-        return frozen_linear(self.causal_lm.get_output_embeddings()) if self._logit_scale == 1.0 and self._logit_cap is None else None
+        """The language model head, if the logits come from this frozen linear layer and nothing else, also no adapter."""
+        head = frozen_linear(self.causal_lm.get_output_embeddings()) if self._logit_scale == 1.0 and self._logit_cap is None else None
+        return head if head is not None and head.a is None else None
 
 
 class Wrapped(nn.Module):

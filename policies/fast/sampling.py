@@ -7,7 +7,8 @@
 
 There are two kinds with the same results:
 - `MergedDecoding` knows decoders of Llama's form. The adapter is merged into copies of the weights, projections that share an input are one
-  product, and prompts have no padding.
+  product, and prompts have no padding. Below float32, merging would round most of a small adapter away, and samples would come from another
+  policy than the one that is trained. There, the adapter is kept beside the weights.
 - `TransformersDecoding` runs every decoder, also quantized ones.
 
 Letters: B rows, N tokens of all prompts, S tokens of a row so far, H hidden, h heads, d head size.
@@ -27,7 +28,9 @@ from policies.fast.comparing import Rows, close
 from policies.fast.functions import rotate
 from policies.fast.kv_cache import KeysAndValues, cache_bytes, preallocated_cache
 from policies.fast.layers import frozen_linear, is_known_layer
+from policies.fast.lora import side_by_side
 from policies.fast.model import FastModel
+from policies.fast.precision import widened
 
 BLOCKS = (256, 64)
 """Layers run on blocks of these numbers of tokens and a remainder. That saves memory, and there are few different shapes; oneDNN compiles
@@ -178,15 +181,14 @@ class MergedDecoding:
 
 
 class MergedModel:
-    """A decoder of Llama's form, with the active adapter merged into copies of its weights. For use under `no_grad` only."""
+    """A decoder of Llama's form with its active adapter, arranged in few products (see `Product`). For use under `no_grad` only."""
 
     def __init__(self, model: FastModel):
         self.model, decoder = model, model.decoder
         self.embed, self.norm, self.rotary = decoder.embed_tokens, decoder.norm, decoder.rotary_emb
-        scratch = torch.empty(PREPACKED_SIZES[1])  # uses only as much memory as is written
+        scratch = torch.empty(PREPACKED_SIZES[1], dtype=self.embed.weight.dtype)  # uses only as much memory as is written
         self.layers = [MergedLayer(layer, scratch) for layer in decoder.layers]
-        head = None if model.frozen_head is None else Product([model.causal_lm.get_output_embeddings()], scratch)
-        self.logits = head if head is not None and head.prepacked else model.logits
+        self.head = None if model.frozen_head is None else Product([model.causal_lm.get_output_embeddings()], scratch)
 
     @classmethod
     def try_merging(cls, model: FastModel, pad_id: int) -> "MergedModel | None":
@@ -201,6 +203,10 @@ class MergedModel:
         if model.paths.merged_decoding is None:
             model.paths.merged_decoding = cls._agrees(model, pad_id)
         return cls(model) if model.paths.merged_decoding else None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[B, H] -> [B, V], in at least float32."""
+        return widened(self.head(hidden)) if self.head is not None and self.head.prepacked else self.model.logits(hidden)
 
     def rotary_tables(self, capacity: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin of the positions 0 to capacity - 1, [capacity, 1, d / 2] each."""
@@ -249,7 +255,11 @@ class MergedLayer:
 
 
 class Product:
-    """x [N, in] -> [N, sum of outs] through frozen linear layers that share an input, with their adapters merged.
+    """x [N, in] -> [N, sum of outs] through frozen linear layers that share an input, with their adapters.
+
+    In float32, the adapters are merged into copies of the weights. Below, they are two more products, which are small and come first (see
+    `lora.py`). Merging into copies in float32 would need twice the base's memory again, and its products are slower where bfloat16's are
+    fast.
 
     The layers become one matrix if they have to be copied anyway. On a CPU it has oneDNN's prepacked layout, which is twice as fast for
     the few rows of a decoding step.
@@ -259,6 +269,9 @@ class Product:
         """scratch: memory for at least PREPACKED_SIZES[1] numbers, in which weights are merged before they are prepacked."""
         group = [found for found in map(frozen_linear, modules) if found is not None]
         first, sizes = group[0].weight, [len(one.weight) for one in group]
+        self.beside = side_by_side(group) if first.dtype.itemsize < 4 else None
+        if self.beside is not None:
+            group = [one._replace(a=None, b=None) for one in group]
         self.prepacked = _can_prepack(sum(sizes), first)
         self.pieces = [(one.weight, one.bias) for one in group]
         if self.prepacked or any(one.a is not None for one in group):
@@ -273,12 +286,25 @@ class Product:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[N, in] -> [N, sum of outs]."""
         if not self.prepacked:
-            found = [linear(x, weight, bias) for weight, bias in self.pieces]
+            found = self._from_plain_layout(x)
             return found[0] if len(found) == 1 else torch.cat(found, -1)
         (weight, bias), rows = self.pieces[0], len(x)
         x = pad(x, (0, 0, 0, -rows % ROWS)) if rows % ROWS else x
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        if self.beside is None:
+            y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(x, x @ self.beside[0] @ self.beside[1], weight, bias, "add")
         return y[:rows] if len(y) > rows else y
+
+    def _from_plain_layout(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if self.beside is None:
+            return [linear(x, weight, bias) for weight, bias in self.pieces]
+        y = x @ self.beside[0] @ self.beside[1]
+        for (weight, bias), columns in zip(self.pieces, y.split([len(weight) for weight, _ in self.pieces], -1), strict=True):
+            columns.addmm_(x, weight.T)
+            if bias is not None:
+                columns += bias
+        return [y]
 
 
 def in_blocks(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.Tensor:
@@ -301,5 +327,7 @@ def in_blocks(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> 
 
 def _can_prepack(rows: int, weight: torch.Tensor) -> bool:
     least, most = PREPACKED_SIZES
-    fits = weight.device.type == "cpu" and weight.dtype is torch.float32 and least <= rows * weight.shape[1] <= most
-    return fits and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    fits = weight.device.type == "cpu" and least <= rows * weight.shape[1] <= most
+    if not (fits and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    return weight.dtype is torch.float32 or (weight.dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -6,6 +6,9 @@ reward models. The model is random; a bias on the end token makes responses end 
 
     python -m tests.benchmarks.ppo_speed [--repeats 3] [--updates 1] [--case NAME ...]
 
+Cases in bfloat16 also measure ours in float32, in turn with the others. Without `--case`, they run only where the processor or a GPU has
+products in bfloat16: without them, such a product takes several times as long as in float32.
+
 At the end ours alone with one and two workers of one thread each, and what the all-reduce of the gradients costs. `--case llama_1b`, a
 model of a billion parameters in bfloat16, is for a GPU and runs only where it is named.
 """
@@ -36,6 +39,9 @@ CASES = {
     "llama_1b": {"layers": 16, "hidden": 2048, "lora": "all", "lengths": "varied", "dtype": "bfloat16"},
 }
 DEFAULT_CASES = list(CASES)[:5]
+BFLOAT16_CASES = {f"{name}_bf16": name for name in DEFAULT_CASES}
+"""Each case in bfloat16, and the case with the same model in float32."""
+CASES |= {name: CASES[same] | {"dtype": "bfloat16"} for name, same in BFLOAT16_CASES.items()}
 
 
 def make_model(case: dict[str, Any], kind: str = "causal") -> Any:
@@ -291,6 +297,39 @@ def measure_workers(updates: int, peer: Path, repeats: int) -> dict[str, float]:
     return {"ratio_two_workers": round(statistics.median(speedups), 3), "all_reduce_fraction": round(statistics.median(shares), 4)}
 
 
+def compare(case: str, updates: int, repeats: int, peer: Path) -> dict[str, float]:
+    """Ours beside TRL's on one case, and beside ours in float32 if the case is in bfloat16. Returns the medians."""
+    ratios, memory, speedups = [], [], []
+    for _ in range(repeats):
+        if case in BFLOAT16_CASES:
+            exact = measure("ours", BFLOAT16_CASES[case], updates * 2, peer)
+        ours = measure("ours", case, updates * 2, peer)
+        theirs = measure("theirs", case, updates, peer)
+        speed = [BATCH / median_of(side, "seconds") for side in (ours, theirs)]
+        ratios.append(speed[0] / speed[1])
+        memory.append(ours["peak_bytes"] / theirs["peak_bytes"])
+        split = {key: median_of(ours, key) for key in ("generate", "score", "train", "length")}
+        print(
+            f"{case:<24} ours {speed[0]:6.2f} samples/s, trl {speed[1]:6.2f}, ratio {ratios[-1]:5.2f}, memory {memory[-1]:.2f} "
+            f"({ours['peak_bytes'] / 2**20:.0f} / {theirs['peak_bytes'] / 2**20:.0f} MiB); generate {split['generate']:.2f} s, "
+            f"score {split['score']:.2f} s, train {split['train']:.2f} s, length {split['length']:.1f}",
+            flush=True,
+        )
+        if case in BFLOAT16_CASES:
+            speedups.append(median_of(exact, "seconds") / median_of(ours, "seconds"))
+            print(f"{case:<24} {speedups[-1]:.2f} times the samples of float32", flush=True)
+    found = {f"ratio_{case}": ratios} | ({"memory_ratio": memory} if case == "full_depth" else {})
+    found |= {f"float32_ratio_{case}": speedups} if speedups else {}
+    return {name: round(statistics.median(values), 3) for name, values in found.items()}
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine's processor or a GPU multiplies bfloat16 numbers."""
+    import torch
+
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def install_peer(folder: Path) -> None:
     """TRL's last version with PPO, in a folder of its own: the project's TRL stays what it is."""
     if not (folder / "trl").is_dir():
@@ -313,24 +352,9 @@ def main() -> None:
         return
     install_peer(options.peer)
     summary: dict[str, float] = {}
-    for case in options.case or DEFAULT_CASES:
-        ratios, memory = [], []
-        for _ in range(options.repeats):
-            ours = measure("ours", case, options.updates * 2, options.peer)
-            theirs = measure("theirs", case, options.updates, options.peer)
-            speed = [BATCH / statistics.median(u["seconds"] for u in side["updates"]) for side in (ours, theirs)]
-            ratios.append(speed[0] / speed[1])
-            memory.append(ours["peak_bytes"] / theirs["peak_bytes"])
-            split = {k: statistics.median(u[k] for u in ours["updates"]) for k in ("generate", "score", "train", "length")}
-            print(
-                f"{case:<24} ours {speed[0]:6.2f} samples/s, trl {speed[1]:6.2f}, ratio {ratios[-1]:5.2f}, memory {memory[-1]:.2f} "
-                f"({ours['peak_bytes'] / 2**20:.0f} / {theirs['peak_bytes'] / 2**20:.0f} MiB); generate {split['generate']:.2f} s, "
-                f"score {split['score']:.2f} s, train {split['train']:.2f} s, length {split['length']:.1f}",
-                flush=True,
-            )
-        summary[f"ratio_{case}"] = round(statistics.median(ratios), 3)
-        if case == "full_depth":
-            summary["memory_ratio"] = round(statistics.median(memory), 3)
+    cases = options.case or [*DEFAULT_CASES, *(list(BFLOAT16_CASES)[:4] if has_bfloat16() else [])]
+    for case in cases:
+        summary |= compare(case, options.updates, options.repeats, options.peer)
     if not options.case:
         summary |= measure_workers(options.updates * 2, options.peer, options.repeats)
     print(json.dumps(summary))

@@ -8,9 +8,10 @@ import transformers
 from peft import PeftModel
 
 from configs import UserError
-from configs.schema import BaseConfig, LoraSection
+from configs.schema import BaseConfig, GenerationConfig, LoraSection
 from policies.backbone import Backbone
 from policies.fast.batches import pad_batch
+from policies.generation import generate
 from policies.loading import load_causal_lm
 from policies.responses import ResponseBatch
 from tests.conftest import make_causal_lm, perturb
@@ -83,6 +84,45 @@ def test_a_saved_adapter_loads_with_peft_and_gives_the_same_logprobs(backbone, t
     distribution = torch.log_softmax(logits[:, batch.prompt_length - 1 : -1] / 0.7, -1)
     expected = distribution.gather(-1, batch.input_ids[:, batch.prompt_length :, None])[..., 0] * batch.response_mask
     assert torch.allclose(ours, expected, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_adapter_on_the_head_is_in_all_log_probs(tmp_path, tied):
+    """Log-probs, gradients and both ways of sampling equal plain PEFT's. A tied head is the embedding too, which stays as it is."""
+
+    def make_model():
+        model, tokenizer = make_causal_lm()
+        model.config.tie_word_embeddings = tied
+        model.tie_weights()
+        return model, tokenizer
+
+    backbone = Backbone(*make_model(), LoraSection(rank=4, target_modules=["q_proj", "lm_head"]))
+    backbone.add_adapter("policy")
+    perturb(backbone, "policy")
+    backbone.save_adapter("policy", tmp_path)
+    theirs = PeftModel.from_pretrained(make_model()[0], tmp_path, is_trainable=True).eval()
+    batch = ResponseBatch.from_ids(backbone, PROMPTS, RESPONSES)
+
+    def plain(prompts, responses):
+        rows = zip(prompts, responses, strict=True)
+        logits = [(theirs(input_ids=torch.tensor([[*p, *r]])).logits[0, len(p) - 1 : -1], r) for p, r in rows]
+        return torch.cat([row.log_softmax(-1)[range(len(r)), r] for row, r in logits])
+
+    with backbone.role("policy", train=True):
+        found = batch.logprobs(batch.states())[batch.mask]
+        ours = torch.autograd.grad(found.sum(), backbone.parameters("policy"))
+    expected = plain(PROMPTS, RESPONSES)
+    assert torch.allclose(found, expected, atol=1e-5)
+    trained = [parameter for name, parameter in theirs.named_parameters() if parameter.requires_grad]
+    for gradient, other in zip(ours, torch.autograd.grad(expected.sum(), trained), strict=True):
+        assert gradient.norm() > 0 and torch.allclose(gradient, other, atol=1e-4)
+    for merged in (None, False):
+        backbone.fast.paths.merged_decoding = merged
+        sampled = generate(backbone, "policy", PROMPTS, [1, 2], GenerationConfig(max_new_tokens=6, temperature=1.0), trace=True)
+        assert backbone.fast.paths.merged_decoding is not None
+        kept = torch.cat([response.trace.logprobs for response in sampled])
+        assert torch.allclose(kept, plain(PROMPTS, [response.token_ids for response in sampled]), atol=1e-5)
 
 
 def test_saved_configs_are_canonical(backbone, tmp_path):
