@@ -65,14 +65,14 @@ def test_the_settings_that_are_named_make_it_fit(capsys):
 
 
 def test_batches_are_lowered_before_results_change():
-    """A GPU of half of what is needed: only run-time settings. One that cannot hold the base in bfloat16: NF4. 1 GiB: nothing helps."""
+    """A GPU of three quarters of what is needed: only run-time settings. One that cannot hold the base in bfloat16: NF4. 1 GiB: nothing helps."""
     shape, config, lengths, _, _ = predicted("thai")
     needed = max(need.total for need in plan_for(shape, config, lengths, True).needs())
 
     def smaller(size):
         return find_smaller(shape, config, lengths, Room("the GPU", size, size, 0), True)
 
-    assert set(smaller(needed // 2)) <= {f"{name}.micro_batch_size" for name in ("sft", "reward", "ppo")} | {
+    assert set(smaller(needed * 3 // 4)) <= {f"{name}.micro_batch_size" for name in ("sft", "reward", "ppo")} | {
         "generation.batch_size",
         "runtime.tokens_per_batch",
         "base.gradient_checkpointing",
