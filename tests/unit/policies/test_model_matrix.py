@@ -34,7 +34,7 @@ ABOUT = """# Models
 
 A base can be any decoder-only model of transformers whose numbers pass a comparison when it is loaded. The standard is transformers' own
 forward pass on each row alone, without padding and without a KV cache. Every fast path that differs from it by more than 1e-4 in float32
-(relative to the norm of the states; 5e-3 in float16, 2e-2 in bfloat16 and in 4 bits) is switched off. If a way of running the model differs
+(relative to the norm of the states; 5e-3 in float16, 3e-2 in bfloat16 and in 4 bits) is switched off. If a way of running the model differs
 that nothing can take the place of, the base is refused.
 
 The rows of the comparison have unequal lengths. The longest one has more than 128 tokens, and more than a sliding window has, if the window
