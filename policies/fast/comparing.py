@@ -6,8 +6,8 @@ import torch
 
 LIMIT = 1e-4
 """The largest difference in float32 and float64, relative to the norm. Rounding makes about 1e-6."""
-LIMITS = {torch.float16: 5e-3, torch.bfloat16: 2e-2}
-"""The same for formats that round more."""
+LIMITS = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""The same for formats that round more. A random model with 30 layers differed by 1.4e-2 in bfloat16."""
 LONGEST_WINDOW = 512
 """The comparison has a row that is longer than a sliding window, if the window is at most this long."""
 

@@ -21,13 +21,13 @@ GPT = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 256}
 OPT = SIZES | {"ffn_dim": 64, "word_embed_proj_dim": 32}
 XGLM = {"d_model": 32, "num_layers": 4, "attention_heads": 4, "ffn_dim": 64, "max_position_embeddings": 256}
 NEO = {"hidden_size": 32, "num_layers": 4, "num_heads": 4, "max_position_embeddings": 256, "window_size": 12, "intermediate_size": 64}
+FROM_64 = {"original_max_position_embeddings": 64}
 FALCON = SIZES | {"new_decoder_architecture": False, "multi_query": True, "bias": False}
 
 
 def rope(kind: str, **parameters: Any) -> dict[str, Any]:
-    """A config of Llama with one kind of rotary embedding, stretched from 64 positions."""
-    stretched = {"factor": 4.0, "original_max_position_embeddings": 64} if kind != "default" else {}
-    return LLAMA | {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **stretched, **parameters}}
+    """A config of Llama with one kind of rotary embedding, stretched by 4."""
+    return LLAMA | {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, **parameters}}
 
 
 def windows(length: int = 12, kinds: int = 2) -> dict[str, Any]:
@@ -47,17 +47,17 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT-J": ("gptj", GPT | {"rotary_dim": 4}),
     "GPT-Neo": ("gpt_neo", NEO | {"attention_types": [[["global", "local"], 2]]}),
     "GPT-NeoX, Pythia": ("gpt_neox", SIZES | {"intermediate_size": 64, "rotary_pct": 0.5}),
-    "GPT-OSS": ("gpt_oss", MOE | windows() | {"num_local_experts": 4}),
+    "GPT-OSS": ("gpt_oss", rope("yarn", **FROM_64) | MOE | windows() | {"num_local_experts": 4}),
     "Llama": ("llama", LLAMA),
     "Llama, biased": ("llama", LLAMA | {"attention_bias": True, "mlp_bias": True}),
     "Llama, tied, no grouped heads": ("llama", LLAMA | {"tie_word_embeddings": True, "num_key_value_heads": 4}),
     "Llama, RoPE linear": ("llama", rope("linear")),
-    "Llama, RoPE llama3": ("llama", rope("llama3", low_freq_factor=1.0, high_freq_factor=4.0)),
+    "Llama, RoPE llama3": ("llama", rope("llama3", **FROM_64, low_freq_factor=1.0, high_freq_factor=4.0)),
     "Llama, RoPE longrope": (
         "llama",
         rope("longrope", original_max_position_embeddings=256, short_factor=[1.5] * 4, long_factor=[2.0] * 4),
     ),
-    "Llama, RoPE yarn": ("llama", rope("yarn")),
+    "Llama, RoPE yarn": ("llama", rope("yarn", **FROM_64)),
     "mGPT": ("gpt2", GPT | {"vocab_size": 2048, "n_layer": 2}),
     "Mistral": ("mistral", LLAMA | {"sliding_window": None}),
     "Mistral, window": ("mistral", LLAMA | {"sliding_window": 12}),
@@ -76,7 +76,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "Falcon Mamba": ("falcon_mamba", {}),
-    "Jamba": ("jamba", LLAMA | {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False}),
+    "Jamba": ("jamba", LLAMA | {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1}),
     "Mamba": ("mamba", {}),
     "Mamba 2": ("mamba2", {}),
     "RWKV": ("rwkv", {}),

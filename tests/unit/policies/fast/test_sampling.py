@@ -76,7 +76,8 @@ def test_the_same_responses_and_traces_as_from_transformers(name, layers):
 
 @pytest.mark.parametrize("name", OTHER)
 def test_what_is_not_known_goes_through_transformers(name):
-    assert not merges(make_backbone(OTHER[name]))
+    """In float32, because transformers' Gemma 2 gives NaN for padding in float64."""
+    assert not merges(make_backbone(OTHER[name], torch.float32))
 
 
 def test_a_model_whose_numbers_differ_is_not_trusted():
