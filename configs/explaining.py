@@ -17,6 +17,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "lr": ("learning_rate",),
     "learning_rate_scheduler": ("learning_rate_schedule",),
     "lr_scheduler_type": ("learning_rate_schedule",),
+    "beta": ("kl_coefficient",),
     "kl": ("kl_coefficient",),
     "kl_coef": ("kl_coefficient",),
     "init_kl_coef": ("kl_coefficient",),

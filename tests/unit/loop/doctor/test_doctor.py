@@ -65,7 +65,7 @@ def test_the_settings_that_are_named_make_it_fit(capsys):
 
 
 def test_batches_are_lowered_before_results_change():
-    """A GPU of three quarters of what is needed: only run-time settings. One that cannot hold the base in bfloat16: NF4. 1 GiB: nothing helps."""
+    """Three quarters of what is needed: only run-time settings. A GPU that cannot hold the base in bfloat16: NF4. 1 GiB: nothing helps."""
     shape, config, lengths, _, _ = predicted("thai")
     needed = max(need.total for need in plan_for(shape, config, lengths, True).needs())
 
@@ -147,7 +147,9 @@ def test_a_base_in_a_folder_is_read_from_its_config(tmp_path):
     assert found.shape.parameters == 124_439_808 and str(tmp_path) in found.source
 
 
-def test_a_model_that_nobody_knows_is_refused_with_the_known_ones(capsys):
+def test_a_model_that_nobody_knows_is_refused_with_the_known_ones(capsys, monkeypatch):
+    """As where the hub cannot be reached, but without its tries, which take 20 seconds."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["doctor", "base=somebody/unknown"]) == 2
     err = capsys.readouterr().err
     assert "the shape of somebody/unknown is not known" in err and "Qwen/Qwen2.5-0.5B" in err

@@ -62,7 +62,12 @@ def test_after_too_many_lost_workers_the_run_fails_and_can_be_resumed(tmp_path):
     ("error", "event", "exit_code", "words"),
     [
         (StageFailed("ValueError: no", "Traceback"), "failed", 4, "a stage failed: ValueError: no"),
-        (OutOfMemory("torch said so"), "failed", 4, "lower ppo.micro_batch_size (now 32), generation.batch_size (now 128) or runtime.tokens_per_batch (now 16384)"),
+        (
+            OutOfMemory("torch said so"),
+            "failed",
+            4,
+            "lower ppo.micro_batch_size (now 32), generation.batch_size (now 128) or runtime.tokens_per_batch (now 16384)",
+        ),
         (UserError("too few pairs", "the data", "give more"), "failed", 2, "too few pairs"),
         (WaitingForLabels("label them"), "waiting", 3, "label them"),
         (Stopped("stopped after step 3"), "interrupted", 130, "interrupted: the same command continues"),
