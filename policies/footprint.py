@@ -48,8 +48,8 @@ class Model:
 
     @property
     def is_fused(self) -> bool:
-        """Whether the layers run as policies/fast/functions.py does them: known layers, not quantised, in the adapters' own dtype."""
-        return self.shape.family.fused and self.base.dtype == "float32" and self.base.quantization == "none"
+        """Whether the layers run as policies/fast/functions.py does them: known layers, not quantised."""
+        return self.shape.family.fused and self.base.quantization == "none"
 
     # -- what stays -------------------------------------------------------------------------------------------------------
 
@@ -79,15 +79,18 @@ class Model:
 
     @property
     def merged_bytes(self) -> int:
-        """The copies of weights that sampling makes: merged with the adapter, and on a CPU in oneDNN's layout. Nothing where quantised."""
-        if self.base.quantization == "nf4":
+        """The copies of weights that sampling makes: merged with the adapter, and on a CPU in oneDNN's layout.
+
+        Quantised weights are not copied, and below float32 nothing is merged, so that there are copies on a CPU only.
+        """
+        if self.base.quantization == "nf4" or (self.number_bytes < FLOAT and not (self.is_fused and not self.on_gpu)):
             return 0
         shape, layers = self.shape, self.shape.adapted_layers(self.lora)
         adapted = sum(linear.inputs * linear.outputs for linear in shape.adapted(self.lora))
         if not self.is_fused or self.on_gpu:
             return adapted * layers * self.number_bytes
         head = shape.vocabulary * shape.hidden
-        return (shape.linear_parameters + (head if PREPACKED_SIZES[0] <= head <= PREPACKED_SIZES[1] else 0)) * FLOAT
+        return (shape.linear_parameters + (head if PREPACKED_SIZES[0] <= head <= PREPACKED_SIZES[1] else 0)) * self.number_bytes
 
     # -- what a pass needs ------------------------------------------------------------------------------------------------
 
@@ -148,7 +151,7 @@ class Model:
         attended = shape.query_width * (2 if padded else 1)
         weights = shape.heads * length if self._keeps_weights(length) and not padded else 0
         inside = 4 * shape.hidden + shape.query_width + 2 * shape.kv_width + attended + 2 * shape.intermediate
-        return (inside + ranks + weights) * FLOAT
+        return (inside + ranks) * self.number_bytes + weights * FLOAT
 
     def _plain_layer_bytes(self) -> int:
         """transformers' modules with PEFT's layers.

@@ -54,7 +54,7 @@ def test_what_a_fused_layer_keeps():
 def test_what_a_plain_layer_keeps_in_bfloat16():
     # norms 2 x 8 in float32: 64. attention 3Q + 2K = 40 in bfloat16: 80. gate, its activation and up 3 x 16: 96. Inputs of seven layers in
     # float32: 5 times 8 and attention's output 8 and 16: 64, with their ranks 14: 78 x 4 = 312. Together 552 bytes a token.
-    assert model(dtype="bfloat16").saved_bytes(3, length=10) == 3 * 552 * 4
+    assert model(dtype="bfloat16", quantization="nf4").saved_bytes(3, length=10) == 3 * 552 * 4
 
 
 def test_logits():
@@ -71,6 +71,7 @@ def test_merged_weights():
     assert model().merged_bytes == 4 * 640 * 4  # the head, of 800 weights, is too small for oneDNN's layout
     assert model({"layers": "upper-half"}, on_gpu=True).merged_bytes == 2 * 640 * 4
     assert model(dtype="bfloat16").merged_bytes == 4 * 640 * 2
+    assert model({"layers": "upper-half"}, on_gpu=True, dtype="bfloat16").merged_bytes == 0  # the adapter stays beside the weights
     assert model(dtype="bfloat16", quantization="nf4").merged_bytes == 0
 
 
