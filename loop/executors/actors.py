@@ -101,6 +101,10 @@ class Actors:
         self._get([w.ready.options(name="ready").remote() for w in self._workers])
         return {}
 
+    def look(self, work: str, word: str) -> dict[str, Any]:
+        """What each worker says about a stage's work directory (see `shared_folder.py`)."""
+        return {"sights": self._get([worker.look.options(name="look").remote(work, word) for worker in self._workers])}
+
     def call(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
         """Run a stage on all workers, and give up where the driver asks for something else.
 
@@ -149,7 +153,7 @@ class Actors:
         try:
             return ray.get(references)
         except ray.exceptions.RayError as error:
-            raise WorkerLost("a worker died while it started", str(error)) from None
+            raise WorkerLost("a worker died before its first stage", str(error)) from None
 
     def _threads(self) -> int:
         return self.config.threads or max(1, (os.cpu_count() or 1) // self.config.workers)
@@ -297,6 +301,8 @@ def main() -> None:
                 driver.say({"answer": actors.start_ray()})
             elif command["do"] == "start workers":
                 driver.say({"answer": actors.start_workers()})
+            elif command["do"] == "look":
+                driver.say({"answer": actors.look(command["work"], command["word"])})
             else:
                 driver.say({"answer": actors.call(command["name"], command["request"])})
         except LoopError as error:

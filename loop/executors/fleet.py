@@ -24,6 +24,7 @@ from configs.schema import RuntimeConfig
 from loop.executors.executor import OnWait, StageRequest, Startup
 from loop.executors.heartbeat import SignsOfLife
 from loop.executors.processes import in_environment, kill_marked
+from loop.executors.shared_folder import PATIENCE_SECONDS, check_answers, leave_word
 from loop.failures import OutOfMemory, WorkerLost, error_from_json, oom_kills
 from loop.store.layout import StageWork
 
@@ -42,6 +43,8 @@ class Fleet:
         """name: the name of the workers on Ray's dashboard. log: the file for what Ray and the child print."""
         self.config, self.name, self.log = config, name, log
         self._ready = False
+        self._seen: Path | None = None
+        """The run directory that all of the present workers have been found to see."""
         self._mark = secrets.token_hex(8)
         self._child: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes | None] = queue.Queue()
@@ -55,6 +58,7 @@ class Fleet:
         """
         if self._ready:
             return None
+        self._seen = None
         seconds = self.config.start_seconds
         if self._child is not None:
             try:
@@ -72,7 +76,10 @@ class Fleet:
         return Startup({"ray": between - before, "workers": time.monotonic() - between}, dashboard)
 
     def run(self, name: str, request: StageRequest, on_wait: OnWait) -> dict[str, Any]:
-        """Make a stage on all workers at once; see `Executor.run`. `name` is what the dashboard shows."""
+        """Make a stage on all workers at once; see `Executor.run`. `name` is what the dashboard shows.
+
+        Raises UserError, before the stage begins, if a worker does not see the run directory.
+        """
         work = StageWork(Path(request["work"]))
         lives = SignsOfLife([work.beat(rank) for rank in range(self.config.workers)], self.config.hang_seconds)
         kills = oom_kills()
@@ -84,6 +91,7 @@ class Fleet:
 
         self._ready = False
         try:
+            self._check_that_all_see(work, on_wait)
             metrics = self._ask({"do": "call", "name": name, "request": request}, self.config.hang_seconds, watch)
         except WorkerLost:
             if oom_kills() > kills:
@@ -99,6 +107,16 @@ class Fleet:
                 self._send({"do": "stop"})
                 self._child.wait(STOP_SECONDS)
             self._kill()
+
+    def _check_that_all_see(self, work: StageWork, on_wait: OnWait) -> None:
+        """Find out whether all workers see the run directory, once for each directory and each start of the workers."""
+        if self._seen == (folder := work.path.parents[1]):
+            return
+        word = leave_word(work)
+        seconds = self.config.start_seconds + PATIENCE_SECONDS
+        answer = self._ask({"do": "look", "work": str(work.path), "word": word}, seconds, on_wait)
+        check_answers(work, word, answer["sights"])
+        self._seen = folder
 
     def _start_child(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from configs.views import visible
 from loop import functions
 from loop.executors.executor import StageRequest
 from loop.executors.heartbeat import Heartbeat
+from loop.executors.shared_folder import Sight, find_problem
 from loop.failures import WorkerLost
 from loop.round import BASE, DATA, LABEL
 from loop.store import base_files
@@ -59,6 +60,10 @@ class Worker:
 
         meeting = parallel.Meeting(meeting_host, meeting_port, self._listener)
         parallel.join(self.rank, workers, host, meeting, COLLECTIVE_FACTOR * hang_seconds)
+
+    def look(self, work: str, word: str) -> Sight:
+        """Say whether this worker sees a stage's work directory, where the driver has left a word."""
+        return Sight(rank=self.rank, host=socket.gethostname(), problem=find_problem(StageWork(Path(work)), self.rank, word))
 
     def run_stage(self, request: StageRequest) -> dict[str, Any]:
         """Run one stage and return its metrics. The request is plain data (`executor.py`).

@@ -15,6 +15,7 @@
         progress.json          how far the stage is (store/progress.py)
         stop                   its presence asks the stage to save and stop
         beat-<rank>            a worker's sign of life (executors/heartbeat.py)
+        word, word-<rank>      what shows that all workers see this directory (executors/shared_folder.py)
 
 Must never import torch or Ray.
 """
@@ -110,6 +111,13 @@ class StageWork:
 
     def beat(self, rank: int) -> Path:
         return self.path / f"beat-{rank}"
+
+    @property
+    def word(self) -> Path:
+        return self.path / "word"
+
+    def answer(self, rank: int) -> Path:
+        return self.path / f"word-{rank}"
 
     def payload(self, attempt: str) -> Path:
         return self.path / f"{_PAYLOAD}{attempt}"

@@ -4,16 +4,18 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.benchmarks.chaos import Run
+from tests.benchmarks.chaos import Run, stage_of
 from tests.forked import Forked, ForkedRun, run_command
 
 PROJECT = Path(__file__).parents[2]
@@ -80,6 +82,33 @@ def copy_before_ppo(source: Run, run: Run) -> None:
     for stage in run.journal.parent.glob("round-*/*"):
         if stage.parent.name != "round-000" or stage.name != "reward":
             shutil.rmtree(stage)
+
+
+def forget_progress(run: Run) -> None:
+    """Remove what an earlier attempt has reported, so that `stage_is_running` waits for the next."""
+    for old in run.folder.glob("runs/chaos/work/*/progress.json"):
+        old.unlink()
+
+
+def losses(run: Run) -> list[tuple[str, str]]:
+    """(stage, message) of each lost worker, as the journal says."""
+    return [(stage_of(event), event["message"]) for event in run.events() if event["event"] == "worker_lost"]
+
+
+def freeze(pids: list[int]) -> None:
+    """SIGSTOP: the process lives, but does nothing and answers nothing."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+
+def raylets_of(title: bytes) -> list[int]:
+    """The parents of all processes of this machine with such a name, for example "ray::round-": the raylets whose actors are in a stage."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (entry / "cmdline").read_bytes().startswith(title):
+                found.append(int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]))
+    return found
 
 
 class Workspace:

@@ -11,14 +11,13 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.chaos import Run, lost_in, stage_of
 from tests.conftest import make_causal_lm
 from tests.forked import ForkedRun
-from tests.integration.conftest import RAY, SEED, SETTINGS, SMALL, copy_before_ppo, stage_is_running, wait_for
+from tests.integration.conftest import RAY, SEED, SETTINGS, SMALL, copy_before_ppo, raylets_of, stage_is_running, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -112,23 +111,13 @@ def test_a_lost_node(reference, tmp_path):
         copy_before_ppo(reference, run)
         run.start()
         wait_for(lambda: stage_is_running(run, "policy"))
-        host = next(pid for pid in map(parent_of_actor, Path("/proc").glob("[0-9]*")) if pid in nodes)
+        host = next(pid for pid in raylets_of(b"ray::round-") if pid in nodes)
         cluster.remove_node(nodes[host], allow_graceful=False)
         assert run.process.wait(timeout=240) == 0
         assert lost_in(run) == ["policy"]
         assert run.digests() == reference.digests()
     finally:
         cluster.shutdown()
-
-
-def parent_of_actor(entry: Path) -> int | None:
-    """The parent of a process that is a fleet's actor in a stage; None for any other process."""
-    try:
-        if (entry / "cmdline").read_bytes().startswith(b"ray::round-"):
-            return int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-    except OSError:
-        pass
-    return None
 
 
 def test_a_directory_that_cannot_be_written(workspace):
