@@ -17,8 +17,8 @@ class BaseConfig(Section):
     """The frozen base model that all roles share."""
 
     model: str = "embedded"
-    """The base model: `embedded` (a tiny Llama that the run trains itself, without a download), a hub id, or a folder that
-    `from_pretrained` can load."""
+    """The base model: `embedded` (a tiny Llama that the run trains itself, without a download), `smollm2-135m`
+    (SmolLM2-135M-Instruct, from a package of PyPI), a hub id, or a folder that `from_pretrained` can load."""
     revision: str | None = None
     """The branch, tag or commit of a hub model. None means the default branch. The run records the commit and keeps using it."""
     trust_remote_code: bool = False

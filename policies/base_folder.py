@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import DataConfig, RunConfig
+from policies.named_bases import NAMED_BASES
 
 MAX_POSITIONS = 1024
 """Positions of the embedded base."""
@@ -37,6 +38,10 @@ def check_base(config: RunConfig, where: str) -> None:
         raise UserError("base.quantization=nf4 needs bitsandbytes, which is not installed", where, to_do)
     if model == "embedded":
         check_positions({POSITIONS[0]: MAX_POSITIONS}, config.data, "the embedded base")
+    elif named := NAMED_BASES.get(model):
+        if not named.folder.is_dir():
+            named.find_file(where)
+        check_positions({POSITIONS[0]: named.positions}, config.data, model)
     elif os.path.isdir(model):
         _check_folder(Path(model), config, where)
     elif os.path.exists(model):

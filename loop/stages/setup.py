@@ -13,6 +13,7 @@ from loop.stages.context import Context, Metrics
 from loop.stages.reward_models import fit_reward_model, judge_reward_model
 from loop.store.base_files import RECORD, hash_files
 from policies.base_folder import check_positions
+from policies.conversion import make_available
 from policies.loading import check_causal_lm, load_tokenizer, resolved_commit
 from policies.sft import train_sft
 from policies.tiny_base import train_tiny_base
@@ -113,10 +114,11 @@ def baseline(context: Context) -> Metrics:
 
 
 def _record_base(context: Context, config: BaseConfig) -> Metrics:
-    """Check the user's own model, and write which files or which commit it is."""
-    found = check_causal_lm(config.model, config)
-    load_tokenizer(config.model, config, found)
-    folder = Path(config.model)
+    """Check a model that the run does not make itself, and write which files or which commit it is."""
+    source = make_available(config.model)
+    found = check_causal_lm(source, config)
+    load_tokenizer(source, config, found)
+    folder = Path(source)
     what: dict[str, Any] = {"files": hash_files(folder)} if folder.is_dir() else {"commit": resolved_commit(config)}
     record = {"model": config.model, "revision": config.revision, **what}
     context.save(lambda output: _write_json(output / RECORD, record))

@@ -10,13 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from configs.cache import cache_folder
 from loop.store import artifacts
 from loop.store.lock import is_running
-
-
-def cache_folder() -> Path:
-    """The directory for everything that is cached between runs."""
-    return Path(os.environ.get("LOOP_CACHE") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "loop")).expanduser()
 
 
 class BaseCache:

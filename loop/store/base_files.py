@@ -2,6 +2,7 @@
 
     embedded       no record, because the base is in the stage's own directory
     a folder       "files": SHA-256 of every file that `from_pretrained` may read, since anybody can replace them
+    a named base   the same of its folder in the cache. If the folder is gone, a worker makes it again before it loads it
     from the hub   "commit": later loads ask for exactly this commit
 
 The record is part of the stage's digest, so the keys of all later stages depend on the weights. Must never import torch or Ray.
@@ -16,6 +17,7 @@ from configs.schema import RunConfig
 from loop.store.artifacts import digest_of, hash_json
 from loop.store.journal import Event
 from loop.store.known_hashes import KnownHashes
+from policies.named_bases import NAMED_BASES, source_of
 
 RECORD = "base.json"
 READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja", "*.py")
@@ -44,13 +46,15 @@ def read_record(base: Path) -> dict[str, Any]:
 
 
 def find_changes(base: Path, thorough: bool = False) -> list[str]:
-    """How the user's model folder differs from the record, one text for each file."""
+    """How the folder of the model differs from the record, one text for each file."""
     record = read_record(base)
     before: dict[str, str] | None = record.get("files")
     if before is None:
         return []
-    folder = Path(record["model"])
+    folder = Path(source_of(record["model"]))
     if not folder.is_dir():
+        if record["model"] in NAMED_BASES:
+            return []
         return [f"{folder.absolute()}: the base model does not exist"]
     try:
         now = hash_files(folder, thorough)
@@ -65,7 +69,9 @@ def check_unchanged(base: Path) -> None:
     """Raises UserError naming the file where the user's model folder differs from the record."""
     if changes := find_changes(base):
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
-        raise UserError(f"{ANOTHER_BASE}: {changes[0]}{more}", read_record(base)["model"], TO_DO)
+        model = read_record(base)["model"]
+        to_do = f"delete {source_of(model)}, and the same command makes it again" if model in NAMED_BASES else TO_DO
+        raise UserError(f"{ANOTHER_BASE}: {changes[0]}{more}", model, to_do)
 
 
 def check_same_base(payload: Path, key: str, before: Event | None) -> None:
@@ -86,5 +92,5 @@ def fingerprint(files: dict[str, str] | None) -> str:
 
 def fingerprint_now(config: RunConfig) -> str:
     """The fingerprint of the model folder that a config names, as it is now; empty for the embedded base and for one from the hub."""
-    folder = Path(config.base.model)
+    folder = Path(source_of(config.base.model))
     return fingerprint(hash_files(folder) if config.base.model != "embedded" and folder.is_dir() else None)

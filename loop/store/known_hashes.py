@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from configs.cache import cache_folder
 from loop.store.artifacts import hash_file
-from loop.store.base_cache import cache_folder
 
 SETTLED_SECONDS = 2.0
 """A file must be older than this for its hash to be remembered: file systems count time in steps of up to this size."""

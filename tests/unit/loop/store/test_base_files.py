@@ -19,7 +19,9 @@ from loop.store.artifacts import hash_file
 from loop.store.base_files import check_unchanged, find_changes, hash_files
 from loop.store.known_hashes import KnownHashes
 from loop.store.upkeep import verify
+from policies.conversion import make_available
 from policies.loading import resolved_commit
+from policies.named_bases import SMOLLM2
 from tests.conftest import make_causal_lm
 from tests.forked import HUB, Forked
 from tests.unit.loop.fake_executor import FakeDriver
@@ -263,3 +265,29 @@ def test_a_worker_does_not_load_other_weights(tmp_path):
         Worker(0, 1)._backbone(config, base)
     with pytest.raises(UserError, match="model.safetensors: was changed"):
         Worker(0, 1)._backbone(config, base)
+
+
+def test_a_named_base_is_recorded_like_a_folder_and_may_be_made_again(tmp_path, monkeypatch):
+    """Its folder is in the cache. A changed one is named, and the way out is to delete it: a worker then makes it again."""
+    parts, base = make_causal_lm(0), tmp_path / "base"
+
+    def convert(named, output):
+        for part in parts:
+            part.save_pretrained(output)
+
+    monkeypatch.setattr("policies.conversion.convert", convert)
+    make_available("smollm2-135m")
+    base.mkdir()
+    (base / "base.json").write_text(json.dumps({"model": "smollm2-135m", "files": hash_files(SMOLLM2.folder)}))
+    words = ("base.model=smollm2-135m", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    config = load_config(overrides=words)
+    assert base_files.fingerprint_now(config) == base_files.fingerprint(base_files.read_record(base)["files"])
+    make_causal_lm(1)[0].save_pretrained(SMOLLM2.folder)
+    with pytest.raises(UserError, match="model.safetensors: was changed") as error:
+        check_unchanged(base)
+    assert error.value.to_do == f"delete {SMOLLM2.folder}, and the same command makes it again"
+    shutil.rmtree(SMOLLM2.folder)
+    check_unchanged(base)
+    backbone = Worker(0, 1)._backbone(config, base)
+    assert backbone.name == "smollm2-135m" and backbone.location == str(SMOLLM2.folder)
+    assert find_changes(base, thorough=True) == []
