@@ -48,8 +48,9 @@ KNOWN_MODELS: dict[str, dict[str, Any]] = {
     **{f"meta-llama/Llama-3.1-8B{kind}": _LLAMA_3_8B for kind in _INSTRUCT},
     **{f"meta-llama/Llama-3.2-1B{kind}": _LLAMA_1B for kind in _INSTRUCT},
     **{f"meta-llama/Llama-3.2-3B{kind}": _LLAMA_3B for kind in _INSTRUCT},
+    "smollm2-135m": _SMOLLM2_SIZES["135M"],  # the named base (named_bases.py)
     "openai-community/gpt2": _gpt2(12, 768, 12),
     "openai-community/gpt2-medium": _gpt2(24, 1024, 16),
     "openai-community/gpt2-large": _gpt2(36, 1280, 20),
 }
-"""Hub id -> the sizes."""
+"""Hub id, or name of a named base -> the sizes."""
