@@ -13,7 +13,7 @@ from configs.errors import LoopError
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
 
-STEPS = 2
+STEPS = 3
 """How many steps of each kind are timed, after one to warm up."""
 ERROR_LINES = 5
 

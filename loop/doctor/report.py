@@ -8,6 +8,7 @@ from loop.doctor.fitting import in_gib
 from loop.doctor.machine import Machine
 from loop.doctor.model import BaseModel
 from loop.doctor.needs import OWNERS, Need, Room, largest
+from loop.round import STAGES
 from policies.footprint import Model
 from policies.shapes import Shape
 
@@ -52,14 +53,17 @@ def memory_line(needs: Sequence[Need], room: Room) -> str:
 
 
 def memory_rows(needs: Sequence[Need], flops: Mapping[str, float], seconds: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
-    """The table of stages: the bytes of each owner in the largest phase, and where they are known FLOPs and time."""
+    """The table of stages: the bytes of each owner in the largest phase, and where they are known FLOPs and time.
+
+    Stages that need no more memory than another one of their kind have FLOPs and time only.
+    """
     owners = [owner for owner in OWNERS if any(need.owners.get(owner) for need in needs)]
     headers = ["stage", "largest phase", *(TITLES.get(owner, owner) for owner in owners), "total", "FLOPs"] + ["time"] * bool(seconds)
+    memory = {need.stage: [need.phase, *(_size(need.owners.get(owner, 0)) for owner in owners), in_gib(need.total)] for need in needs}
     rows = []
-    for need in needs:
-        cells = [need.stage, need.phase, *(_size(need.owners.get(owner, 0)) for owner in owners), in_gib(need.total)]
-        cells.append(f"{flops[need.stage]:.1e}" if need.stage in flops else "")
-        rows.append(cells + [in_time(seconds[need.stage]) if need.stage in seconds else ""] * bool(seconds))
+    for stage in (stage.name for stage in STAGES if stage.name in memory or stage.name in flops):
+        cells = [stage, *memory.get(stage, [""] * (len(owners) + 2)), f"{flops[stage]:.1e}" if stage in flops else ""]
+        rows.append(cells + [in_time(seconds[stage]) if stage in seconds else ""] * bool(seconds))
     return headers, rows
 
 

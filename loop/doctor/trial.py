@@ -7,11 +7,13 @@ command line stays free of torch. Every part of a run that takes time is one fun
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from configs.schema import RunConfig
@@ -107,8 +109,8 @@ class Stamps:
         self.times.append(time.perf_counter())
 
     def seconds_of_a_step(self) -> float:
-        """The mean of all steps but the first."""
-        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        """The median of all steps but the first. It leaves out a step in which another program was busy."""
+        return statistics.median(after - before for before, after in pairwise(self.times))
 
 
 # -- what is timed ------------------------------------------------------------------------------------------------------
@@ -211,12 +213,12 @@ UNITS: dict[str, Callable[[Trial], float]] = {
 
 
 def _seconds(work: Callable[[], Any], times: int) -> float:
-    """The mean time of a call, after one that is not counted."""
-    work()
-    started = time.perf_counter()
-    for _ in range(times):
+    """The median time of a call, after one that is not counted."""
+    stamps = Stamps()
+    for done in range(times + 1):
         work()
-    return (time.perf_counter() - started) / times
+        stamps(done, times)
+    return stamps.seconds_of_a_step()
 
 
 def _warm_up() -> None:
