@@ -327,10 +327,10 @@ class DPOConfig(TrainerSection):
     """Direct preference optimization (DPO), only with `trainer: dpo`. It trains the policy on comparisons and needs no reward model. Each
     round starts from the SFT policy, which is also the reference. Source: arXiv 2305.18290."""
 
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: PositiveFloat = 2e-4
     """The highest learning rate. It rises during the warm-up and then falls linearly to 0. Source: arXiv 2305.18290 uses 1e-6 for a whole
     model; an adapter of a tiny model needs more."""
-    num_epochs: PositiveFloat = 1.0
+    num_epochs: PositiveFloat = 2.0
     """How often each pair is used."""
     batch_size: PositiveInt = 32
     """The number of pairs in each optimizer step, over all workers. It must be divisible by `runtime.workers`."""

@@ -41,7 +41,7 @@ def fit(kind, checkpoints, report):
     if kind == "dpo":
         pairs = [([5, 6, 7 + i % 9], [8, 9 + i % 5, 1], [10 + i % 3, 1]) for i in range(40)]
         backbone.add_adapter("sft", copy_of="x")
-        log = train_dpo(backbone, "x", pairs, DPOConfig(batch_size=8), checkpoints, 0, report)
+        log = train_dpo(backbone, "x", pairs, DPOConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
         return backbone.adapter_state("x"), log
     if kind == "reward":
         pairs = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(40)]

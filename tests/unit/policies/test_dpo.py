@@ -21,7 +21,7 @@ def train(backbone, pairs=PAIRS, **settings):
     backbone.add_adapter("sft")
     perturb(backbone, "sft")
     backbone.add_adapter("policy", copy_of="sft")
-    config = DPOConfig(**{"batch_size": 16, "learning_rate": 1e-2} | settings)
+    config = DPOConfig(**{"batch_size": 16, "num_epochs": 1, "learning_rate": 1e-2} | settings)
     return train_dpo(backbone, "policy", pairs, config, Checkpoints(), 0, report_nothing)
 
 
@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_paper(backbone):
     perturb(backbone, "sft")
     backbone.add_adapter("policy", copy_of="sft")
     perturb(backbone, "policy", scale=0.05, seed=1)
-    config, pairs = DPOConfig(batch_size=16, learning_rate=1e-12, beta=0.3), [*PAIRS[:15], ([5], [20, END], [])]
+    config, pairs = DPOConfig(batch_size=16, num_epochs=1, learning_rate=1e-12, beta=0.3), [*PAIRS[:15], ([5], [20, END], [])]
     margins = [0.3 * (margin(backbone, pair, "policy") - margin(backbone, pair, "sft")) for pair in pairs]
     (row,) = train_dpo(backbone, "policy", pairs, config, Checkpoints(), 0, report_nothing)
     assert max(map(abs, margins)) > 0.1
