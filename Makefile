@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: run test test-fast check lint format install seeds selectors real bench chaos clean
+.PHONY: run test test-fast check lint format install seeds rounds selectors real bench chaos clean
 
 run: $(INSTALLED)
 	$(BIN)/python -m loop run --rounds 2
@@ -30,6 +30,9 @@ format: $(INSTALLED)
 
 seeds: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.seeds
+
+rounds: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.many_rounds
 
 selectors: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.selectors
