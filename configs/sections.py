@@ -224,6 +224,10 @@ class RuntimeConfig(Section):
     """The number of data-parallel workers: one per GPU, or processes that share the cores of a CPU machine."""
     threads: PositiveInt | None = None
     """The number of CPU threads of a worker. None divides all cores by the number of workers."""
+    shard_base: bool = False
+    """Whether the base model's weights are divided over the workers, for a base that is too large for one GPU. Each worker keeps its part,
+    and they put together one layer at a time, in every pass. Sampling is then much slower, and all fast paths are off. It has no effect
+    with one worker."""
     dashboard_port: PositiveInt | None = None
     """The port of Ray's dashboard. None means 8265, or the next free one."""
     checkpoint_seconds: NonNegativeFloat = 30.0

@@ -17,34 +17,51 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection
+from policies import parallel
 from policies.adapters import AdaptedModel
 from policies.fast.batches import Batch, Unpadded, pad_batch
 from policies.fast.model import TOLERANCE, FastModel
 from policies.loading import load_causal_lm, load_tokenizer, switch_noise_off
+from policies.sharding import ShardedBase
 
 
 class Backbone(AdaptedModel):
     """The base model, its tokenizer, its adapters and its forward pass."""
 
-    def __init__(self, causal_lm: Any, tokenizer: Any, lora: LoraSection, name: str = "", gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        causal_lm: Any,
+        tokenizer: Any,
+        lora: LoraSection,
+        name: str = "",
+        gradient_checkpointing: bool = False,
+        shard_on: torch.device | None = None,
+    ):
+        """shard_on: the device to which the base goes, divided over the workers (see `sharding.py`). All fast paths are off then."""
         switch_noise_off(causal_lm)
         super().__init__(causal_lm, lora, location=name)
         causal_lm.config.use_cache = False
         if gradient_checkpointing:
             causal_lm.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer, self.name = tokenizer, name
+        self.sharded = ShardedBase(causal_lm, shard_on) if shard_on else None
         self.fast = FastModel(causal_lm)
         self._check_train_mode()
         depth = causal_lm.config.get_text_config().num_hidden_layers
-        self.fast.probe(tokenizer.pad_token_id, start_layer=depth // 2 if lora.layers == "upper-half" else 0)
+        if not self.sharded:
+            self.fast.probe(tokenizer.pad_token_id, start_layer=depth // 2 if lora.layers == "upper-half" else 0)
 
     @classmethod
-    def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
-        """Load from a hub id or a folder. Raises UserError if there is no causal language model."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        causal_lm = load_causal_lm(folder, config, device)
+    def load(cls, folder: str, config: BaseConfig, lora: LoraSection, shard: bool = False) -> "Backbone":
+        """Load from a hub id or a folder. Raises UserError if there is no causal language model.
+
+        shard: divide the base over the workers. It is loaded in the machine's memory, and only this worker's part goes to a GPU.
+        """
+        device, shard = "cuda" if torch.cuda.is_available() else "cpu", shard and parallel.world_size() > 1
+        causal_lm = load_causal_lm(folder, config, "cpu" if shard else device)
         tokenizer = load_tokenizer(folder, config, causal_lm.config)
-        backbone = cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
+        shard_on = torch.device(device) if shard else None
+        backbone = cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing, shard_on)
         if os.path.isdir(folder):
             backbone.location = os.path.abspath(folder)
         else:

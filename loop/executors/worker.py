@@ -116,7 +116,7 @@ class Worker:
             commit = base_files.read_record(folder).get("commit")
             base = config.base.model_copy(update={"revision": commit}) if commit else config.base
             with nullcontext() if config.base.model == "embedded" else self._heartbeat.downloading():
-                self._backbones = {source: Backbone.load(source, base, config.lora)}
+                self._backbones = {source: Backbone.load(source, base, config.lora, config.runtime.shard_base)}
             base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
         return self._backbones[source]
 
