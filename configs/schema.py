@@ -105,6 +105,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_sharding(self) -> "RunConfig":
+        if self.runtime.shard_base and self.base.quantization != "none":
+            raise BadValue(
+                f"runtime.shard_base divides plain weights only, but base.quantization is {self.base.quantization}",
+                "set base.quantization=none or runtime.shard_base=false",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_labeler(self) -> "RunConfig":
         if self.labeler.kind == "gold" and self.data.source != "embedded":
             raise BadValue(

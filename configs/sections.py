@@ -355,6 +355,10 @@ class RuntimeConfig(Section):
     tokens_per_batch: PositiveInt = 16384
     """The most tokens in one forward pass that scores answers, or that measures log-probabilities outside of PPO. A smaller value saves
     memory. Padding is counted, and no such pass takes more than 128 answers. `docs/performance.md` says how many bytes a token needs."""
+    shard_base: bool = False
+    """Whether the base model's weights are divided over the workers, for a base that is too large for one GPU. Each worker keeps its part,
+    and they put together one layer at a time, in every pass. Sampling is then much slower, and all fast paths are off. It has no effect
+    with one worker."""
     dashboard_port: PositiveInt | None = None
     """The port of Ray's dashboard. None means 8265, or the next free one."""
     checkpoint_seconds: NonNegativeFloat = 30.0

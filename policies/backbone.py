@@ -17,6 +17,7 @@ import torch
 
 from configs.errors import UserError
 from configs.schema import BaseConfig, LoraSection, RuntimeConfig
+from policies import parallel
 from policies.adapters import AdaptedModel
 from policies.base_folder import max_positions
 from policies.fast.batches import Batch, Unpadded, pad_batch
@@ -24,13 +25,23 @@ from policies.fast.comparing import close
 from policies.fast.model import FastModel
 from policies.fast.probe import Unusable, probe
 from policies.loading import load_causal_lm, load_tokenizer, switch_noise_off
+from policies.sharding import ShardedBase
 from policies.tokenization import end_also_at
 
 
 class Backbone(AdaptedModel):
     """The base model, its tokenizer, its adapters and its forward pass."""
 
-    def __init__(self, causal_lm: Any, tokenizer: Any, lora: LoraSection, name: str = "", gradient_checkpointing: bool = False):
+    def __init__(
+        self,
+        causal_lm: Any,
+        tokenizer: Any,
+        lora: LoraSection,
+        name: str = "",
+        gradient_checkpointing: bool = False,
+        shard_on: torch.device | None = None,
+    ):
+        """shard_on: the device to which the base goes, divided over the workers (see `sharding.py`). All fast paths are off then."""
         switch_noise_off(causal_lm)
         super().__init__(causal_lm, lora, location=name)
         causal_lm.config.use_cache = False
@@ -40,17 +51,23 @@ class Backbone(AdaptedModel):
         end_also_at(tokenizer, getattr(causal_lm.generation_config, "eos_token_id", None))
         self.tokens_per_batch = RuntimeConfig().tokens_per_batch
         """`runtime.tokens_per_batch`, which whoever loads the backbone sets."""
+        self.sharded = ShardedBase(causal_lm, shard_on) if shard_on else None
         self.fast = FastModel(causal_lm)
-        self._probe()
+        if not self.sharded:
+            self._probe()
         self._check_train_mode()
 
     @classmethod
-    def load(cls, folder: str, config: BaseConfig, lora: LoraSection) -> "Backbone":
-        """Load from a hub id or a folder. Raises UserError if there is no causal language model."""
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        causal_lm = load_causal_lm(folder, config, device)
+    def load(cls, folder: str, config: BaseConfig, lora: LoraSection, shard: bool = False) -> "Backbone":
+        """Load from a hub id or a folder. Raises UserError if there is no causal language model.
+
+        shard: divide the base over the workers. It is loaded in the machine's memory, and only this worker's part goes to a GPU.
+        """
+        device, shard = "cuda" if torch.cuda.is_available() else "cpu", shard and parallel.world_size() > 1
+        causal_lm = load_causal_lm(folder, config, "cpu" if shard else device)
         tokenizer = load_tokenizer(folder, config, causal_lm.config)
-        backbone = cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing)
+        shard_on = torch.device(device) if shard else None
+        backbone = cls(causal_lm, tokenizer, lora, config.model, config.gradient_checkpointing, shard_on)
         if os.path.isdir(folder):
             backbone.location = os.path.abspath(folder)
         else:

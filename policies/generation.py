@@ -86,7 +86,7 @@ def _decoder_under(backbone: Backbone, adapter: str | None) -> Iterator[Callable
         if merged is not None:
             yield lambda batch, capacity: MergedDecoding(merged, batch, capacity)
             return
-    with backbone.merged(adapter):
+    with backbone.role(adapter) if backbone.sharded else backbone.merged(adapter):
         yield lambda batch, capacity: TransformersDecoding(backbone.fast, batch, capacity)
 
 

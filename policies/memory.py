@@ -15,9 +15,10 @@ def resident_bytes(backbone: Backbone, heads: Iterable[torch.Tensor], optimizer:
     Tensors are counted by their storages, so a hidden copy would show. `kv_cache` is the largest one so far.
     """
     named = list(backbone.causal_lm.named_parameters())
+    parts = backbone.sharded.parts if backbone.sharded else []
     moments = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     return {
-        "base": stored_bytes(parameter for name, parameter in named if "lora_" not in name),
+        "base": stored_bytes([*(parameter for name, parameter in named if "lora_" not in name), *parts]),
         "adapters": stored_bytes(parameter for name, parameter in named if "lora_" in name),
         "heads": stored_bytes(heads),
         "optimizer": stored_bytes(moments),

@@ -5,7 +5,7 @@ The queue is a counter in torch.distributed's store, so a slow worker takes fewe
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 _queue_number = count()
+_before_meeting: list[Callable[[], None]] = []
+"""At most one function (see `before_meetings`)."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def before_meetings(call: Callable[[], None]) -> None:
+    """Have `call` called, instead of what was given before, whenever this worker is about to wait for all the others."""
+    _before_meeting[:] = [call]
+
+
+def _meet() -> None:
+    for call in _before_meeting:
+        call()
+
+
 def agree(flag: bool) -> bool:
     """Return the main worker's answer on all workers."""
     return bool(agree_number(int(flag)))
@@ -91,7 +103,8 @@ def agree_number(number: int) -> int:
     """Return the main worker's number on all workers."""
     if not dist.is_initialized():
         return number
-    box = torch.tensor([number], device="cuda" if torch.cuda.is_available() else "cpu")
+    _meet()
+    box = _box(number)
     dist.broadcast(box, 0)
     return int(box.item())
 
@@ -99,12 +112,14 @@ def agree_number(number: int) -> int:
 def barrier() -> None:
     """Wait until all workers are here."""
     if dist.is_initialized():
+        _meet()
         dist.barrier()
 
 
 def all_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of the tensor over all workers."""
     if dist.is_initialized():
+        _meet()
         tensor = tensor.contiguous()
         dist.all_reduce(tensor)
     return tensor
@@ -127,6 +142,7 @@ def flattened(parameters: list[torch.nn.Parameter]) -> torch.nn.Parameter:
 def sum_gradients(parameters: list[torch.nn.Parameter]) -> None:
     """Replace every gradient in place by its sum over the workers. These are only a few MB, because only adapters are trained."""
     if dist.is_initialized():
+        _meet()
         for parameter in parameters:
             dist.all_reduce(parameter.grad)
 
@@ -146,6 +162,26 @@ def gather(items: list) -> list:
     """Return the items of all workers on every worker, in the order of their ranks. For plain data only."""
     if not dist.is_initialized():
         return items
+    _meet()
     parts: list = [None] * world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+# -- for `sharding.py`, which decides itself when to meet -----------------------------------------------------------------
+
+
+def smallest(number: int) -> int:
+    """Return the smallest of the workers' numbers on all of them."""
+    box = _box(number)
+    dist.all_reduce(box, dist.ReduceOp.MIN)
+    return int(box.item())
+
+
+def put_together(whole: torch.Tensor, part: torch.Tensor) -> None:
+    """Write the parts of all workers, one after the other, into `whole` on all of them."""
+    dist.all_gather_single(whole, part)
+
+
+def _box(number: int) -> torch.Tensor:
+    return torch.tensor([number], device="cuda" if torch.cuda.is_available() else "cpu")

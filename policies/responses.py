@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from policies import parallel
 from policies.backbone import Backbone
 from policies.fast.batches import Batch
 from policies.fast.entropies import token_entropies
@@ -117,8 +118,10 @@ def as_judged(tokenizer: Any, records: Sequence[ResponseRecord]) -> list[WholeSe
 
 
 def mean_entropy(records: Sequence[ResponseRecord]) -> float:
-    """Return the mean entropy of the sampling distribution, in nats per token."""
-    return torch.cat([record.trace.entropies for record in records if record.trace]).mean().item()
+    """Return the mean entropy of the sampling distribution, in nats per token of all workers' responses."""
+    entropies = torch.cat([record.trace.entropies for record in records if record.trace])
+    sums = parallel.all_sum(torch.stack([entropies.sum(), entropies.new_tensor(len(entropies))]))
+    return (sums[0] / sums[1]).item()
 
 
 @dataclass

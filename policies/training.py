@@ -64,6 +64,9 @@ class Training:
         Raises LoopError if a loss is not finite.
         """
         order, shared = self.order_and_arguments(lengths)
+        # The frozen weights are the same on all workers, so DistributedDataParallel need not send them.
+        model._ddp_params_and_buffers_to_ignore = [name for name, p in model.named_parameters() if not p.requires_grad]
+        parallel.barrier()  # from here on, all workers do the same steps, and the trainers' own sums find them in the same place
         trainer = _resumable(trainer_class)(
             model=model,
             args=arguments_class(**shared | (arguments or {})),

@@ -121,7 +121,7 @@ class Worker:
             commit = base_files.read_record(folder).get("commit")
             base = config.base.model_copy(update={"revision": commit}) if commit else config.base
             with nullcontext() if own else self._heartbeat.downloading():
-                self._backbones = {source: Backbone.load(source, base, config.lora)}
+                self._backbones = {source: Backbone.load(source, base, config.lora, config.runtime.shard_base)}
             base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
         backbone = self._backbones[source]
         backbone.tokens_per_batch = config.runtime.tokens_per_batch  # it may differ between the runs of an experiment

@@ -25,6 +25,7 @@ from torch import nn
 
 from policies.fast.attention import UNPADDED
 from policies.fast.batches import Batch, Unpadded
+from policies.fast.comparing import limit_of
 from policies.fast.layers import frozen_linear, takes_only, trimmed
 from policies.fast.lora import Linear
 from policies.fast.precision import widened
@@ -48,10 +49,10 @@ class FastModel:
         self.paths = FastPaths()
         self.largest_cache_bytes = 0
         """Size of the largest KV cache so far."""
-        self.limit = 0.0
+        self.limit = limit_of(causal_lm)
         """How near a fast path must be to the model's own numbers, relative to their norm (see `comparing.py`)."""
         self.rows: list[list[list[int]]] = []
-        """The rows on which they are compared. `probe` sets both."""
+        """The rows on which they are compared. `probe` makes them."""
         self._takes_positions = "position_ids" in inspect.signature(self.decoder.forward).parameters
         text_config = causal_lm.config.get_text_config()
         self._logit_scale = getattr(text_config, "logit_scale", None) or 1.0 / (getattr(text_config, "logits_scaling", None) or 1.0)

@@ -12,7 +12,7 @@ import torch
 
 from policies.fast.attention import SHORT
 from policies.fast.batches import pad_batch
-from policies.fast.comparing import Rows, close, limit_of, rows_to_compare
+from policies.fast.comparing import Rows, close, rows_to_compare
 from policies.fast.layers import fuse, unfuse
 from policies.fast.model import FastModel
 from policies.fast.sampling import TransformersDecoding, last_states, replayed
@@ -33,7 +33,6 @@ def probe(model: FastModel, pad_id: int, start_layer: int, max_tokens: int | Non
 
     start_layer: the layer at which passes should start, 0 for none. max_tokens: the longest row that the model can read.
     """
-    model.limit = limit_of(model.causal_lm)
     model.rows = rows_to_compare(model.causal_lm.config.get_text_config(), SHORT, max_tokens)
     expected = [_alone(model, rows) for rows in model.rows]
 
