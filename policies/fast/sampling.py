@@ -186,7 +186,8 @@ class MergedModel:
     def __init__(self, model: FastModel):
         self.model, decoder = model, model.decoder
         self.embed, self.norm, self.rotary = decoder.embed_tokens, decoder.norm, decoder.rotary_emb
-        scratch = torch.empty(PREPACKED_SIZES[1], dtype=self.embed.weight.dtype)  # uses only as much memory as is written
+        largest = max(parameter.numel() for parameter in model.causal_lm.parameters())
+        scratch = torch.empty(min(PREPACKED_SIZES[1], 3 * largest), dtype=self.embed.weight.dtype)  # at most three layers are one product
         self.layers = [MergedLayer(layer, scratch) for layer in decoder.layers]
         self.head = None if model.frozen_head is None else Product([model.causal_lm.get_output_embeddings()], scratch)
 
@@ -268,7 +269,7 @@ class Product:
     """
 
     def __init__(self, modules: Sequence[nn.Module], scratch: torch.Tensor):
-        """scratch: memory for at least PREPACKED_SIZES[1] numbers, in which weights are merged before they are prepacked."""
+        """scratch: memory for the largest product that is prepacked. Weights are merged there before."""
         group = [found for found in map(frozen_linear, modules) if found is not None]
         first, sizes = group[0].weight, [len(one.weight) for one in group]
         self.beside = side_by_side(group) if first.dtype.itemsize < 4 else None
