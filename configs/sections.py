@@ -6,6 +6,7 @@ the entry's source. The defaults are those of the embedded world. The presets be
 an ML library.
 """
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -370,6 +371,11 @@ class RuntimeConfig(Section):
     """Workers that give no sign of life for this long are replaced."""
     start_seconds: PositiveFloat = 120.0
     """How long each step of the start (Ray, then the workers) may take without a sign of life, before the start is tried again."""
+
+    @property
+    def threads_per_worker(self) -> int:
+        """The number of CPU threads that each worker gets on this machine (`threads`)."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
 
     @model_validator(mode="after")
     def _one_process_has_one_worker(self) -> "RuntimeConfig":

@@ -2,8 +2,8 @@
 
 What is counted: weights, adapters, the optimiser's state, the KV cache, what a pass with gradients keeps for its backward pass, what a pass
 without gradients needs while it runs, and logits. Not counted: libraries, and what an allocator wastes (loop/doctor/needs.py adds both).
-The formulas follow the code in policies/fast/; where that does not know a layer, or computes in less than float32, they follow
-transformers' and PEFT's modules.
+The formulas follow the code in policies/fast/; where that does not know a layer, or the weights are quantised, they follow transformers'
+and PEFT's modules.
 
 Letters: H hidden, Q all query heads, K all key heads, I intermediate, r rank, L tokens of a row, V vocabulary.
 """

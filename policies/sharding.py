@@ -12,7 +12,7 @@ The weights of a unit are views of one buffer, whose memory comes and goes. What
 well, so they hold the weights again as soon as the unit is whole.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ ALIGNMENT = 64
 class Unit:
     """Some modules whose weights are put together at once."""
 
-    def __init__(self, number: int, parameters: Iterable[nn.Parameter], device: torch.device):
+    def __init__(self, number: int, parameters: Sequence[nn.Parameter], device: torch.device):
         self.number, workers = number, parallel.world_size()
         whole = [parameter.data for parameter in parameters]
         starts = [0]

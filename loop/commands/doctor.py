@@ -12,7 +12,6 @@ from configs.loading import Given, read_given
 from configs.schema import RunConfig
 from loop.commands.arguments import add_rounds, number_from, runs_folder
 from loop.commands.run import check_given
-from loop.doctor.before_a_run import threads_of
 from loop.doctor.fitting import GIB, check_fits, in_gib, plan_for
 from loop.doctor.lengths import Lengths, expected_lengths
 from loop.doctor.machine import GPU, Machine, look_at_machine
@@ -52,7 +51,7 @@ def examine(given: Given, machine: Machine, terminal: Terminal, times: bool, loa
     """Print what the run needs. Raises UserError where it does not fit; everything else is printed before that."""
     config = given.resolve()
     terminal.say(_missing(given))
-    room, threads, on_gpu = find_room(machine, config), threads_of(config), bool(machine.gpus)
+    room, threads, on_gpu = find_room(machine, config), config.runtime.threads_per_worker, bool(machine.gpus)
     terminal.say(machine_line(machine, config, threads))
     base = find_base_model(config.base, download=True)
     lengths, pairs = expected_lengths(config), count_pairs(config)

@@ -1,6 +1,5 @@
 """What a run says and refuses before its first stage. Must never import torch."""
 
-import os
 from pathlib import Path
 
 from configs.errors import UserError
@@ -16,11 +15,6 @@ ONE_TOKEN = Lengths(1, 1, 1, 1, 1)
 """Rows that no run can be shorter than."""
 
 
-def threads_of(config: RunConfig) -> int:
-    """The threads of each worker, as the executors choose them."""
-    return config.runtime.threads or max(1, (os.cpu_count() or 1) // config.runtime.workers)
-
-
 def first_lines(config: RunConfig, runs: Path) -> list[str]:
     """The machine, the base and the predicted peak. Raises UserError where the run cannot fit, however short its rows are.
 
@@ -28,7 +22,7 @@ def first_lines(config: RunConfig, runs: Path) -> list[str]:
     that would be too long are a warning.
     """
     machine = look_at_machine(runs)
-    lines = [machine_line(machine, config, threads_of(config))]
+    lines = [machine_line(machine, config, config.runtime.threads_per_worker)]
     try:
         base = find_base_model(config.base, download=False)
         shape = base.shape

@@ -1,4 +1,4 @@
-"""Bytes by owner for each stage of a run, and which setting to lower where they do not fit.
+"""Bytes by owner for each stage of a run (`fitting.py` says which setting to lower where they do not fit).
 
 A stage has one or several phases, such as sampling and training, which do not overlap. It needs what its largest phase needs. Everything
 follows from the shape of the base, the config and the longest rows, so no model is loaded. Must never import torch.

@@ -155,13 +155,10 @@ class Actors:
         except ray.exceptions.RayError as error:
             raise WorkerLost("a worker died before its first stage", str(error)) from None
 
-    def _threads(self) -> int:
-        return self.config.threads or max(1, (os.cpu_count() or 1) // self.config.workers)
-
     def _variables(self) -> dict[str, str]:
         """The environment of a worker."""
         return QUIET_LIBRARIES | {
-            "OMP_NUM_THREADS": str(self._threads()),
+            "OMP_NUM_THREADS": str(self.config.threads_per_worker),
             "PYTHONWARNINGS": "ignore",
             "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
         }
@@ -177,7 +174,7 @@ class Actors:
             scheduling_strategy=strategy,
             runtime_env=environment,
         )
-        return actor.remote(rank, self._threads())
+        return actor.remote(rank, self.config.threads_per_worker)
 
 
 def _agree_on_token(address: str) -> None:

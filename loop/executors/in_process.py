@@ -34,7 +34,7 @@ class InProcess:
         began = time.monotonic()
         for name, value in QUIET_LIBRARIES.items():
             os.environ.setdefault(name, value)
-        self._worker = Worker(0, self.config.threads or os.cpu_count() or 1)
+        self._worker = Worker(0, self.config.threads_per_worker)
         self._worker.ready()
         return Startup({"workers": time.monotonic() - began})
 

@@ -324,7 +324,7 @@ def test_the_other_choices_run(workspace):
     (workspace.folder / "mine.py").write_text(f"# It means the same.\n{MINE}")
     out, _ = workspace.loop("resume", "choices", "runtime.executor=in-process")
     made = [line.split()[0] for line in out.splitlines() if line.startswith(("setup/", "round-")) and " was edited" not in line]
-    again = [f"{round}/{stage}" for round in ("round-000", "round-001") for stage in ("policy", "label", "select", "keep", "evaluate")]
+    again = [f"{round}/{stage}" for round in ("round-000", "round-001") for stage in ("label", "select", "evaluate")]
     assert made == ["setup/baseline", *again]
     assert "round-001/label: mine.py:judge was edited" in out and "round-001/evaluate: mine.py:is_long was edited" in out
     assert workspace.digests("choices") == before
