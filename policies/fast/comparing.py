@@ -7,7 +7,7 @@ import torch
 LIMIT = 1e-4
 """The largest difference in float32 and float64, relative to the norm. Rounding makes about 1e-6."""
 LIMITS = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""The same for formats that round more. A random model with 30 layers differed by 1.4e-2 in bfloat16."""
+"""The same for formats that round more. SmolLM2-135M's form with random weights, 30 layers, differs by 1.4e-2 in bfloat16."""
 LONGEST_WINDOW = 512
 """The comparison has a row that is longer than a sliding window, if the window is at most this long."""
 
@@ -39,4 +39,4 @@ def rows_to_compare(config: Any, longest_short: int, max_tokens: int | None) -> 
     def row(length: int) -> list[int]:
         return torch.randint(config.vocab_size, (min(length, limit),), generator=generator).tolist()
 
-    return [[row(21), row(4), row(9)], [row(5), row(longest)]]
+    return [[row(21), row(9)], [row(5), row(longest)]]

@@ -5,18 +5,20 @@ has no slower way to take its place must agree as well: padded batches, decoding
 refused, because its log-probs would be wrong without any sign of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 
 from policies.fast.attention import SHORT
-from policies.fast.batches import pad_batch
+from policies.fast.batches import Batch, pad_batch
 from policies.fast.comparing import Rows, close, rows_to_compare
 from policies.fast.layers import fuse, unfuse
 from policies.fast.model import FastModel
 from policies.fast.sampling import TransformersDecoding, last_states, replayed
 
+Run = Callable[[Batch], torch.Tensor]
+"""Computes the states of all tokens of a batch, [N, H]."""
 FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What modules of other forms raise."""
 NO_OTHER_WAY = 5.0
@@ -34,34 +36,40 @@ def probe(model: FastModel, pad_id: int, start_layer: int, max_tokens: int | Non
     start_layer: the layer at which passes should start, 0 for none. max_tokens: the longest row that the model can read.
     """
     model.rows = rows_to_compare(model.causal_lm.config.get_text_config(), SHORT, max_tokens)
+    batches = [_in_halves(rows, pad_id, model.device) for rows in model.rows]
     expected = [_alone(model, rows) for rows in model.rows]
 
-    def agree(compute: Callable[[Rows], torch.Tensor], times: float = 1.0) -> bool:
+    def agree(compute: Run, times: float = 1.0) -> bool:
         try:
-            return all(close(compute(rows), states, times * model.limit) for rows, states in zip(model.rows, expected, strict=True))
+            return all(close(compute(batch), states, times * model.limit) for batch, states in zip(batches, expected, strict=True))
         except FAILURES:
             return False
 
-    _find_paths(model, agree, pad_id, start_layer)
-    if not model.paths.unpadded and not agree(partial(_in_one_batch, model, pad_id), NO_OTHER_WAY):
+    _find_paths(model, agree, start_layer if hasattr(model.decoder, "layers") else 0)
+    if not model.paths.unpadded and not agree(model.hidden_states, NO_OTHER_WAY):
         raise Unusable("the model computes other numbers for a row with padding than for the row alone")
-    _check_logits(model)
-    _check_decoding(model, pad_id, expected)
+    _check_logits(model, expected[0])
+    _check_decoding(model, pad_id, expected[-1])
     model.largest_cache_bytes = 0  # the comparison's own caches do not count
 
 
-def _find_paths(model: FastModel, agree: Callable[..., bool], pad_id: int, start_layer: int) -> None:
-    paths, run = model.paths, partial(_in_one_batch, model, pad_id)
+def _find_paths(model: FastModel, agree: Callable[[Run], bool], start_layer: int) -> None:
+    """Try passes without padding, then all that can be added to them. What is tried from the start layer takes half the time."""
+    paths = model.paths
     fuse(model.decoder)
-    paths.unpadded = paths.trimmed = True
-    if not agree(partial(run, trimmed=True)):
-        paths.trimmed = False
-        paths.unpadded = agree(run)
+    paths.unpadded, paths.start_layer = True, start_layer
+    with model.capture_start_states() as captured:
+        paths.unpadded = agree(model.hidden_states)
     if not paths.unpadded:
         unfuse(model.decoder)
-    paths.start_layer = start_layer if paths.unpadded else 0
-    if paths.start_layer and not agree(partial(run, from_the_start_layer=True)):
         paths.start_layer = 0
+        return
+    for trimmed, start in [(True, start_layer), (True, 0), (False, start_layer)] if start_layer else [(True, 0)]:
+        paths.trimmed, paths.start_layer = trimmed, start
+        kept = iter([states[0] for states in captured])
+        if agree(partial(_run_all, model, kept if start else None)):
+            return
+    paths.trimmed, paths.start_layer = False, 0
 
 
 def _alone(model: FastModel, rows: Rows) -> torch.Tensor:
@@ -70,35 +78,32 @@ def _alone(model: FastModel, rows: Rows) -> torch.Tensor:
     return torch.cat([model.decoder(input_ids=ids, use_cache=False).last_hidden_state[0] for ids in inputs])
 
 
-def _in_one_batch(model: FastModel, pad_id: int, rows: Rows, trimmed: bool = False, from_the_start_layer: bool = False) -> torch.Tensor:
-    """The states of all rows as the model computes them now, [N, H]. The first half of each row is its prompt."""
-    halves = [len(row) // 2 for row in rows]
-    prompts, responses = (
-        [row[:half] for row, half in zip(rows, halves, strict=True)],
-        [row[half:] for row, half in zip(rows, halves, strict=True)],
-    )
-    batch = pad_batch(prompts, responses, pad_id, model.device)
-    only = torch.arange(len(batch.unpadded.index), device=model.device) if trimmed else None
-    if not from_the_start_layer:
-        return model.hidden_states(batch, only=only)
-    with model.capture_start_states() as states:
-        model.hidden_states(batch)
-    return model.hidden_states(batch, states[0][0])
+def _in_halves(rows: Rows, pad_id: int, device: torch.device) -> Batch:
+    """A batch in which the first half of each row is its prompt, so there is padding on both sides."""
+    return pad_batch([row[: len(row) // 2] for row in rows], [row[len(row) // 2 :] for row in rows], pad_id, device)
 
 
-def _check_logits(model: FastModel) -> None:
-    ids = torch.tensor([model.rows[0][-1]], device=model.device)
-    expected = model.causal_lm(input_ids=ids, use_cache=False).logits
-    found = model.logits(model.decoder(input_ids=ids, use_cache=False).last_hidden_state)
+def _run_all(model: FastModel, kept: Iterator[torch.Tensor] | None, batch: Batch) -> torch.Tensor:
+    """The states of all tokens, as of chosen ones, from the next start states if some are kept."""
+    everything = torch.arange(len(batch.unpadded.index), device=model.device)
+    return model.hidden_states(batch, None if kept is None else next(kept), only=everything)
+
+
+def _check_logits(model: FastModel, states: torch.Tensor) -> None:
+    """states: those of the first batch, which end with those of its last row."""
+    row = model.rows[0][-1]
+    expected = model.causal_lm(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits[0]
+    found = model.logits(states[-len(row) :])
     if found.shape != expected.shape or not close(found, expected, NO_OTHER_WAY * model.limit):
         raise Unusable("the model's logits are not those of its output layer on its last hidden states")
 
 
-def _check_decoding(model: FastModel, pad_id: int, expected: list[torch.Tensor]) -> None:
-    for rows, states in zip(model.rows, expected, strict=True):
-        try:
-            found = replayed(partial(TransformersDecoding, model), rows, pad_id, model.device)
-        except FAILURES as error:
-            raise Unusable(f"the model cannot decode with a KV cache that rows leave ({type(error).__name__}: {error})") from error
-        if not close(found, last_states(states, rows), NO_OTHER_WAY * model.limit):
-            raise Unusable("the model computes other numbers token by token than in one pass")
+def _check_decoding(model: FastModel, pad_id: int, states: torch.Tensor) -> None:
+    """states: those of the last batch, which has the long row."""
+    rows = model.rows[-1]
+    try:
+        found = replayed(partial(TransformersDecoding, model), rows, pad_id, model.device)
+    except FAILURES as error:
+        raise Unusable(f"the model cannot decode with a KV cache that rows leave ({type(error).__name__}: {error})") from error
+    if not close(found, last_states(states, rows), NO_OTHER_WAY * model.limit):
+        raise Unusable("the model computes other numbers token by token than in one pass")

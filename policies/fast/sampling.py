@@ -39,7 +39,7 @@ ROWS = 16
 """Prepacked products round the number of rows up to a multiple of this. A batch should shrink in steps of it."""
 FIXED_ROTARY_TYPES = ("default", "linear", "yarn", "llama3")
 """Types of rotary embedding that do not depend on the length of the row."""
-STEPS = 3
+STEPS = 2
 """How many tokens `replayed` decodes one by one."""
 PREPACKED_SIZES = (2**15, 2**24)
 """Numbers of weights for which oneDNN's prepacked layout pays. Below, a plain product is as fast; above, the copy is too large."""

@@ -38,7 +38,7 @@ forward pass on each row alone, without padding and without a KV cache. Every fa
 that nothing can take the place of, the base is refused.
 
 The rows of the comparison have unequal lengths. The longest one has more than 128 tokens, and more than a sliding window has, if the window
-has at most 512 tokens. Decoding is compared in its first four tokens.
+has at most 512 tokens. Decoding is compared in its first three tokens.
 
 Tests run a tiny random model of each form below, with `lora.layers` at `all` and at `upper-half`: log-probabilities and gradients of the
 adapters in train mode against plain PEFT, row by row, and greedy samples against `generate`. In bfloat16 the log-probabilities are
