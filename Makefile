@@ -10,10 +10,8 @@ INSTALLED := $(VENV)/installed
 run: $(INSTALLED)
 	$(BIN)/python -m loop run --rounds 2
 
-# Unit tests in two processes. Integration tests one after the other: two with Ray at a time would disturb each other's waits.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests/unit
-	$(BIN)/python -m pytest -q -n 0 tests/integration
+	$(BIN)/python -m pytest -q
 
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 0 -m "not slow"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.chaos import MARK, Run, strike
-from tests.integration.conftest import SMALL, ended, said_by
+from tests.integration.conftest import RAY, SMALL, ended, said_by
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_ray_cannot_write_its_session(workspace, tmp_path, monkeypatch):
 def test_joining_a_cluster_with_and_without_a_token(two_rounds, tmp_path, mode):
     """`ray start --head` as the README says, and no variable is set here. Only RAY_AUTH_MODE of the cluster itself differs.
 
-    The cluster makes the last stage of a run that has all the others.
+    The cluster makes the last stage of a run that has all the others. Other tests may have told that run to go on without Ray.
     """
     (tmp_path / "token").write_text("0123456789abcdef" * 4)
     token = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
@@ -50,7 +50,7 @@ def test_joining_a_cluster_with_and_without_a_token(two_rounds, tmp_path, mode):
     command = [ray, "start", "--head", f"--port={port}", "--num-cpus=1", "--include-dashboard=false", "--disable-usage-stats"]
     subprocess.run(command, env=os.environ | token | {"RAY_AUTH_MODE": mode, MARK: cluster.mark}, check=True, capture_output=True)
     try:
-        run = Run(tmp_path / "run", [*SMALL, f"runtime.address=127.0.0.1:{port}"], token)
+        run = Run(tmp_path / "run", [*SMALL, RAY, f"runtime.address=127.0.0.1:{port}"], token)
         shutil.copytree(two_rounds.folder / "runs" / "whole", run.journal.parent)
         shutil.rmtree(last_stage := run.journal.parent / "round-001" / "evaluate")
         assert "round-001/evaluate" in said_by(ended(run)) and last_stage.exists()
