@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
-from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize
+from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
@@ -41,7 +41,7 @@ def reward(context: Context) -> Metrics:
     The bag of words beside which it is judged is fitted on the original pairs in every round, so it is always the same.
     """
     backbone = context.backbone_with_sft()
-    pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
+    pairs = trainable(context, context.pairs("pairs"))
     if context.inputs.get("retrained"):
         scorer, num_pairs = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0
     else:
@@ -96,7 +96,7 @@ def _by_dpo(context: Context) -> Metrics:
     """
     backbone, tokenizer, retrained = context.backbone_with_sft(), context.backbone.tokenizer, context.inputs.get("retrained")
     mixture = replay.Mixture.read(retrained / "mixture.json") if retrained else replay.ORIGINAL
-    pairs = mixture.rows(context.pairs("pairs"), context.labels())
+    pairs = [pair for pair in mixture.rows(context.pairs("pairs"), context.labels()) if not pair.tie]
     encoded = [
         (
             encode_prompt(tokenizer, pair.prompt),
@@ -162,7 +162,7 @@ def retrain(context: Context) -> Metrics:
     """A new reward model, trained on the recorded mixture of original pairs and the comparisons of all rounds."""
     backbone, labels = context.backbone_with_sft(), context.labels()
     original, fresh = context.pairs("pairs"), [row for row in labels[-1] if row.heldout]
-    mixture = replay.mix(original, labels, context.config.retrain, context.seed("mixture"))
+    mixture = replay.mix(original, labels, context.config.retrain, context.seed("mixture"), context.config.reward.targets == "soft")
     pairs = mixture.rows(original, labels)
     before = Scorer.load(backbone, "before", context.inputs["reward"])
     right_before = outcomes(before.score_answers, fresh)
