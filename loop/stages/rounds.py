@@ -22,9 +22,9 @@ from policies.training import final, final_loss
 from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
-from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
-from rewards.labelers import LabelTask
+from rewards.labelers import Earlier, LabelTask
 from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import measure_scores, outcomes
@@ -152,7 +152,10 @@ def committee(context: Context) -> Metrics:
 
 
 def label(context: Context) -> Metrics:
-    """The labeler turns samples into comparisons. It may raise WaitingForLabels."""
+    """The labeler turns samples into comparisons. It may raise WaitingForLabels.
+
+    With `labeler.late: use`, labels that came too late for their own round are among them.
+    """
     labels = labelers.label(_label_task(context))
     context.save_rows("comparisons.jsonl", labels.comparisons)
     return labels.counts()
@@ -332,7 +335,7 @@ def _best_of(context: Context, reward: Scorer, first: Sequence[Sample]) -> Metri
 
 
 def _label_task(context: Context) -> LabelTask:
-    config, folder = context.config, context.inputs["samples"]
+    config, inputs, folder = context.config, context.inputs, context.inputs["samples"]
     return LabelTask(
         samples=_samples_in(folder),
         samples_file=folder / "samples.jsonl",
@@ -345,6 +348,11 @@ def _label_task(context: Context) -> LabelTask:
         get_limits=lambda: context.limits,
         get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
+        judge=config.judge,
+        earlier=[
+            Earlier(number, _samples_in(samples), read_jsonl(labels / "comparisons.jsonl", Comparison))
+            for number, (samples, labels) in enumerate(zip(inputs.get("earlier_samples", []), inputs.get("labels", []), strict=True))
+        ],
     )
 
 
