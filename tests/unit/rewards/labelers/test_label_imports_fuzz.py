@@ -103,8 +103,10 @@ def make(rng: random.Random) -> Case:
 
 
 def write(case: Case, rng: random.Random, folder: Path) -> tuple[str, dict[str, int]]:
-    """Write the rows into one file or several, with any line ends. Returns the pattern that reads them all, and the number of each row by its
-    place as messages name it."""
+    """Write the rows into one file or several, with any line ends.
+
+    Returns the pattern that reads them all, and the number of each row by its place as messages name it.
+    """
     cuts = sorted(rng.sample(range(1, len(case.rows)), min(rng.choice([0, 0, 1, 2]), len(case.rows) - 1)))
     places = {}
     for part, (start, stop) in enumerate(zip([0, *cuts], [*cuts, len(case.rows)], strict=True)):
