@@ -45,13 +45,37 @@ class SampleConfig(Section):
 class LabelerConfig(Section):
     """Who decides which of two completions is better."""
 
-    kind: Literal["gold", "preferences-file", "reward-model"] | FunctionName = "gold"
+    kind: Literal["gold", "preferences-file", "reward-model", "judge", "mixture"] | FunctionName = "gold"
     """`gold` is the true reward of the embedded world. `preferences-file` reads comparisons that people or programs write into a file.
-    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. Your own judge is named as
+    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. `judge` asks a language model
+    over HTTP (section `judge`). `mixture` divides the prompts among several of these (`labeler.parts`). Your own judge is named as
     `file.py:function` or `module:function`."""
+    parts: list[Literal["gold", "preferences-file", "reward-model", "judge"] | FunctionName] = []
+    """Only for `mixture`: the labelers that share the prompts. Where several have labelled a pair, the one that is named first decides."""
+    shares: list[Fraction] = []
+    """Only for `mixture`: the share of the prompts of each of them, in the same order. They add up to 1. The seed decides who gets a
+    prompt."""
+    double_fraction: Fraction = 0.1
+    """Only for `mixture`: the fraction of the prompts, drawn at random, that all parts label, so that their agreement can be measured."""
     path: str | None = None
-    """Only for `preferences-file`: the JSONL file with the comparisons. `{round}` in the path stands for the round's number. Without it,
-    one file serves all rounds."""
+    """Only for `preferences-file`: the file with the comparisons: .jsonl, .json or .csv, or an export of Label Studio or Argilla. A pattern
+    such as `labels/*.jsonl` reads several files. `{round}` in the path stands for the round's number. Without it, one file serves all
+    rounds."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Only for `preferences-file`: what to do with a row that cannot be used. `refuse` stops the run and names the row. `skip` leaves such
+    rows out, and counts and names them."""
+    min_labels: PositiveInt | None = None
+    """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one."""
+    raters: Literal["all", "majority", "weighted"] = "all"
+    """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.
+    `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes."""
+    rater_weights: dict[str, PositiveFloat] = {}
+    """Only for `raters: weighted`: the weight of a rater's vote, by name. A rater that is not named has weight 1."""
+    late: Literal["leave-out", "use"] = "leave-out"
+    """Only for `preferences-file`: what to do with labels of an earlier round that were not there when that round was labelled. `leave-out`
+    counts them. `use` adds them to the round in which they are found, under their own generation."""
+    noise: Fraction = 0.0
+    """The fraction of the decided comparisons of training prompts that are turned round, for experiments with wrong labels."""
     pairs_per_prompt: PositiveInt = 4
     """The most pairs of completions that are compared for one prompt. This setting and the next three are not for `preferences-file`,
     which brings its own pairs."""
@@ -67,9 +91,30 @@ class LabelerConfig(Section):
     """Only if `pick` is not `random`: the fraction of these pairs that is drawn at random all the same. Measurements on this part are not
     biased by the picking, and each comparison says how its pair was picked."""
 
+    @property
+    def kinds(self) -> list[str]:
+        """The labelers that are asked: the parts of a mixture, or the one labeler."""
+        return list(self.parts) if self.kind == "mixture" else [self.kind]
+
+    @model_validator(mode="after")
+    def _mixes(self) -> "LabelerConfig":
+        if self.kind != "mixture":
+            if self.parts or self.shares:
+                raise BadValue(f"labeler.parts and labeler.shares are for labeler.kind=mixture, not for {self.kind}", "remove them")
+        elif len(self.parts) < 2 or len(set(self.parts)) < len(self.parts) or len(self.shares) != len(self.parts):
+            what = (
+                f"labeler.kind=mixture has {len(self.parts)} parts, {len(set(self.parts))} of them different, and {len(self.shares)} shares"
+            )
+            raise BadValue(
+                what, "name two parts or more, and a share for each: labeler.parts='[preferences-file, judge]' labeler.shares='[0.2, 0.8]'"
+            )
+        elif abs(sum(self.shares) - 1.0) > 1e-6:
+            raise BadValue(f"labeler.shares add up to {sum(self.shares):g}", "choose shares that add up to 1")
+        return self
+
     @model_validator(mode="after")
     def _needs_path(self) -> "LabelerConfig":
-        if self.kind == "preferences-file" and not self.path:
+        if "preferences-file" in self.kinds and not self.path:
             raise BadValue(
                 "labeler.kind=preferences-file needs labeler.path",
                 "name the file that will hold the labels: labeler.path='labels/round-{round}.jsonl'",

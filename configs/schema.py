@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
 from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, SampleConfig, SelectConfig
 from configs.sections import (
@@ -48,6 +49,7 @@ class RunConfig(Section):
     dpo: DPOConfig = DPOConfig()
     sample: SampleConfig = SampleConfig()
     labeler: LabelerConfig = LabelerConfig()
+    judge: JudgeConfig = JudgeConfig()
     retrain: RetrainConfig = RetrainConfig()
     select: SelectConfig = SelectConfig()
     keep: KeepConfig = KeepConfig()
@@ -115,12 +117,12 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_labeler(self) -> "RunConfig":
-        if self.labeler.kind == "gold" and self.data.source != "embedded":
+        if "gold" in self.labeler.kinds and self.data.source != "embedded":
             raise BadValue(
                 "labeler.kind=gold works with the embedded world only, but data.source names other data",
                 "with your own data, choose labeler.kind=preferences-file or labeler.kind=reward-model",
             )
-        if self.labeler.kind == "reward-model" and not self.data.labeler_fraction:
+        if "reward-model" in self.labeler.kinds and not self.data.labeler_fraction:
             raise BadValue(
                 "labeler.kind=reward-model is trained on a part of the pairs, but data.labeler_fraction is 0",
                 "set it, for example data.labeler_fraction=0.5",

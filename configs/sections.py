@@ -128,6 +128,9 @@ class RewardConfig(TrainerSection):
     ensemble: Literal["last", "mean", "min"] = "last"
     """What PPO maximises: the score of the newest reward model, or the mean or the minimum of the scores of all rounds' reward models.
     Source: arXiv 2505.18126, where `last` is best."""
+    targets: Literal["hard", "soft"] = "hard"
+    """What a comparison says of its two completions. `hard`: the chosen one is better, and ties train nothing. `soft`: it is better with
+    the probability `confidence` of the comparison (1 where there is none, 0.5 for a tie), so ties pull the two scores together."""
 
 
 class GenerationConfig(Section):

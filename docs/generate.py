@@ -1,6 +1,6 @@
 """Writes the pages that come from the code: `python -m docs.generate`. A test fails while one of them is not current.
 
-docs/configuration.md    from the settings in configs/sections.py, configs/judging.py and configs/schema.py
+docs/configuration.md    from the settings in configs/sections.py, configs/judging.py, configs/endpoints.py and configs/schema.py
 docs/metrics.md          from the metrics in loop/store/measures.py
 """
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 SOURCE = "Source: "
 SETTINGS = """# Configuration
 
-<!-- Written by `python -m docs.generate` from configs/sections.py, configs/judging.py and configs/schema.py. Change the text there. -->
+<!-- Written by `python -m docs.generate` from sections.py, judging.py, endpoints.py and schema.py in configs/. Change the text there. -->
 
 Every setting of a run, with its type, default and meaning. You can give settings in three ways. A later one replaces an earlier one:
 
@@ -148,6 +148,8 @@ def _default(value: Any, schema: dict[str, Any]) -> str:
         named = {choice for choice in _choices(schema["items"]) if choice.startswith("`")}
         if {f"`{name}`" for name in value} == named:
             return "all of these"
+    if isinstance(value, str) and "\n" in value:
+        return "[a text](../configs/endpoints.py)"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
@@ -167,6 +169,8 @@ def _choices(schema: dict[str, Any]) -> list[str]:
         return [f"list of {type_in_words(schema['items'])}"]
     if "pattern" in schema:
         return ["a function of yours"]
+    if schema["type"] == "object":
+        return [f"mapping of names to {type_in_words(schema['additionalProperties'])}"]
     words = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text", "null": "`null`"}
     return [" ".join([words[schema["type"]], *_limits(schema)])]
 

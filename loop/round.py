@@ -72,7 +72,7 @@ COMMITTEE = Stage(
     seeded=False,
     calls=("select.use", "evaluate.rules"),
 )
-LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), version=2, calls=("labeler.kind",))
+LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler", "judge"), version=3, calls=("labeler.kind", "labeler.parts"))
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
 SELECT = Stage(
     "select",
@@ -136,6 +136,7 @@ class Round:
 
     reward: Artifact
     policy: Artifact
+    sample: Artifact
     labels: Artifact
     retrain: Artifact
     select: Artifact
@@ -151,7 +152,7 @@ def set_up(run: Run) -> Setup:
     base = run.stage(BASE, data=original if reads_data else None)
     data = run.stage(FILTER, data=original, base=base)
     sft = run.stage(SFT, data=data, base=base)
-    labeler = run.stage(LABELER, data=data, base=base, sft=sft) if run.config.labeler.kind == "reward-model" else None
+    labeler = run.stage(LABELER, data=data, base=base, sft=sft) if "reward-model" in run.config.labeler.kinds else None
     baseline = run.stage(BASELINE, data=data, base=base, sft=sft)
     return Setup(data, base, sft, labeler, baseline)
 
@@ -169,7 +170,17 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     committee = None
     if run.config.labeler.pick != "random":
         committee = run.stage(COMMITTEE, r, base=base, sft=sft, samples=sample, reward=reward, last=last.select if last else None)
-    labels = run.stage(LABEL, r, samples=sample, base=base, labeler=setup.labeler, committee=committee)
+    late = earlier if run.config.labeler.late == "use" else []
+    labels = run.stage(
+        LABEL,
+        r,
+        samples=sample,
+        base=base,
+        labeler=setup.labeler,
+        committee=committee,
+        earlier_samples=[past.sample for past in late],
+        labels=[past.labels for past in late],
+    )
     retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
     select = run.stage(
         SELECT,
@@ -198,7 +209,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, labels, retrain, select, keep, refresh, evaluate)
+    return Round(reward, policy, sample, labels, retrain, select, keep, refresh, evaluate)
 
 
 def make_policy(run: Run, r: int, setup: Setup, earlier: list[Round], reward: Artifact) -> Artifact:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -58,7 +58,10 @@ class Comparison:
 
     generation: the round whose policy wrote the completions; None means original data. tie: neither completion is better. heldout:
     nothing is trained on this prompt (`splits.py`), so the comparison only judges. picked: how the pair was picked, `random` or another
-    value of `labeler.pick`; empty for original data and for pairs that the labeler brought.
+    value of `labeler.pick`; empty for original data and for pairs that the labeler brought. confidence: the probability that the chosen
+    completion is better, by the labeler (0.5 for a tie, or more where some of several raters decided); None where the labeler does not
+    say. shown_first: which one the labeler saw first, `chosen` or `rejected`, or `both` if it was asked in both orders; empty where that is
+    not known.
     """
 
     prompt_id: str
@@ -77,6 +80,8 @@ class Comparison:
     labeled_at: str = ""
     heldout: bool = False
     picked: str = ""
+    confidence: float | None = None
+    shown_first: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,19 @@ class Answer(NamedTuple):
     prompt: Prompt
     completion: str
     finished: bool
+
+
+def turned(row: Comparison) -> Comparison:
+    """The same pair with the other completion as the chosen one."""
+    return replace(
+        row,
+        chosen=row.rejected,
+        rejected=row.chosen,
+        chosen_finished=row.rejected_finished,
+        rejected_finished=row.chosen_finished,
+        chosen_id=row.rejected_id,
+        rejected_id=row.chosen_id,
+    )
 
 
 def win_probability(difference: float) -> float:

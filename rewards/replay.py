@@ -1,6 +1,7 @@
 """Which comparisons the next reward model is trained on: original ones, this round's, and those of earlier rounds. Plain data.
 
-Held-out comparisons are never among them, nor are ties, which do not say which completion is better.
+Held-out comparisons are never among them. Ties, which do not say which completion is better, are among them only with
+`reward.targets: soft`.
 
 A mixture is recorded by reference (`mixture.json`), because the run has the rows already, in `setup/filter/pairs.jsonl` and in
 `label/comparisons.jsonl` of each round. With these files, anybody can get the rows again, in the order of training:
@@ -24,20 +25,21 @@ from rewards.comparisons import Comparison
 class Mixture:
     """The original pairs, if `original` is true, and then the comparisons of the rounds from `first_round` to `last_round`.
 
-    If `last_round` is less than `first_round`, there are no such rounds. Held-out rows and ties are left out. drawn: the numbers of the
-    rows that are used, from 0; None means all of them.
+    If `last_round` is less than `first_round`, there are no such rounds. Held-out rows are left out, and ties too, unless `ties` is true.
+    drawn: the numbers of the rows that are used, from 0; None means all of them.
     """
 
     original: bool
     first_round: int
     last_round: int
     drawn: list[int] | None = None
+    ties: bool = False
 
     def rows(self, original: Sequence[Comparison], by_round: Sequence[Sequence[Comparison]]) -> list[Comparison]:
         """The comparisons themselves. `by_round[r]` has those of round r. Rounds after `last_round` do not matter."""
         parts = [original] if self.original else []
         parts += by_round[self.first_round : self.last_round + 1]
-        usable = [row for part in parts for row in part if is_usable(row)]
+        usable = [row for part in parts for row in part if is_usable(row, self.ties)]
         return usable if self.drawn is None else [usable[i] for i in self.drawn]
 
     def write(self, path: Path) -> None:
@@ -54,21 +56,24 @@ ORIGINAL = Mixture(original=True, first_round=0, last_round=-1)
 """The original pairs alone, which the reward model of round 0 is trained on."""
 
 
-def mix(original: Sequence[Comparison], by_round: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int) -> Mixture:
+def mix(
+    original: Sequence[Comparison], by_round: Sequence[Sequence[Comparison]], config: RetrainConfig, seed: int, ties: bool = False
+) -> Mixture:
     """The mixture for `retrain.data`: `concat` is everything, or `max_pairs` rows with stated shares; `last` is the newest round only;
     `sample` is `mixture_pairs` rows drawn from everything.
 
-    by_round[r] has the comparisons of round r. The last entry is this round's. seed: decides which rows are drawn.
+    by_round[r] has the comparisons of round r. The last entry is this round's. seed: decides which rows are drawn. ties: whether they
+    are used.
     """
     newest = len(by_round) - 1
     if config.data == "last":
-        return Mixture(False, newest, newest)
-    everything = Mixture(True, 0, newest)
+        return Mixture(False, newest, newest, ties=ties)
+    everything = Mixture(True, 0, newest, ties=ties)
     if config.data == "sample":
         return replace(everything, drawn=draw(range(len(everything.rows(original, by_round))), config.mixture_pairs, seed))
     if config.max_pairs is None:
         return everything
-    sizes = [sum(map(is_usable, part)) for part in (original, *by_round)]
+    sizes = [sum(is_usable(row, ties) for row in part) for part in (original, *by_round)]
     counts, ends = shares(sizes, config.max_pairs, config), accumulate(sizes)
     drawn = [
         draw(range(end - size, end), count, derive_seed(seed, part))
@@ -119,9 +124,9 @@ def divide(total: int, weights: Sequence[float], sizes: Sequence[int]) -> list[i
     return counts
 
 
-def is_usable(row: Comparison) -> bool:
-    """Whether a reward model may be trained on a comparison: it is not held out, and it says which completion is better."""
-    return not row.heldout and not row.tie
+def is_usable(row: Comparison, ties: bool = False) -> bool:
+    """Whether a reward model may be trained on a comparison: it is not held out, and says which completion is better, or `ties` count."""
+    return not row.heldout and (ties or not row.tie)
 
 
 def composition(pairs: Sequence[Comparison]) -> dict[str, int]:

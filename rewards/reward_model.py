@@ -1,13 +1,18 @@
 """The reward model: trained on comparisons, normalised, and judged by how often it prefers the chosen completion.
 
-    loss = -log sigmoid(r(chosen) - r(rejected))        (Bradley-Terry; arXiv 2009.01325, equation 1)
+    d = r(chosen) - r(rejected)
+    loss = -log sigmoid(d)                                 Bradley-Terry; arXiv 2009.01325, equation 1
+    loss = -p log sigmoid(d) - (1 - p) log sigmoid(-d)     `reward.targets: soft`; the chosen one is better with probability p
+         = -log sigmoid(d) + (1 - p) d                     because log sigmoid(-d) = log sigmoid(d) - d
 
-TRL's RewardTrainer trains it on the shared base. An artifact is a PEFT folder with the head, and `normalization.json`: the scores have
-mean 0 and standard deviation 1 on samples of the reference policy, so the KL coefficient means the same in every round (arXiv 1909.08593,
-section 2.2).
+A tie has p = 1/2: the same as training on both orders with half the weight each. Its gradient, sigmoid(d) - 1/2, pulls the two scores
+together. TRL's RewardTrainer trains it on the shared base. An artifact is a PEFT folder with the head, and `normalization.json`: the scores
+have mean 0 and standard deviation 1 on samples of the reference policy, so the KL coefficient means the same in every round (arXiv
+1909.08593, section 2.2).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -26,6 +31,8 @@ from rewards.data.splits import opening
 from rewards.measurements import Measurement
 from rewards.scoring import Scorer, ScoringModel, encode_pair
 
+DOUBT = "margin"
+"""The column of TRL's collator that carries the doubt of a row."""
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """Gives each answer a score. The answer with the highest score is chosen."""
 
@@ -55,14 +62,14 @@ def train_reward_model(
     """
     import trl  # late, because importing it takes seconds, and most stages do not need it
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected} | ({DOUBT: doubt(pair)} if config.targets == "soft" else {}))
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
         log = Training(config, checkpoints, seed, report).fit(
-            trl.RewardTrainer,
+            _soft(trl.RewardTrainer) if config.targets == "soft" else trl.RewardTrainer,
             trl.RewardConfig,
             model,
             rows,
@@ -71,6 +78,26 @@ def train_reward_model(
             processing_class=backbone.tokenizer,
         )
     return Scorer(backbone, adapter, model.score.weight.detach()), log
+
+
+def doubt(pair: Comparison) -> float:
+    """The probability that the rejected completion is better after all, by the labeler."""
+    confidence = pair.confidence if pair.confidence is not None else 0.5 if pair.tie else 1.0
+    return 1.0 - confidence
+
+
+def _soft(trainer_class: type) -> type:
+    """The trainer with the loss for probabilities. TRL's collator hands on one number for each row, `margin`, which carries the doubt."""
+
+    class SoftTrainer(trainer_class):  # type: ignore[misc, valid-type]
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            doubts = inputs.pop(DOUBT)
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+            chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
+            loss = loss + (doubts * (chosen - rejected)).mean()
+            return (loss, outputs) if return_outputs else loss
+
+    return SoftTrainer
 
 
 def normalize_on_reference(scorer: Scorer, records: Sequence[ResponseRecord]) -> None:

@@ -58,7 +58,7 @@ def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
     if config.base.model == "embedded":
         work["base"] = {"pretraining": config.base.pretraining_steps}
     work["sft"] = {"sft": _steps(pairs.training, config.sft)}
-    if config.labeler.kind == "reward-model":
+    if "reward-model" in config.labeler.kinds:
         work["labeler"] = {"reward": _steps(pairs.training, config.reward), "score": 2 * pairs.heldout * score}
     work["baseline"] = {"sample": evaluated * draw}
     judged = {"sample": reference * draw, "score": (2 * pairs.heldout + reference) * score}

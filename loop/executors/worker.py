@@ -101,10 +101,10 @@ class Worker:
         return metrics
 
     def _waiting_allowed(self, request: StageRequest) -> AbstractContextManager[None]:
-        """For stages that may wait for a network: they download, or call a user's function that may ask a service."""
-        stage = request["stage"]
+        """For stages that may wait for a network: they download, or ask a judge, or call a user's function that may ask a service."""
+        stage, labeler = request["stage"], request["config"]["labeler"]
         downloads = stage == DATA.name or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
-        asks = stage == LABEL.name and bool(request["functions"])
+        asks = stage == LABEL.name and (bool(request["functions"]) or "judge" in (labeler["kind"], *labeler["parts"]))
         return self._heartbeat.downloading() if downloads or asks else nullcontext()
 
     def _backbone(self, config: Any, folder: Path) -> Any:

@@ -12,6 +12,11 @@ from rewards.reward_model import normalize_on_reference, reference_responses, tr
 from rewards.scoring import Scorer
 
 
+def trainable(context: Context, pairs: Sequence[Comparison]) -> list[Comparison]:
+    """The pairs that a reward model can be trained on: ties say something only where targets are soft (`reward.targets`)."""
+    return [pair for pair in pairs if not pair.tie or context.config.reward.targets == "soft"]
+
+
 def fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison], start: Scorer | None = None) -> Scorer:
     """Train a reward model that starts from the SFT adapter, as in arXiv 2009.01325, or from `start`. Its log is saved.
 

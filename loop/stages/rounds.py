@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
-from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize
+from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
 from policies import ppo
@@ -22,9 +22,9 @@ from policies.training import final, final_loss
 from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
-from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.data.splits import Split
-from rewards.labelers import LabelTask
+from rewards.labelers import Earlier, LabelTask
 from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
 from rewards.reward_model import measure_scores, outcomes
@@ -41,7 +41,7 @@ def reward(context: Context) -> Metrics:
     The bag of words beside which it is judged is fitted on the original pairs in every round, so it is always the same.
     """
     backbone = context.backbone_with_sft()
-    pairs = [pair for pair in context.pairs("pairs") if not pair.tie]
+    pairs = trainable(context, context.pairs("pairs"))
     if context.inputs.get("retrained"):
         scorer, num_pairs = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0
     else:
@@ -96,7 +96,7 @@ def _by_dpo(context: Context) -> Metrics:
     """
     backbone, tokenizer, retrained = context.backbone_with_sft(), context.backbone.tokenizer, context.inputs.get("retrained")
     mixture = replay.Mixture.read(retrained / "mixture.json") if retrained else replay.ORIGINAL
-    pairs = mixture.rows(context.pairs("pairs"), context.labels())
+    pairs = [pair for pair in mixture.rows(context.pairs("pairs"), context.labels()) if not pair.tie]
     encoded = [
         (
             encode_prompt(tokenizer, pair.prompt),
@@ -152,7 +152,10 @@ def committee(context: Context) -> Metrics:
 
 
 def label(context: Context) -> Metrics:
-    """The labeler turns samples into comparisons. It may raise WaitingForLabels."""
+    """The labeler turns samples into comparisons. It may raise WaitingForLabels.
+
+    With `labeler.late: use`, labels that came too late for their own round are among them.
+    """
     labels = labelers.label(_label_task(context))
     context.save_rows("comparisons.jsonl", labels.comparisons)
     return labels.counts()
@@ -162,7 +165,7 @@ def retrain(context: Context) -> Metrics:
     """A new reward model, trained on the recorded mixture of original pairs and the comparisons of all rounds."""
     backbone, labels = context.backbone_with_sft(), context.labels()
     original, fresh = context.pairs("pairs"), [row for row in labels[-1] if row.heldout]
-    mixture = replay.mix(original, labels, context.config.retrain, context.seed("mixture"))
+    mixture = replay.mix(original, labels, context.config.retrain, context.seed("mixture"), context.config.reward.targets == "soft")
     pairs = mixture.rows(original, labels)
     before = Scorer.load(backbone, "before", context.inputs["reward"])
     right_before = outcomes(before.score_answers, fresh)
@@ -332,7 +335,7 @@ def _best_of(context: Context, reward: Scorer, first: Sequence[Sample]) -> Metri
 
 
 def _label_task(context: Context) -> LabelTask:
-    config, folder = context.config, context.inputs["samples"]
+    config, inputs, folder = context.config, context.inputs, context.inputs["samples"]
     return LabelTask(
         samples=_samples_in(folder),
         samples_file=folder / "samples.jsonl",
@@ -345,6 +348,11 @@ def _label_task(context: Context) -> LabelTask:
         get_limits=lambda: context.limits,
         get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
+        judge=config.judge,
+        earlier=[
+            Earlier(number, _samples_in(samples), read_jsonl(labels / "comparisons.jsonl", Comparison))
+            for number, (samples, labels) in enumerate(zip(inputs.get("earlier_samples", []), inputs.get("labels", []), strict=True))
+        ],
     )
 
 

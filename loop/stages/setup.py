@@ -10,7 +10,7 @@ from configs.errors import UserError
 from configs.schema import BaseConfig
 from configs.seeds import derive_seed
 from loop.stages.context import Context, Metrics
-from loop.stages.reward_models import fit_reward_model, judge_reward_model
+from loop.stages.reward_models import fit_reward_model, judge_reward_model, trainable
 from loop.store.base_files import RECORD, hash_files
 from policies.base_folder import check_positions
 from policies.conversion import make_available
@@ -98,7 +98,7 @@ def sft(context: Context) -> Metrics:
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that labels in place of people, trained on pairs that the run never sees."""
     context.backbone_with_sft()
-    pairs = [pair for pair in context.pairs("labeler_pairs") if not pair.tie]
+    pairs = trainable(context, context.pairs("labeler_pairs"))
     scorer = fit_reward_model(context, "labeler", pairs)
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     context.save(scorer.save)

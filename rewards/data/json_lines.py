@@ -32,9 +32,14 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
     """
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            text = decode(line, f"{path}, line {number}")
-            if text.strip(BLANK):
-                yield f"line {number}", _row(text, f"line {number}", path)
+            if (row := read_line(line, f"line {number}", path)) is not None:
+                yield f"line {number}", row
+
+
+def read_line(line: bytes, place: str, path: Path) -> Row | None:
+    """The object on one line; None if the line is blank. Raises UserError with file and place if it is not one JSON object."""
+    text = decode(line, f"{path}, {place}")
+    return _row(text, place, path) if text.strip(BLANK) else None
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Row]]:

@@ -2,22 +2,48 @@
 
     gold                 the embedded world's true reward (gold.py)
     reward-model         a reward model that this run does not train (reward_model.py)
-    preferences-file     comparisons that people or programs write into a file (preferences_file.py)
+    judge                a language model that is asked over HTTP (judge.py)
+    preferences-file     comparisons that people or programs write into files (preferences_file.py)
     file.py:function     the user's own judge, also as module:function (function.py)
+    mixture              several of these share the prompts (mixture.py)
 
-The first two and the last pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
-function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/judging.py).
+All but the file pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
+function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/judging.py). If it judges pairs, a function
+from `LabelTask` to `Judge` in `JUDGES` makes it a possible part of a mixture (`LabelerConfig.parts`).
 """
+
+from collections.abc import Callable
+from functools import partial
 
 from configs import user_functions
 from configs.errors import UserError
-from rewards.labelers import function, gold, preferences_file, reward_model
-from rewards.labelers.labels import Labeler, Labels, LabelTask
+from configs.seeds import derive_seed, draw
+from rewards.comparisons import turned
+from rewards.labelers import function, gold, judge, mixture, preferences_file, reward_model
+from rewards.labelers.labels import Earlier, Labeler, Labels, LabelTask
+from rewards.labelers.pairs import Judge
+
+__all__ = ["JUDGES", "LABELERS", "Earlier", "LabelTask", "Labeler", "Labels", "label"]
+
+JUDGES: dict[str, Callable[[LabelTask], Judge]] = {
+    "gold": gold.judge,
+    "reward-model": reward_model.judge,
+    "judge": judge.judge,
+}
+"""Those of the built-in labelers that judge pairs, by name."""
+
+
+def _judge_of(task: LabelTask) -> Judge:
+    kind = task.config.kind
+    return function.judge(task) if user_functions.is_function(kind) else JUDGES[kind](task)
+
 
 LABELERS: dict[str, Labeler] = {
     "gold": gold.label,
     "reward-model": reward_model.label,
+    "judge": judge.label,
     "preferences-file": preferences_file.label,
+    "mixture": partial(mixture.label, judge_of=_judge_of),
 }
 """The built-in labelers by name."""
 
@@ -27,10 +53,22 @@ def label(task: LabelTask) -> Labels:
     kind = task.config.kind
     labeler = function.label if user_functions.is_function(kind) else LABELERS[kind]
     labels = labeler(task)
+    where = str(task.config.path or task.samples_file)
+    if not labels.comparisons and labels.left_out:
+        reasons = "; ".join(f"{count} x {why}" for why, count in labels.left_out.items())
+        raise UserError(f"no label can be used: {reasons}", where, "look at the reasons")
     if labels.comparisons and all(row.heldout for row in labels.comparisons):
         raise UserError(
             f"all {len(labels.comparisons)} comparisons are of held-out prompts, so there is nothing to train on",
-            str(task.config.path or task.samples_file),
+            where,
             "compare samples of more prompts: most of those in the samples' file are for training",
         )
-    return labels
+    return add_noise(labels, task.config.noise, task.seed) if task.config.noise else labels
+
+
+def add_noise(labels: Labels, fraction: float, seed: int) -> Labels:
+    """The labels with a fraction of the decided comparisons of training prompts turned round. Comparisons that only measure stay right."""
+    decided = [number for number, row in enumerate(labels.comparisons) if not row.tie and not row.heldout]
+    wrong = set(draw(decided, round(len(decided) * fraction), derive_seed(seed, "noise")))
+    rows = [turned(row) if number in wrong else row for number, row in enumerate(labels.comparisons)]
+    return Labels(rows, labels.left_out, labels.metrics | {"turned": len(wrong)})

@@ -19,16 +19,21 @@ SHARD = 32
 
 def label(task: LabelTask) -> Labels:
     """Compare samples by the judge that the config names."""
-    name = task.config.kind
-    judge: Judge = user_functions.load(name)
+    return label_by_judge(task, judge(task))
 
-    def judge_in_shards(pairs: Sequence[Pair]) -> Sequence[float | None]:
+
+def judge(task: LabelTask) -> Judge:
+    """The judge that the config names. All workers share the pairs."""
+    name = task.config.kind
+    ask = user_functions.load(name)
+
+    def in_shards(pairs: Sequence[Pair]) -> Sequence[float | None]:
         return task.checkpoints.in_shards(
-            "verdicts",
+            f"verdicts{task.part}",
             pairs,
             SHARD,
-            lambda shard: checked_verdicts(list(judge(shard)), shard, name),
+            lambda shard: checked_verdicts(list(ask(shard)), shard, name),
             lambda done, _: task.report(done, len(pairs)),
         )
 
-    return label_by_judge(task, judge_in_shards)
+    return in_shards

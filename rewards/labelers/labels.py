@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from configs.endpoints import JudgeConfig
 from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from policies.reporting import Report
@@ -16,6 +17,15 @@ from rewards.scoring import Scorer
 
 Committee = Mapping[str, Mapping[str, float]]
 """Name of a member -> the score of each sample by its id. The member that is listed first knows most."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A round that is labelled already: what was sampled in it, and the comparisons that it used."""
+
+    round_number: int
+    samples: Sequence[Sample]
+    comparisons: Sequence[Comparison]
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,21 @@ class LabelTask:
     """Loads the reward model of `labeler.kind: reward-model`."""
     committee: Committee = field(default_factory=dict)
     """Picks the pairs (committee.py). Empty if `labeler.pick` is `random`."""
+    judge: JudgeConfig = JudgeConfig()
+    """Only for `labeler.kind: judge`: whom to ask."""
+    earlier: Sequence[Earlier] = ()
+    """Only with `labeler.late: use`: the rounds before this one."""
+    part: str = ""
+    """Ends the names of this labeler's shards, where several labelers work on one task."""
 
 
 @dataclass
 class Labels:
-    """Comparisons for one round. `left_out` counts the labels that are not used, by reason."""
+    """Comparisons for one round. `left_out` counts the labels that are not used, by reason. `metrics` has what else is to be told."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -60,6 +77,7 @@ class Labels:
             "ties": sum(row.tie for row in self.comparisons),
             "picked": dict(Counter(row.picked for row in self.comparisons if row.picked and not row.heldout)),
             "left_out": dict(self.left_out),
+            **self.metrics,
         }
 
 

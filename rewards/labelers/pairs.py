@@ -4,7 +4,9 @@ A judge is any function from pairs to verdicts. `gold.py` and `reward_model.py` 
 user's own judge.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from configs.errors import UserError
@@ -14,20 +16,49 @@ from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.picking import Pair, pick_pairs
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of a pair, and where it comes from.
+
+    first_wins: the probability that the first completion is better; None is a tie. rater, labeled_at, shown_first: as in `Comparison`, but
+    `shown_first` may only be "both". unusable: why there is no verdict after all. spent: what it cost, by name of the metric.
+    """
+
+    first_wins: float | None
+    rater: str = ""
+    labeled_at: str = ""
+    shown_first: str = ""
+    unusable: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict)
+
+
 class Judge(Protocol):
     """Says of each pair how probable it is that the first completion is better.
 
-    1.0 means that the first is better, 0.0 that the second is. Anything between is decided by chance. None is a tie.
+    1.0 means that the first is better, 0.0 that the second is. Anything between is decided by chance. None is a tie. A `Verdict` says more.
     """
 
-    def __call__(self, pairs: Sequence[Pair]) -> Sequence[float | None]: ...
+    def __call__(self, pairs: Sequence[Pair]) -> Sequence[float | None | Verdict]: ...
 
 
 def label_by_judge(task: LabelTask, judge: Judge) -> Labels:
     """The labels that a judge gives to the pairs that are picked. Raises UserError for verdicts that are none."""
     pairs = pick_pairs(task)
-    verdicts = judge(pairs)
-    return Labels([_decide(pair, verdict, task) for pair, verdict in zip(pairs, verdicts, strict=True)])
+    return decide(task, pairs, judge(pairs))
+
+
+def decide(task: LabelTask, pairs: Sequence[Pair], verdicts: Sequence[float | None | Verdict]) -> Labels:
+    """Verdicts on pairs as labels. Those that are unusable are left out, under their reason."""
+    labels, spent = Labels(), Counter[str]()
+    for pair, said in zip(pairs, verdicts, strict=True):
+        verdict = said if isinstance(said, Verdict) else Verdict(said)
+        spent.update(verdict.spent)  # type: ignore[arg-type]
+        if verdict.unusable:
+            labels.left_out[verdict.unusable] += 1
+        else:
+            labels.comparisons.append(_decide(pair, verdict, task))
+    labels.metrics |= spent
+    return labels
 
 
 def judge_by_scores(scores: Mapping[str, float]) -> Judge:
@@ -66,7 +97,10 @@ def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool
     )
 
 
-def _decide(pair: Pair, verdict: float | None, task: LabelTask) -> Comparison:
-    first_wins = verdict is None or pair.uniform < verdict
+def _decide(pair: Pair, verdict: Verdict, task: LabelTask) -> Comparison:
+    probability = verdict.first_wins
+    first_wins = probability is None or pair.uniform < probability
     winner, loser = (pair.first, pair.second) if first_wins else (pair.second, pair.first)
-    return compare(winner, loser, task.split, task.config.kind, tie=verdict is None, picked=pair.picked)
+    row = compare(winner, loser, task.split, task.config.kind, tie=probability is None, picked=pair.picked)
+    confidence = 0.5 if probability is None else probability if first_wins else 1.0 - probability
+    return replace(row, rater=verdict.rater, labeled_at=verdict.labeled_at, shown_first=verdict.shown_first, confidence=confidence)

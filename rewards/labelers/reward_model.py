@@ -4,13 +4,18 @@ P(a is better than b) = sigmoid(score(a) - score(b)), as in the Bradley-Terry mo
 """
 
 from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import judge_by_scores, label_by_judge
+from rewards.labelers.pairs import Judge, judge_by_scores, label_by_judge
 from rewards.scoring import score_in_shards
 
 
 def label(task: LabelTask) -> Labels:
     """Score all samples, on all workers, and compare them by their scores."""
+    return label_by_judge(task, judge(task))
+
+
+def judge(task: LabelTask) -> Judge:
+    """The judge who has scored the task's samples, on all workers."""
     scorer = task.get_scorer()
     scores = score_in_shards(scorer, task.samples, task.checkpoints, task.report)
     scorer.backbone.delete_adapter(scorer.adapter)
-    return label_by_judge(task, judge_by_scores(scores))
+    return judge_by_scores(scores)

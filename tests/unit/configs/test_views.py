@@ -63,6 +63,14 @@ def test_the_run_time_settings():
         "dpo.micro_batch_size",
         "select.micro_batch_size",
         "keep.micro_batch_size",
+        "judge.key_variable",
+        "judge.concurrency",
+        "judge.timeout_seconds",
+        "judge.max_retries",
+        "judge.backoff_seconds",
+        "judge.price_input",
+        "judge.price_output",
+        "judge.cache",
     }
 
 

@@ -11,14 +11,14 @@ PINNED = {
     "setup/filter": "1f4dd576",
     "setup/sft": "04bd1a5f",
     "setup/baseline": "7dca406e",
-    "round-000/reward": "fcad7ff6",
-    "round-000/policy": "bb02d9ca",
-    "round-000/sample": "57af4fab",
-    "round-000/label": "93ef1be6",
-    "round-000/retrain": "20b462f0",
-    "round-000/select": "ec3abed1",
-    "round-000/keep": "44f649e9",
-    "round-000/evaluate": "cbfe3849",
+    "round-000/reward": "2a167d81",
+    "round-000/policy": "63baea9c",
+    "round-000/sample": "0c05701c",
+    "round-000/label": "e0c1fe53",
+    "round-000/retrain": "4ff0066e",
+    "round-000/select": "a012401e",
+    "round-000/keep": "3fc80ae9",
+    "round-000/evaluate": "b036e84e",
 }
 
 

@@ -137,3 +137,15 @@ def test_shares_that_do_not_fit_together_are_refused(words):
     with pytest.raises(UserError, match="retrain.original_fraction and retrain.fresh_fraction add up to"):
         load_config(overrides=settings)
     assert load_config(overrides=["retrain.original_fraction=0.7", "retrain.fresh_fraction=0.3"]).retrain.original_fraction == 0.7
+
+
+def test_ties_are_trained_on_only_where_they_are_asked_for(tmp_path):
+    original, by_round = (
+        [pair(), replace(pair(i=1), tie=True)],
+        [[replace(pair(0), tie=True), replace(pair(0, i=1), tie=True, heldout=True)]],
+    )
+    for config in (bounded(), RetrainConfig(max_pairs=None), RetrainConfig(data="sample")):
+        assert len(mix(original, by_round, config, 0).rows(original, by_round)) == 1
+        mixture = mix(original, by_round, config, 0, ties=True)
+        mixture.write(tmp_path / "mixture.json")
+        assert len(Mixture.read(tmp_path / "mixture.json").rows(original, by_round)) == 3

@@ -1,5 +1,8 @@
 """A reward model on a tiny backbone: it learns, reloads with the same scores, and other libraries read it."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
@@ -15,10 +18,10 @@ from policies.reporting import report_nothing
 from policies.responses import Response, ResponseBatch
 from policies.sft import train_sft
 from rewards.baselines import shortest
-from rewards.comparisons import Comparison
+from rewards.comparisons import Answer, Comparison
 from rewards.evaluation import kl_to_reference
 from rewards.measurements import summarize
-from rewards.reward_model import outcomes, train_reward_model
+from rewards.reward_model import doubt, outcomes, train_reward_model
 from rewards.scoring import Scorer
 from rewards.selectors import Tools, group_samples
 from rewards.selectors.features import token_logprobs
@@ -52,6 +55,40 @@ def test_it_learns_and_leaves_the_rest_alone(backbone, tmp_path):
     assert log[0]["loss"] > log[-1]["loss"]
     changed = {name for name, p in backbone.causal_lm.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(".reward." in name for name in changed)
+
+
+def test_soft_targets_are_hard_ones_where_nobody_doubts_and_pull_ties_together(backbone):
+    """Pairs without a confidence give the very same training. With ties about yellow and green beside pairs about red and blue, the two
+    that tie end nearer to each other than the two that do not."""
+    backbone.add_adapter("sft")
+
+    def train(rows, targets, name):
+        backbone.add_adapter(name, copy_of="sft")
+        config = RewardConfig(learning_rate=1e-2, num_epochs=3, batch_size=16, targets=targets)
+        return train_reward_model(backbone, name, rows, config, Checkpoints(), 0, report_nothing)
+
+    (hard, hard_log), (soft, soft_log) = train(pairs(), "hard", "hard"), train(pairs(), "soft", "soft")
+    assert torch.equal(hard.head, soft.head) and hard_log == soft_log
+    ties = [replace(pair, tie=True) for pair in pairs()]
+    tied, log = train(ties, "soft", "tied")
+    assert log[0]["loss"] >= log[-1]["loss"] >= math.log(2) - 1e-4  # -1/2 log sigmoid(d) - 1/2 log sigmoid(-d) is log 2 at d = 0, its least
+    gaps = [[abs(a - b) for a, b in zip(*of, strict=True)] for of in (_scores(hard), _scores(tied))]
+    assert max(gaps[1]) < 0.2 * min(gaps[0])
+
+
+def _scores(scorer):
+    answers = [[Answer(pair.prompt, text, True) for pair in pairs(20)] for text in ("yellow 1", "green 1")]
+    return [scorer.score_answers(of_side) for of_side in answers]
+
+
+def test_what_a_labeler_doubts():
+    pair = pairs(1)[0]
+    assert [doubt(replace(pair, **of)) for of in ({}, {"tie": True}, {"confidence": 0.75}, {"tie": True, "confidence": 0.75})] == [
+        0.0,
+        0.5,
+        0.25,
+        0.25,
+    ]
 
 
 def test_normalised_scores_reload_alike_and_peft_reads_them(backbone, scorer, tmp_path):

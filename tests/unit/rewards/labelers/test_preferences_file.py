@@ -9,7 +9,8 @@ from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from rewards.comparisons import Sample, round_of, sample_id
 from rewards.data.splits import Split, content_id
-from rewards.labelers.preferences_file import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE, compare_by_file
+from rewards.labelers.matching import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE
+from rewards.labelers.preferences_file import compare_by_file
 
 ROUND = 1
 SPLIT = Split(seed=0, heldout_fraction=0.2)
@@ -51,14 +52,14 @@ def test_ids_and_texts(tmp_path):
         ids(1, 1, 2, tie=True, rater=None, round=1),
         texts(),
         texts(prompt=[{"role": "user", "content": "q"}], chosen=[{"role": "assistant", "content": "c"}], score_chosen=1, score_rejected=1),
-    ]
+    ][::-1]
     found = read(tmp_path, rows)
     assert [(c.prompt, c.chosen, c.rejected, c.tie, c.rater, c.labeled_at) for c in found.comparisons] == [
         ("prompt 0", "answer 1", "answer 2", False, "ann", "2026-11-22"),
         ("prompt 1", "answer 1", "answer 2", True, "", ""),
         ("q", "a", "b", False, "", ""),
-        ([{"role": "user", "content": "q"}], "c", "b", True, "", ""),
-    ]
+        ([{"role": "user", "content": "q"}], "b", "c", True, "", ""),
+    ]  # samples in their order, and texts behind them
     assert all(c.labeler == "preferences-file" and c.generation == ROUND for c in found.comparisons)
     assert found.rows == 4 and not found.left_out
 
@@ -174,6 +175,6 @@ def test_labels_by_id_and_by_text_are_on_the_same_side(tmp_path):
         (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         found = compare_by_file(asked, config, SPLIT, ROUND, tmp_path).comparisons
         assert {row.heldout for row in found} == {SPLIT.holds_out(question)}
-        assert found[0].prompt_id == found[1].prompt_id != found[2].prompt_id
+        assert found[0].prompt_id == found[2].prompt_id != found[1].prompt_id
         sides.add(found[0].heldout)
     assert sides == {True, False}

@@ -1,0 +1,241 @@
+"""Which comparisons the rows of label files say, each exactly once, whatever the order and the number of the files.
+
+    the same rows twice, in parts, or in another order give the same comparisons, in the same order
+    every row is a comparison, or is counted under the reason why it is none, or is refused with its place (`labeler.bad_rows`)
+
+The reasons are below. Two raters may disagree. If one rater gives two verdicts on one pair, the later one counts, by `labeled_at`. Where
+the times do not tell, neither can be used.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from configs.errors import UserError
+from configs.schema import LabelerConfig
+from rewards.comparisons import Comparison, Sample, round_of
+from rewards.data.rows import BadRow, parse_row
+from rewards.data.splits import Split, content_id
+from rewards.labelers.label_rows import ByIds, ByTexts, check, shown
+from rewards.labelers.labels import Earlier, Labels
+from rewards.labelers.pairs import compare
+from rewards.labelers.raters import pair_key
+
+ANOTHER_ROUND = "about another round"
+SAID_BEFORE = "said before"
+EQUAL_TEXTS = "about two equal texts"
+USED_EARLIER = "used in an earlier round"
+REPLACED = "replaced by a later verdict of the same rater"
+CANNOT_BE_USED = "cannot be used"
+SHOWN_ROWS = 20
+"""How many rows that cannot be used are named in the metrics."""
+
+Sides = list[tuple[str, str]]
+"""Names of the better and the other completion of a row. There are several pairs of names if the run has sampled a text more than once."""
+Said = tuple[str, frozenset[str]]
+"""A rater, and the names of the two completions."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row that says a comparison. round: the one it is about. sides: all names of its two completions. number: of the row, from 1."""
+
+    round: "_Round"
+    pair: Comparison
+    sides: Sides
+    place: str
+    where: str
+    number: int
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """An order that does not depend on where a row stands."""
+        pair = self.pair
+        return pair.chosen_id, pair.rejected_id, pair.chosen, pair.rejected, pair.labeled_at, pair.shown_first, pair.confidence or 0.0
+
+
+class _Round:
+    """The samples of one round, by what a row may call them, and which of its pairs each rater has compared already."""
+
+    def __init__(self, number: int, samples: Sequence[Sample], comparisons: Sequence[Comparison] = ()):
+        self.number = number
+        self.by_id = {sample.id: sample for sample in samples}
+        self.order = {sample.id: place for place, sample in enumerate(samples)}
+        self.by_text: dict[tuple[str, str], list[Sample]] = {}
+        for sample in sorted(samples, key=lambda s: not s.finished):  # if two have the same text, the finished one is meant
+            self.by_text.setdefault((content_id(sample.prompt), sample.completion), []).append(sample)
+        self.said = {(rater, pair_key(row)) for row in comparisons for rater in row.rater.split(", ")}
+
+
+class Matcher:
+    """Takes row after row, and says at the end which comparisons they are. Must never depend on the order of the rows.
+
+    earlier: the rounds whose late labels are used.
+    """
+
+    def __init__(self, samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, earlier: Sequence[Earlier] = ()):
+        self.config, self.split = config, split
+        self.now = _Round(round_number, samples)
+        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons) for past in earlier}
+        self._rounds[round_number] = self.now
+        self._round_by_id = {id: one.number for one in self._rounds.values() for id in one.by_id}
+        self.left_out = Counter[str]()
+        self.unusable: dict[str, str] = {}
+        self.elsewhere: dict[str, str] = {}
+        self._entries: list[Entry] = []
+        self._rows = 0
+
+    # -- row by row ---------------------------------------------------------------------------------------------------
+
+    def add(self, place: str, where: str, found: dict[str, Any] | BadRow | str) -> None:
+        """A row, or what is wrong with it, or why it holds no label. where: its file and place. Raises UserError for a wrong one, unless
+        such rows are skipped."""
+        self._rows += 1
+        try:
+            if isinstance(found, BadRow):
+                raise found
+            read = found if isinstance(found, str) else self._read(place, where, found)
+        except BadRow as error:
+            self._refuse(place, where, str(error))
+            return
+        if isinstance(read, Entry):
+            self._entries.append(read)
+            return
+        self.left_out[read] += 1
+        if read == ANOTHER_ROUND:
+            self.elsewhere[place] = read
+
+    def _refuse(self, place: str, where: str, why: str) -> None:
+        if self.config.bad_rows == "refuse":
+            to_do = "correct or remove the line, or set labeler.bad_rows=skip to leave such rows out and count them"
+            raise UserError(f"{place} cannot be used: {why}", where, to_do)
+        self.left_out[CANNOT_BE_USED] += 1
+        self.unusable[place] = why
+
+    def _read(self, place: str, where: str, row: dict[str, Any]) -> Entry | str:
+        """The comparison, or the reason to leave it out."""
+        form = check(row)
+        read = self._from_ids(form) if isinstance(form, ByIds) else self._from_texts(row, form)
+        if isinstance(read, str):
+            return read
+        about, pair, sides = read
+        confidence = 0.5 if pair.tie and form.confidence is not None else form.confidence
+        pair = replace(pair, rater=form.rater or "", labeled_at=form.labeled_at or "")
+        pair = replace(pair, confidence=confidence, shown_first=form.shown_first or "")
+        return Entry(about, pair, sides, place, where, self._rows)
+
+    def _from_ids(self, form: ByIds) -> tuple[_Round, Comparison, Sides] | str:
+        rounds = {self._round_of(id) for id in (form.chosen_id, form.rejected_id)}
+        if form.round is not None:
+            rounds.add(form.round)
+        if len(rounds) > 1:
+            raise BadRow(f"it is about several rounds: {', '.join(map(str, sorted(rounds)))}")
+        if form.chosen_id == form.rejected_id:
+            raise BadRow("chosen_id and rejected_id are the same")
+        about = self._rounds.get(rounds.pop())
+        if about is None:
+            return ANOTHER_ROUND
+        if missing := [id for id in (form.chosen_id, form.rejected_id) if id not in about.by_id]:
+            raise BadRow(f"there is no sample {shown(missing[0])}")
+        chosen, rejected = about.by_id[form.chosen_id], about.by_id[form.rejected_id]
+        if chosen.prompt_id != rejected.prompt_id:
+            raise BadRow("the two samples answer different prompts")
+        if (chosen.completion, chosen.finished) == (rejected.completion, rejected.finished):
+            return EQUAL_TEXTS
+        return about, *self._compare(about, chosen, rejected, form.tie)
+
+    def _round_of(self, id: str) -> int:
+        if id in self._round_by_id:
+            return self._round_by_id[id]
+        found = round_of(id)
+        if found is None or found in self._rounds:
+            raise BadRow(f"there is no sample {shown(id)}")
+        return found
+
+    def _from_texts(self, row: dict[str, Any], form: ByTexts) -> tuple[_Round, Comparison, Sides] | str:
+        """The text of one of this round's samples stands for that sample."""
+        if form.round is None and "{round}" not in str(self.config.path):
+            raise BadRow('it does not say which round it is for: add "round": N, or have {round} in labeler.path')
+        pair = parse_row(row)
+        about = self.now if form.round is None else self._rounds.get(form.round)
+        if about is None:
+            return ANOTHER_ROUND
+        chosen, rejected = (about.by_text.get((pair.prompt_id, text), []) for text in (pair.chosen, pair.rejected))
+        if chosen and rejected:
+            return about, self._compare(about, chosen[0], rejected[0], pair.tie)[0], [(a.id, b.id) for a in chosen for b in rejected]
+        text, other = pair.chosen, pair.rejected
+        if pair.tie and pair.rejected < pair.chosen:  # neither is better, so the order must not depend on who wrote the row
+            pair = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+        pair = replace(pair, generation=about.number, labeler="preferences-file", heldout=self.split.holds_out(pair.prompt))
+        return about, pair, [(_content([pair.prompt, text, about.number]), _content([pair.prompt, other, about.number]))]
+
+    def _compare(self, about: _Round, chosen: Sample, rejected: Sample, tie: bool) -> tuple[Comparison, Sides]:
+        if tie and about.order[rejected.id] < about.order[chosen.id]:
+            chosen, rejected = rejected, chosen
+        return compare(chosen, rejected, self.split, "preferences-file", tie), [(chosen.id, rejected.id)]
+
+    # -- all rows -----------------------------------------------------------------------------------------------------
+
+    def labels(self) -> Labels:
+        """The comparisons of all rows so far, in the order of the samples, and what was left out. Raises UserError as `add` does."""
+        said = [entry for votes in self._votes() for entry in self._one_verdict(votes)]
+        kept = [entry for entry in said if (entry.pair.rater, pair_key(entry.pair)) not in entry.round.said]
+        self.left_out[USED_EARLIER] += len(said) - len(kept)
+        kept.sort(key=lambda entry: (entry.round.number, self._place_of(entry), entry.pair.rater, entry.rank))
+        unmatched = self.unusable if kept else self.unusable | self.elsewhere  # where nothing fits, all that does not is to be seen
+        metrics = {"unmatched": dict(list(unmatched.items())[:SHOWN_ROWS])} if unmatched else {}
+        late = sum(entry.round is not self.now for entry in kept)
+        return Labels([entry.pair for entry in kept], +self.left_out, metrics | ({"late": late} if late else {}))
+
+    def _votes(self) -> list[list[Entry]]:
+        """All rows by which one rater speaks of one pair. Rows with ids come first: a text may stand for several samples."""
+        groups: dict[Said, list[Entry]] = {}
+        for entry in sorted(self._entries, key=lambda entry: (len(entry.sides) > 1, entry.rank)):
+            names = [(entry.pair.rater, frozenset(side)) for side in entry.sides]
+            votes: list[Entry] = next((groups[name] for name in names if name in groups), [])
+            for name in names:
+                groups.setdefault(name, votes)
+            votes.append(entry)
+        return list({id(votes): votes for votes in groups.values()}.values())
+
+    def _one_verdict(self, votes: list[Entry]) -> list[Entry]:
+        """The row that says what this rater says of this pair, as a list of one; empty if the rows contradict each other."""
+        first = votes[0]
+        agree = [vote for vote in votes if self._agree(first, vote)]
+        if len(agree) < len(votes):
+            latest = max(vote.pair.labeled_at for vote in votes)
+            last = [vote for vote in votes if vote.pair.labeled_at == latest]
+            timed = all(vote.pair.labeled_at for vote in votes) and all(self._agree(last[0], vote) for vote in last)
+            if not timed:
+                self._contradiction(sorted(votes, key=lambda vote: vote.number))
+                return []
+            self.left_out[REPLACED] += len(votes) - len(last)
+            agree = last
+        self.left_out[SAID_BEFORE] += len(agree) - 1
+        return agree[:1]
+
+    def _agree(self, one: Entry, other: Entry) -> bool:
+        if one.pair.tie or other.pair.tie:
+            return one.pair.tie == other.pair.tie
+        return bool(set(one.sides) & set(other.sides))
+
+    def _contradiction(self, votes: list[Entry]) -> None:
+        """Several verdicts of one rater on one pair. Without times, none of them is the right one."""
+        first = votes[0]
+        second = next(vote for vote in votes if not self._agree(first, vote))
+        why = f"{first.place} gives another verdict on the same two; if two people judged, name them in rater"
+        for vote in [second] + [vote for vote in votes if vote is not second]:
+            self._refuse(vote.place, vote.where, why if vote is second else "another row of the same rater contradicts it")
+
+    def _place_of(self, entry: Entry) -> tuple[Any, ...]:
+        """Where a pair stands in its round: samples in their order, and texts of other origin behind them."""
+        pair = entry.pair
+        if pair.chosen_id:
+            return (0, *sorted((entry.round.order[pair.chosen_id], entry.round.order[pair.rejected_id])), "", "", "")
+        return (1, 0, 0, _content([pair.prompt]), *sorted((pair.chosen, pair.rejected)))
+
+
+def _content(texts: list[Any]) -> str:
+    return json.dumps(texts, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,90 @@
+"""Several raters of the same pair: how far they agree, and what is made of their votes (`labeler.raters`). Plain data.
+
+all         every vote is a comparison of its own, as it is
+majority    one comparison for each pair: what most raters said; a tie where no answer has most votes
+weighted    the same, where a vote counts as `labeler.rater_weights` says (1 for raters that are not named there)
+"""
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from configs.schema import LabelerConfig
+from rewards.comparisons import Comparison, turned
+
+TIE = "tie"
+Side = tuple[str, str, bool]
+PairKey = tuple[str, frozenset[Side]]
+
+
+def combine(rows: Sequence[Comparison], config: LabelerConfig) -> tuple[list[Comparison], dict[str, Any]]:
+    """The comparisons that the votes make, in the order of their pairs, and the metrics of the raters. No rows give no metrics."""
+    pairs: dict[PairKey, list[Comparison]] = {}
+    for row in rows:
+        pairs.setdefault(pair_key(row), []).append(row)
+    metrics = measure(pairs.values()) if len({row.rater for row in rows}) > 1 else {}
+    if config.raters == "all":
+        return list(rows), metrics
+    weights = config.rater_weights if config.raters == "weighted" else {}
+    return [_decide(votes, weights) for votes in pairs.values()], metrics
+
+
+def measure(pairs: Collection[Sequence[Comparison]]) -> dict[str, Any]:
+    """How far the raters of the same pairs agree: Krippendorff's alpha, and the number of pairs with opposite verdicts."""
+    votes = [[vote(row) for row in rows] for rows in pairs]
+    raters = {row.rater for rows in pairs for row in rows}
+    return {
+        "raters": len(raters),
+        "rater_alpha": alpha(votes),
+        "contradictions": sum(len(set(of_pair) - {TIE}) > 1 for of_pair in votes),
+    }
+
+
+def pair_key(row: Comparison) -> PairKey:
+    """The pair that a comparison is about, whichever of the two is the chosen one."""
+    return row.prompt_id, frozenset(
+        [(row.chosen_id, row.chosen, row.chosen_finished), (row.rejected_id, row.rejected, row.rejected_finished)]
+    )
+
+
+def vote(row: Comparison) -> Hashable:
+    """What a comparison says of its pair: the better side, or a tie."""
+    return TIE if row.tie else (row.chosen_id, row.chosen, row.chosen_finished)
+
+
+def alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
+    """Krippendorff's alpha for nominal data: 1 minus the observed disagreement over the expected one.
+
+    units: the values that each unit got, one for each rater who has seen it. A unit with fewer than two values says nothing. None where
+    there is no other value to disagree about. Source: Krippendorff, Computing Krippendorff's alpha-reliability, 2011, section C.
+    """
+    paired = [Counter(values) for values in units if len(values) > 1]
+    totals = sum(paired, Counter[Hashable]())
+    n = totals.total()
+    expected = n * n - sum(count * count for count in totals.values())
+    if not expected:
+        return None
+    observed = sum((unit.total() ** 2 - sum(count * count for count in unit.values())) / (unit.total() - 1) for unit in paired)
+    return 1.0 - (n - 1) * observed / expected
+
+
+def _decide(rows: Sequence[Comparison], weights: Mapping[str, float]) -> Comparison:
+    """One comparison from the votes on one pair. Its confidence is the share of the chosen side, where a tie gives half to each side."""
+    if len(rows) == 1:
+        return rows[0]
+    given: dict[Hashable, float] = {}
+    for row in rows:
+        given[vote(row)] = given.get(vote(row), 0.0) + weights.get(row.rater, 1.0)
+    sides = {side: row for row in rows for side in _sides(row)}
+    best, other = sorted(sides, key=lambda side: (-given.get(side, 0.0), side))
+    most = given.get(best, 0.0)
+    tie = most <= max(given.get(other, 0.0), given.get(TIE, 0.0))
+    row = next((row for row in rows if _sides(row)[0] == best), None) or turned(rows[0])
+    share = (most + 0.5 * given.get(TIE, 0.0)) / sum(given.values())
+    raters = ", ".join(sorted({row.rater for row in rows}))
+    return replace(row, tie=tie, confidence=share, rater=raters, labeled_at=max(row.labeled_at for row in rows), shown_first="")
+
+
+def _sides(row: Comparison) -> tuple[Side, Side]:
+    return (row.chosen_id, row.chosen, row.chosen_finished), (row.rejected_id, row.rejected, row.rejected_finished)
