@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from configs.fields import RUN_TIME, BadValue, Section, check_name
-from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, SampleConfig, SelectConfig
+from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, RulesConfig, SampleConfig, SelectConfig
 from configs.sections import (
     BaseConfig,
     DataConfig,
@@ -46,6 +46,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
+    rules: RulesConfig = RulesConfig()
     sample: SampleConfig = SampleConfig()
     labeler: LabelerConfig = LabelerConfig()
     retrain: RetrainConfig = RetrainConfig()
