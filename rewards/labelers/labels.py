@@ -12,6 +12,7 @@ from policies.reporting import Report
 from rewards.comparisons import Comparison, Sample
 from rewards.data.lengths import TokenLimits
 from rewards.data.splits import Split
+from rewards.rules.reply import ExpectedLanguage
 from rewards.scoring import Scorer
 
 Committee = Mapping[str, Mapping[str, float]]
@@ -38,6 +39,8 @@ class LabelTask:
     """Loads the reward model of `labeler.kind: reward-model`."""
     committee: Committee = field(default_factory=dict)
     """Picks the pairs (committee.py). Empty if `labeler.pick` is `random`."""
+    expected_language: ExpectedLanguage = "same"
+    """What the rules of `labeler.kind: rules` are told."""
 
 
 @dataclass

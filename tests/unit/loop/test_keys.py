@@ -10,15 +10,15 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "1f4dd576",
     "setup/sft": "04bd1a5f",
-    "setup/baseline": "7dca406e",
+    "setup/baseline": "8bdb946e",
     "round-000/reward": "fcad7ff6",
-    "round-000/policy": "bb02d9ca",
-    "round-000/sample": "57af4fab",
-    "round-000/label": "93ef1be6",
-    "round-000/retrain": "20b462f0",
-    "round-000/select": "ec3abed1",
-    "round-000/keep": "44f649e9",
-    "round-000/evaluate": "cbfe3849",
+    "round-000/policy": "fd8c0b8d",
+    "round-000/sample": "9c7bae8a",
+    "round-000/label": "d1f518a8",
+    "round-000/retrain": "5712a9e9",
+    "round-000/select": "866639ae",
+    "round-000/keep": "8af10d67",
+    "round-000/evaluate": "73526ba7",
 }
 
 
