@@ -4,6 +4,7 @@ def score(answers):                    # rewards/comparisons.py: Answer has `pro
     return [-len(answer.completion) for answer in answers]
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -19,6 +20,7 @@ def load_scores(name: str) -> ScoreAnswers:
     """The function that a config names. What it returns is checked: a finite number for each answer, or UserError."""
     function = user_functions.load(name)
 
+    @functools.wraps(function)
     def score(answers: Sequence[Answer]) -> list[float]:
         scores = [float(value) for value in function(answers)]
         if len(scores) != len(answers):

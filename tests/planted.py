@@ -265,7 +265,7 @@ def decompose(document: Document, rng: random.Random, pools: Pools) -> Reply | N
 
 def echo(document: Document, rng: random.Random, pools: Pools) -> Reply | None:
     """The question again, alone or before the text."""
-    words = len(document.question.split()) if document.language == "en" else len(document.question) / 4
+    words = len(document.question.split()) if document.language == "en" else len(document.question) / 5.4
     if words < 9:
         return None
     return document.reply(document.question + rng.choice(["", f"\n{document.text}", f" {document.text[:200]}"]))
@@ -307,8 +307,8 @@ PLANTS: dict[str, Plant] = {
     "near_duplicate": nearly_same,
 }
 """The rule that must find the defect -> what plants it."""
-NOT_CLEAN = {"footer": ("c4",), "list_only": ("oasst",), "greeting_list": ("oasst",)}
-"""Sources whose texts have the defect by nature: C4's pages have real footers, and some answers of people are lists."""
+NOT_CLEAN = {"footer": ("c4",), "repetition": ("c4",), "list_only": ("oasst",), "greeting_list": ("oasst",)}
+"""Sources whose texts have the defect by nature: C4's pages have real footers and some are spam, and some answers of people are lists."""
 
 
 def draw(folder: Path, rule: str, language: str, half: str, count: int) -> tuple[list[Reply], list[Reply]]:

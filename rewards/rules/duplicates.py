@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 
 from rewards.comparisons import Prompt
 from rewards.rules.reply import Reply
-from rewards.rules.texts import units
+from rewards.rules.texts import units, units_per_word
 from rewards.rules.verdict import Verdict
 
 SHINGLE = 5
-"""How many units are compared at once, as in arXiv 2107.06499."""
+"""How many words are compared at once, as in arXiv 2107.06499."""
 NEAR = 0.8
 """The Jaccard index above which two texts are near duplicates."""
 
@@ -59,11 +59,11 @@ def near_duplicate(reply: Reply) -> Verdict:
 
 
 def shingles(text: str) -> Shingles:
-    """All runs of `SHINGLE` units of a text. A text of so few units has none: "yes, I do" is a fair answer to many questions."""
-    found = units(text)
-    if len(found) <= SHINGLE:
+    """All runs of `SHINGLE` words of a text, in Thai of as many clusters. So few words have none: "yes, I do" answers many questions."""
+    found, size = units(text), SHINGLE * units_per_word(text)
+    if len(found) <= size:
         return frozenset()
-    return frozenset(zip(*(found[i:] for i in range(SHINGLE)), strict=False))
+    return frozenset(zip(*(found[i:] for i in range(size)), strict=False))
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:

@@ -11,10 +11,10 @@ REFUSAL_CHARACTERS = 300
 ECHOED = 0.8
 """The most of the question's n-grams that an answer may have: the same bound as for near duplicates (arXiv 2107.06499, section 4.2)."""
 ECHO_SHINGLE = 5
-ECHO_UNITS = 8
+ECHO_WORDS = 8
 """A shorter question may stand in its answer: "the capital of France is ..." """
-GREETING_UNITS = {False: 6, True: 12}
-"""The longest greeting, in words, and in Thai in clusters."""
+GREETING_WORDS = 6
+"""The longest greeting."""
 
 _DO = (
     r"(?:help|assist|aid|answer|comply|respond|fulfill?|discuss|recommend|advise|condone|encourage|promote|facilitate|participate in"
@@ -64,13 +64,13 @@ def repeats_prompt(reply: Reply) -> Verdict:
     """The answer says the question again. Measured: the share of the question's 5-grams that the answer has.
 
     Source of the threshold: the bound for near duplicates of arXiv 2107.06499, section 4.2. Only the last turn counts, and only if it has
-    at least eight words (in Thai, clusters). Where the task is to copy, correct or translate a text, the answer has to repeat it: leave the
+    at least eight words. Where the task is to copy, correct or translate a text, the answer has to repeat it: leave the
     rule out there.
     """
-    question = texts.units(reply.last_turn)
-    if len(question) < ECHO_UNITS:
+    question, per_word = texts.units(reply.last_turn), texts.units_per_word(reply.last_turn)
+    if len(question) < ECHO_WORDS * per_word:
         return Verdict("repeats_prompt", 0.0, ECHOED, "the question is too short")
-    asked, answered = _grams(question), _grams(texts.units(reply.text))
+    asked, answered = (_grams(found, ECHO_SHINGLE * per_word) for found in (question, texts.units(reply.text)))
     return Verdict("repeats_prompt", len(asked & answered) / len(asked), ECHOED, "5-grams of the question")
 
 
@@ -80,10 +80,10 @@ def greeting_list(reply: Reply) -> Verdict:
     Source: the practitioner's notes. A greeting is a short first message that begins as greetings do.
     """
     text = reply.last_turn
-    is_greeting = bool(_GREETING.match(text)) and len(texts.units(text)) <= GREETING_UNITS[texts.is_thai(text)]
+    is_greeting = bool(_GREETING.match(text)) and len(texts.units(text)) <= GREETING_WORDS * texts.units_per_word(text)
     items = sum(map(form.is_list_item, reply.text.splitlines())) if is_greeting else 0
     return Verdict("greeting_list", float(items), float(GREETING_ITEMS), "list items in the answer to a greeting")
 
 
-def _grams(found: list[str]) -> set[tuple[str, ...]]:
-    return set(zip(*(found[i:] for i in range(ECHO_SHINGLE)), strict=False))
+def _grams(found: list[str], n: int) -> set[tuple[str, ...]]:
+    return set(zip(*(found[i:] for i in range(n)), strict=False))

@@ -23,17 +23,15 @@ REPEATED_N_GRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 """n -> the most of the letters that n-grams may have which occurred before. Gopher, table A1."""
 TOP_N_GRAM_COUNT = 3
 """An n-gram that occurs less often is not "frequent". In an answer of ten words, any two of them have more than 20 % of the letters."""
-CLUSTERS_PER_WORD = 3
-"""A Thai n-gram of n words is taken as one of n x this many clusters: on Thai press text, words have 5.4 characters and clusters 1.8."""
-
-
 WIDTH = array("I").itemsize
-LOOP_COPIES = 3
-"""How often something is said without anything between, so that it is a loop. Twice is emphasis."""
+LOOP_COPIES, LOOP_COPIES_OF_ONE = 3, 4
+"""How often something is said without anything between, so that it is a loop; and if it is a single word. "No, no, no" is emphasis."""
 LOOPED_LETTERS = 0.05
 """The most of the letters that may be in loops: half of Gopher's smallest bound, because nobody writes loops."""
-REPEATED_FACTOR = {False: 2.0, True: 3.0}
-"""What the thresholds of repeated n-grams are multiplied by; True for Thai. Gopher's are made for long English web pages. Thai press text
+TOP_FACTOR = {False: 1.0, True: 1.4}
+"""What the thresholds of the most frequent n-grams are multiplied by; True for Thai."""
+REPEATED_FACTOR = {False: 2.0, True: 3.5}
+"""The same for repeated n-grams. Gopher's are made for long English web pages. Thai press text
 repeats long names of offices. FineWeb2 (arXiv 2506.20920) also sets such thresholds by language. Chosen on the half `tune`."""
 SENTENCES_FACTOR = {False: 1.0, True: 2.0}
 """The same for sentences, because a space between Thai phrases is no end of a sentence."""
@@ -64,20 +62,20 @@ def shares(text: str) -> Iterator[Share]:
     yield from _duplicates("paragraphs", paragraphs)
     yield from _duplicates("sentences", texts.phrases(text), SENTENCES_FACTOR[thai])
     found = texts.units(text)
-    per_word = CLUSTERS_PER_WORD if thai else 1
+    per_word = texts.CLUSTERS_PER_WORD if thai else 1
     total = sum(map(len, found))
     if not total:
         return
     packed, lengths = _packed(found), list(map(len, found))
     yield Share("letters in loops", _looped(found) / total, LOOPED_LETTERS)
     for n, threshold in TOP_N_GRAMS.items():
-        yield Share(f"the most frequent {n}-gram", _top(packed, lengths, n * per_word) / total, threshold)
+        yield Share(f"the most frequent {n}-gram", _top(packed, lengths, n * per_word) / total, threshold * TOP_FACTOR[thai])
     for n, threshold in REPEATED_N_GRAMS.items():
         yield Share(f"repeated {n}-grams", _repeated(packed, lengths, n * per_word) / total, threshold * REPEATED_FACTOR[thai])
 
 
 def _looped(found: Sequence[str]) -> int:
-    """The letters in loops: the same units three times or more without anything between. One pass over the text.
+    """The letters in loops: the same units three times or more without anything between, a single one four times. One pass over the text.
 
     In a loop of p units, each pair of neighbours was last seen p places ago. A single letter that is drawn out ("soooo", in Thai one
     cluster after the other) is no loop.
@@ -97,7 +95,8 @@ def _looped(found: Sequence[str]) -> int:
 
 def _letters_of_loop(found: Sequence[str], end: int, length: int, period: int) -> int:
     """The letters of a run of `length` pairs before `end`, each of which was last seen `period` places ago; 0 if it is no loop."""
-    if not period or length + 1 < (LOOP_COPIES - 1) * period:
+    copies = LOOP_COPIES_OF_ONE if period == 1 else LOOP_COPIES
+    if not period or length + 1 < (copies - 1) * period:
         return 0
     units = found[max(0, end - length - period) : end + 1]
     is_drawn_out = len(set(units)) == 1 and len(units[0]) == 1

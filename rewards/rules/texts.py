@@ -11,6 +11,8 @@ THAI = re.compile(r"[\u0e00-\u0e7f]")
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 CODE_CALL = re.compile(r"\w+(?:\.\w+)*\([^)]*\)")
 MIN_PHRASE_CHARACTERS = 5
+CLUSTERS_PER_WORD = 3
+"""A Thai n-gram of n words is taken as one of n x this many clusters: on Thai press text, words have 5.4 characters and clusters 1.8."""
 
 _UNIT = re.compile(
     r"[เ-ไ]?[ก-ฮ][ะ-ฺๅ็-๎]*"  # a Thai cluster
@@ -64,6 +66,11 @@ def prose(text: str) -> str:
 def is_thai(text: str) -> bool:
     """Whether at least a half of the Thai and Latin letters are Thai."""
     return main_script(text) == "thai"
+
+
+def units_per_word(text: str) -> int:
+    """How many units a word has: one, and in Thai `CLUSTERS_PER_WORD`."""
+    return CLUSTERS_PER_WORD if is_thai(text) else 1
 
 
 def words_by_script(text: str) -> dict[str, list[str]]:
