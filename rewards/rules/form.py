@@ -16,17 +16,17 @@ _VISIBLE = re.compile(r"[^\s\u200b-\u200f\u2060\ufeff\u00ad]")
 _SARA_AM = re.compile(r"\u0e4d[\u0e48-\u0e4b]?\u0e32")
 _OPEN = re.compile(r"[\w,(\[{\-–—&/]$")
 _FOOTER = re.compile(
-    r"copyright\s*(?:©|\(c\)|\d{4})|©\s*(?:copyright|\d{4}|[A-Z])|\(c\)\s*(?:19|20)\d\d|all rights reserved"
-    r"|^\W*copyright\b[^.!?]{0,60}$"
+    r"copyright\s?(?:©|\(c\)|\d{4})|©\s*(?:copyright|\d{4}|[A-Z])|\(c\)\s*(?:19|20)\d\d|all rights reserved"
+    r"|^[^\w\n]*copyright\b[^.!?]{0,60}$"
     r"|\b(?:posted|published|filed|tagged|written|uploaded)\s+(?:by|in|on|under)\b[^.!?\n]{0,60}$"
     r"|\bposted (?:by|in) [^.!?\n]{1,40}\b(?:by|at|on)\b|\b(?:posted|written|uploaded) by admin\b"
-    r"|^\W*(?:share|tweet|pin|print|email|like) (?:this|it|on)\b[^.!?\n]{0,40}$"
-    r"|^\W*(?:leave a (?:reply|comment)|read more|continue reading|skip to content|sign up for our newsletter|subscribe to our"
+    r"|^[^\w\n]*(?:share|tweet|pin|print|email|like) (?:this|it|on)\b[^.!?\n]{0,40}$"
+    r"|^[^\w\n]*(?:leave a (?:reply|comment)|read more|continue reading|skip to content|sign up for our newsletter|subscribe to our"
     r" newsletter|follow us on|powered by|related (?:posts|articles)|previous post|next post)\b[^.!?\n]{0,60}$"
     r"|\b(?:terms of (?:use|service)|privacy policy|cookie policy|uses cookies|use of cookies|use cookies)\b"
     r"|lorem ipsum|\benable javascript\b|\byour e-?mail address will not be published\b"
     r"|ที่มา\s*(?::|：|http|www\.)|สงวนลิขสิทธิ์|ลิขสิทธิ์\s*(?:©|\d{4}|โดย)|©|โพสต์โดย|เขียนโดย\s*(?:admin|แอดมิน)"
-    r"|^\s*(?:อ่านต่อ|อ่านเพิ่มเติม|แชร์หน้านี้|กดไลก์|ติดตามเราได้ที่|นโยบายความเป็นส่วนตัว|ข้อกำหนดการใช้งาน)[^\n]{0,40}$",
+    r"|^[ \t]*(?:อ่านต่อ|อ่านเพิ่มเติม|แชร์หน้านี้|กดไลก์|ติดตามเราได้ที่|นโยบายความเป็นส่วนตัว|ข้อกำหนดการใช้งาน)[^\n]{0,40}$",
     re.IGNORECASE | re.MULTILINE,
 )
 

@@ -16,8 +16,8 @@ _BRACKETS = re.compile(r"[(\[（「『《“\"‘][^()\[\]（）「」『』《�
 _NAME = r"[A-Z][a-z]+"
 _ADDRESSED = re.compile(
     rf"\b({_NAME})[,]?\s+\1\b"  # the name twice
-    rf"|[.!?][ \t]+(?:From\s+)?({_NAME})\s*[.!]*\s*(?=$|\n)"  # alone as the last sentence of a line
-    rf"|\b[a-z]+,\s+({_NAME})\s*[.!?]*\s*(?=$|\n)"  # after a comma, as the last word of a line
+    rf"|[.!?] (?:From )?({_NAME}) ?[.!]* ?(?=$|\n)"  # alone as the last sentence of a line
+    rf"|\b[a-z]+, ({_NAME}) ?[.!?]* ?(?=$|\n)"  # after a comma, as the last word of a line
     rf"|(?:คะ|ค่ะ|ครับ|นะ|จ้ะ|จ้า)\s*({_NAME})\b",  # after a Thai polite particle
     re.MULTILINE,
 )
@@ -54,7 +54,7 @@ def foreign_word(reply: Reply) -> Verdict:
     alone as a last sentence, or after a comma or a Thai polite particle at the end. What is in quotes or brackets is not counted. A name in
     the middle of a sentence is not found, because no rule can tell it from one that belongs there. The threshold of 0 needs no source.
     """
-    text = texts.prose(reply.text)
+    text = re.sub(r"[^\S\n]+", " ", texts.prose(reply.text))
     value = len(_words_of_third_scripts(reply, text)) + len(_names_out_of_place(reply, text))
     return Verdict("foreign_word", float(value), 0.0, "words out of place")
 

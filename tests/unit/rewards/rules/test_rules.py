@@ -1,5 +1,6 @@
 """Each rule on short texts, what a verdict says, and rules of the user's. `test_planted.py` has real text."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,13 @@ def test_completions_are_compared_only_if_a_rule_asks_for_it():
     text = "one two three four five six seven eight nine ten"
     samples = [Sample(str(i), str(i), f"q{i}", answer, True, 0, 0) for i, answer in enumerate((text, f"{text} more", "something else"))]
     assert defect_rates(samples, find_rules(["near_duplicate"])) == {"near_duplicate": 2 / 3}
+
+
+@pytest.mark.parametrize(
+    "text", ["Rosey" + " " * 8000 + "x", "a" + "\n" * 8000 + "b", "a" * 8000, "กา" * 4000, "a(" * 4000, '"' * 8000, "\ud800"]
+)
+def test_no_rule_is_slow_on_what_broken_policies_write(text):
+    """8,000 characters. A pattern that looks at each place from each place takes seconds; these take some hundredths of one."""
+    start = time.process_time()
+    judge(Reply("What is the capital of the largest country in the north?", text))
+    assert time.process_time() - start < 0.7
