@@ -82,6 +82,7 @@ EXPECTED = {
     "string_pattern_mismatch": "module:function or file.py:function",
     "list": "a list of texts",
     "model": "a group of settings",
+    "dict": "names with numbers, such as {{repetition: 0.5}}",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than": "less than {lt:g}",

@@ -4,7 +4,7 @@ Must never import an ML library.
 """
 
 import unicodedata
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,24 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0)]
 FunctionName = Annotated[str, Field(pattern=PATTERN)]
 """A user function, `file.py:function` or `module:function`, in place of a built-in one (`user_functions.py`)."""
+RuleName = Literal[
+    "foreign_word",
+    "empty",
+    "list_only",
+    "repetition",
+    "footer",
+    "refusal",
+    "wrong_language",
+    "missing_end",
+    "decomposed_sara_am",
+    "cut_off",
+    "repeats_prompt",
+    "greeting_list",
+    "near_duplicate",
+]
+"""The built-in rules (rewards/rules)."""
+DEFAULT_RULES: list[RuleName | FunctionName] = list(get_args(RuleName))[:9]
+"""The rules that are used where the config names none: those whose defects the embedded world has."""
 MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]
 """The number of rows in one forward pass of one worker. None means all rows of the batch that belong to this worker."""
 

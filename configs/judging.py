@@ -4,25 +4,21 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from configs.fields import BadValue, Fraction, FunctionName, Section
+from configs.fields import DEFAULT_RULES, BadValue, Fraction, FunctionName, RuleName, Section
 from configs.sections import TrainerSection
 
-RuleName = Literal[
-    "foreign_word",
-    "empty",
-    "list_only",
-    "repetition",
-    "footer",
-    "refusal",
-    "wrong_language",
-    "missing_end",
-    "decomposed_sara_am",
-]
-"""The built-in rules (rewards/rules)."""
 SelectorName = Literal["features", "answer-features", "reward-model", "model", "rules", "longest", "random"]
 """The built-in selectors (rewards/selectors)."""
 FeatureGroup = Literal["reward", "rules", "agreement", "logprobs", "length"]
 """The groups of features of the `features` selector (rewards/selectors/features.py)."""
+
+
+class RulesConfig(Section):
+    """What all rules are told, wherever they are used: `evaluate.rules`, `keep.filters`, `labeler.rules` and `ppo.penalties`."""
+
+    expected_language: Literal["th", "en", "same", "any"] = "same"
+    """The language that answers should be in, for the rule `wrong_language`: Thai, English, that of the question (`same`), or any. `en`
+    is for prompts in Thai that are meant to be answered in English."""
 
 
 class SampleConfig(Section):
@@ -45,12 +41,13 @@ class SampleConfig(Section):
 class LabelerConfig(Section):
     """Who decides which of two completions is better."""
 
-    kind: Literal["gold", "preferences-file", "reward-model", "judge", "mixture"] | FunctionName = "gold"
+    kind: Literal["gold", "preferences-file", "reward-model", "judge", "rules", "mixture"] | FunctionName = "gold"
     """`gold` is the true reward of the embedded world. `preferences-file` reads comparisons that people or programs write into a file.
     `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. `judge` asks a language model
-    over HTTP (section `judge`). `mixture` divides the prompts among several of these (`labeler.parts`). Your own judge is named as
+    over HTTP (section `judge`). `rules` prefers the completion with fewer defects of `labeler.rules`, and calls equal numbers a tie.
+    `mixture` divides the prompts among several of these (`labeler.parts`). Your own judge is named as
     `file.py:function` or `module:function`."""
-    parts: list[Literal["gold", "preferences-file", "reward-model", "judge"] | FunctionName] = []
+    parts: list[Literal["gold", "preferences-file", "reward-model", "judge", "rules"] | FunctionName] = []
     """Only for `mixture`: the labelers that share the prompts. Where several have labelled a pair, the one that is named first decides."""
     shares: list[Fraction] = []
     """Only for `mixture`: the share of the prompts of each of them, in the same order. They add up to 1. The seed decides who gets a
@@ -76,6 +73,8 @@ class LabelerConfig(Section):
     counts them. `use` adds them to the round in which they are found, under their own generation."""
     noise: Fraction = 0.0
     """The fraction of the decided comparisons of training prompts that are turned round, for experiments with wrong labels."""
+    rules: list[RuleName | FunctionName] = DEFAULT_RULES
+    """Only for `rules`: the defects that are counted."""
     pairs_per_prompt: PositiveInt = 4
     """The most pairs of completions that are compared for one prompt. This setting and the next three are not for `preferences-file`,
     which brings its own pairs."""
@@ -210,7 +209,7 @@ class KeepConfig(TrainerSection):
 
     per_prompt: PositiveInt = 1
     """How many completions of a prompt are kept at most: those that the selector scores highest. Newer rounds come first."""
-    filters: list[RuleName | FunctionName] = [name for name in get_args(RuleName) if name not in ("refusal", "list_only")]
+    filters: list[RuleName | FunctionName] = [name for name in DEFAULT_RULES if name not in ("refusal", "list_only")]
     """Completions with one of these defects are not kept. `refusal` and `list_only` are not in the default, because a refusal or a list can
     be the right answer. Your own rules are named as `file.py:function` or `module:function`."""
     max_rows: PositiveInt = 2000
@@ -224,9 +223,16 @@ class EvaluateConfig(Section):
 
     num_prompts: PositiveInt = 512
     """On how many held-out prompts each policy is measured. All rounds use the same prompts and seeds."""
-    rules: list[RuleName | FunctionName] = list(get_args(RuleName))
+    rules: list[RuleName | FunctionName] = DEFAULT_RULES
     """The defects that are counted in the samples: built-in rules, and your own ones as `file.py:function` or `module:function`. Selectors
     use them too."""
+    gold: FunctionName | None = None
+    """What the true reward of an answer is: a function of yours, for example one that checks the result of a calculation
+    (`examples/gsm8k_reward.py`). None means the true reward of the embedded world, for its own prompts; other data then have none."""
     best_of: Annotated[int, Field(ge=0)] = 4
     """How many completions of each of these prompts the selector chooses from, to measure what its choice is worth. 0 and 1 leave that
     out."""
+    probes: Annotated[int, Field(ge=0)] = 0
+    """To how many of these prompts the policy also answers when they are written a little differently: without the question mark, with a
+    space at the end, with or without a Thai polite particle. 0 leaves that out. A prompt costs two or three more answers, and as many
+    scores."""

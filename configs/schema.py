@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
-from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, SampleConfig, SelectConfig
+from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, RulesConfig, SampleConfig, SelectConfig
 from configs.sections import (
     BaseConfig,
     DataConfig,
@@ -47,6 +47,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
+    rules: RulesConfig = RulesConfig()
     sample: SampleConfig = SampleConfig()
     labeler: LabelerConfig = LabelerConfig()
     judge: JudgeConfig = JudgeConfig()

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from configs.fields import RUN_TIME, BadValue, Fraction, MicroBatchSize, NonNegativeFloat, Section
+from configs.fields import RUN_TIME, BadValue, Fraction, FunctionName, MicroBatchSize, NonNegativeFloat, RuleName, Section
 
 
 class BaseConfig(Section):
@@ -222,10 +222,13 @@ class PPOConfig(Section):
     value_warmup_updates: Annotated[int, Field(ge=0)] = 0
     """Only for `gae`: in the first updates of a round, as many as this number says, only the critic is trained. Source: VC-PPO, arXiv
     2503.01491 ("value pretraining")."""
-    score: Literal["reward-model", "features"] = "features"
+    score: Literal["reward-model", "features"] | FunctionName = "features"
     """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is logistic regression
     on the features of an answer (`select.features` without agreement), which the last round has fitted to the labels, in log-odds. The
-    reward model's score is one of the features. Round 0 has no labels of samples yet, so it takes the reward model."""
+    reward model's score is one of the features. Round 0 has no labels of samples yet, so it takes the reward model. A function of yours
+    scores answers in every round, for example by checking them (`examples/gsm8k_reward.py`)."""
+    penalties: dict[RuleName | FunctionName, NonNegativeFloat] = {}
+    """What is subtracted from the score of a response for each defect that a rule finds, for example `{repetition: 0.5}`."""
     kl_coefficient: NonNegativeFloat = 0.2
     """The weight of the KL penalty. With 0, the KL divergence is not measured, which saves a pass of the reference. Source: arXiv
     1909.08593, equation 2; arXiv 2403.17031 uses 0.05."""

@@ -167,6 +167,8 @@ def _choices(schema: dict[str, Any]) -> list[str]:
         return [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
     if schema["type"] == "array":
         return [f"list of {type_in_words(schema['items'])}"]
+    if schema["type"] == "object":
+        return [f"mapping of names to {type_in_words(schema['additionalProperties'])}"]
     if "pattern" in schema:
         return ["a function of yours"]
     if schema["type"] == "object":

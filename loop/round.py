@@ -52,46 +52,57 @@ BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
-BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
+BASELINE = Stage(
+    "baseline", (*_MODEL, "data.source", "generation", "evaluate", "rules"), version=2, calls=("evaluate.rules", "evaluate.gold")
+)
 
 REWARD = Stage("reward", (*_MODEL, "reward", "generation"), version=5)
 POLICY = Stage(
     "policy",
-    (*_MODEL, "ppo", "generation", "reward.ensemble", "reward.normalization_samples", "evaluate.rules"),
+    (*_MODEL, "ppo", "generation", "reward.ensemble", "reward.normalization_samples", "evaluate.rules", "rules"),
     version=5,
-    calls=("evaluate.rules",),
+    calls=("ppo.score", "ppo.penalties", "evaluate.rules"),
 )
-POLICY_WITHOUT_FEATURES = replace(POLICY, reads=tuple(name for name in POLICY.reads if name != "evaluate.rules"), calls=())
-"""PPO against a reward model. An edited rule does not make it again."""
+POLICY_WITHOUT_FEATURES = replace(
+    POLICY,
+    reads=tuple(name for name in POLICY.reads if name != "evaluate.rules"),
+    calls=tuple(name for name in POLICY.calls if name != "evaluate.rules"),
+)
+"""PPO against a reward model or a function of the user's. An edited rule of `evaluate.rules` does not make it again."""
 DPO = Stage(POLICY.name, (*_MODEL, "dpo"))
 """What makes the policy with `trainer: dpo`. It takes the place of POLICY, so all that comes later finds the policy under one name."""
 SAMPLE = Stage("sample", (*_MODEL, "sample", "generation"))
 COMMITTEE = Stage(
     "committee",
-    (*_MODEL, "generation.temperature", "select.use", "evaluate.rules"),
+    (*_MODEL, "generation.temperature", "select.use", "evaluate.rules", "rules"),
     seeded=False,
     calls=("select.use", "evaluate.rules"),
 )
-LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler", "judge"), version=3, calls=("labeler.kind", "labeler.parts"))
+LABEL = Stage(
+    "label",
+    (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler", "judge", "rules"),
+    version=3,
+    calls=("labeler.kind", "labeler.parts", "labeler.rules"),
+)
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
 SELECT = Stage(
     "select",
-    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction", "ppo.score"),
+    (*_MODEL, "select", "generation.temperature", "evaluate.rules", "rules", "data.heldout_fraction", "ppo.score"),
     version=7,
     calls=("select.kinds", "evaluate.rules"),
 )
 KEEP = Stage(
     "keep",
-    ("data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows"),
+    ("data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "evaluate.gold", "rules"),
     version=2,
-    calls=("keep.filters",),
+    calls=("keep.filters", "evaluate.gold"),
 )
 REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage(
     "evaluate",
-    (*_MODEL, "data.source", "generation", "evaluate", "select.use"),
+    (*_MODEL, "data.source", "generation", "evaluate", "rules", "select.use"),
     version=3,
-    calls=("evaluate.rules", "select.use"),
+    calls=("evaluate.rules", "evaluate.gold", "select.use"),
 )
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
@@ -101,7 +112,7 @@ STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
 
 CHOOSE = Stage(
     "choose",
-    (*_MODEL, *_LIMITS, "generation", "sample.num_completions", "select.use", "evaluate.rules"),
+    (*_MODEL, *_LIMITS, "generation", "sample.num_completions", "select.use", "evaluate.rules", "rules"),
     calls=("select.use", "evaluate.rules"),
 )
 """No stage of a run: what `loop choose` asks of a worker."""

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from configs.seeds import derive_seed
 from rewards.comparisons import PromptRecord, Sample, write_jsonl
+from rewards.gold import Gold
 from rewards.measurements import Measurement, Summary
 from rewards.sampling import Sampler
 from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.selector import Selector, group_samples
 from rewards.selectors.simple import RewardModel
-from rewards.world.gold import gold_scores
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BestOf:
 
 
 def choose_best_of(
-    sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, seed: int, selector: Selector, gold_is_known: bool
+    sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, seed: int, selector: Selector, gold: Gold | None
 ) -> BestOf:
     """Have the selector choose among `num` completions of each prompt by the policy `adapter`.
 
@@ -50,10 +50,10 @@ def choose_best_of(
     groups = group_samples([sample for of_prompt in by_prompt for sample in of_prompt])
     choices = choose(selector, groups)
     chosen = [of_prompt[choice.number] for of_prompt, choice in zip(by_prompt, choices, strict=True)]
-    if not gold_is_known:
+    if not gold:
         return BestOf(choices, chosen, {})
     by_reward = [choice.number for choice in choose(RewardModel(selector.tools), groups)]
-    return BestOf(choices, chosen, _gold_of_ways(by_prompt, [choice.number for choice in choices], by_reward))
+    return BestOf(choices, chosen, _gold_of_ways(gold, by_prompt, [choice.number for choice in choices], by_reward))
 
 
 def complete(sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, seed: int) -> list[list[Sample]]:
@@ -94,8 +94,10 @@ def ratio(top: Measurement, bottom: Measurement) -> Summary:
     return {"mean": over / under, "standard_error": None if error is None else error / abs(under), "count": count}
 
 
-def _gold_of_ways(by_prompt: Sequence[Sequence[Sample]], chosen: Sequence[int], by_reward: Sequence[int]) -> dict[str, Measurement]:
-    scores = gold_scores([sample for of_prompt in by_prompt for sample in of_prompt])
+def _gold_of_ways(
+    gold: Gold, by_prompt: Sequence[Sequence[Sample]], chosen: Sequence[int], by_reward: Sequence[int]
+) -> dict[str, Measurement]:
+    scores = gold([sample for of_prompt in by_prompt for sample in of_prompt])
     rows = [[scores[sample.id] for sample in of_prompt] for of_prompt in by_prompt]
     ways = {
         "random": [math.fsum(row) / len(row) for row in rows],  # what a random choice gives on average

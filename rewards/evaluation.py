@@ -16,12 +16,13 @@ from policies.backbone import Backbone
 from policies.batching import batches_by_length
 from policies.responses import Response, ResponseBatch
 from rewards.comparisons import PromptRecord, Sample, write_jsonl
+from rewards.gold import Gold
 from rewards.measurements import Measurement, Summary
-from rewards.rules import find_defects, find_rules
-from rewards.rules.reply import Rule
+from rewards.rules import find_rules
+from rewards.rules.duplicates import texts_to_compare
+from rewards.rules.reply import ExpectedLanguage, Rule
 from rewards.sampling import Sampler
-from rewards.world.gold import gold_scores
-from rewards.world.replies import reply_to
+from rewards.world.replies import defects_of
 
 REFERENCE = "sft"
 """The adapter from which a policy's KL is measured."""
@@ -75,11 +76,13 @@ def evaluate_policy(
     config: EvaluateConfig,
     seed: int,
     round_number: int | None,
-    gold_is_known: bool,
+    gold: Gold | None,
+    expected_language: ExpectedLanguage = "same",
 ) -> Evaluation:
     """Measure the policy `adapter` on prompts that are drawn from `prompts`, with one sample for each.
 
-    seed: decides prompts and samples, so it is the same in every round. gold_is_known: whether these prompts have a true reward.
+    seed: decides prompts and samples, so it is the same in every round. gold: gives the true reward of the samples, if they have one.
+    expected_language: what the rules are told.
     """
     records = draw(prompts, config.num_prompts, seed)
     seeds = [derive_seed(seed, record.prompt_id) for record in records]
@@ -90,18 +93,18 @@ def evaluate_policy(
     values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
     if adapter != REFERENCE:  # the reference has no distance from itself
         values["kl"] = kl_to_reference(sampler.backbone, adapter, REFERENCE, sampler.encode(records), responses, sampler.config)
-    if gold_is_known:
-        true_rewards = gold_scores(samples)
+    if gold:
+        true_rewards = gold(samples)
         values["gold"] = [true_rewards[sample.id] for sample in samples]
     units = [sample.prompt_id for sample in samples]
     measured = {name: Measurement(of_each, units) for name, of_each in values.items()}
-    return Evaluation(samples, measured, defect_rates(samples, find_rules(config.rules)))
+    return Evaluation(samples, measured, defect_rates(samples, find_rules(config.rules, expected_language)))
 
 
 def defect_rates(samples: Sequence[Sample], rules: Mapping[str, Rule]) -> dict[str, float]:
     """The share of samples in which each rule finds its defect."""
-    replies = [reply_to(s.prompt_id, s.prompt, s.source, s.completion, s.finished) for s in samples]
-    found = [find_defects(reply, rules) for reply in replies]
+    others = texts_to_compare(rules, ((s.prompt, s.completion) for s in samples))
+    found = [defects_of(s.prompt_id, s.prompt, s.source, s.completion, s.finished, rules, others) for s in samples]
     return {name: sum(row[name] for row in found) / len(found) for name in rules}
 
 

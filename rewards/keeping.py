@@ -17,10 +17,10 @@ from typing import Any
 from configs.schema import KeepConfig
 from configs.seeds import draw
 from rewards.comparisons import Comparison, Prompt, Sample, read_jsonl
-from rewards.rules import find_defects
+from rewards.rules.duplicates import Texts, texts_to_compare
 from rewards.rules.reply import Rule
 from rewards.selectors.choosing import Choice
-from rewards.world.replies import reply_to
+from rewards.world.replies import defects_of
 
 FILE = "kept.jsonl"
 SCORES = "scores.jsonl"
@@ -92,9 +92,10 @@ def keep(candidates: Iterable[Kept], config: KeepConfig, rules: Mapping[str, Rul
     kept: list[Kept] = []
     left_out: Counter[str] = Counter()
     texts: dict[str, set[str]] = defaultdict(set)
+    others = texts_to_compare(rules)
     for row in candidates:
         of_prompt = texts[row.prompt_id]
-        if defect := _first_defect(row, rules):
+        if defect := _first_defect(row, rules, others):
             left_out[defect] += 1
         elif row.completion in of_prompt:
             left_out["equal text"] += 1
@@ -105,6 +106,8 @@ def keep(candidates: Iterable[Kept], config: KeepConfig, rules: Mapping[str, Rul
         else:
             of_prompt.add(row.completion)
             kept.append(row)
+            if others is not None:
+                others.add(row.prompt, row.completion)
     return kept, left_out
 
 
@@ -116,9 +119,9 @@ def draw_original(pairs: Sequence[Comparison], num_kept: int, fraction: float, s
     return draw([pair for pair in pairs if not pair.tie], round(num_kept * fraction / (1.0 - fraction)), seed)
 
 
-def _first_defect(row: Kept, rules: Mapping[str, Rule]) -> str | None:
-    """The name of the first rule that finds a defect."""
-    found = find_defects(reply_to(row.prompt_id, row.prompt, row.source, row.completion, row.finished), rules)
+def _first_defect(row: Kept, rules: Mapping[str, Rule], kept: Texts | None) -> str | None:
+    """The name of the first rule that finds a defect. Rules that compare are given what is kept so far."""
+    found = defects_of(row.prompt_id, row.prompt, row.source, row.completion, row.finished, rules, kept)
     return next((name for name, has in found.items() if has), None)
 
 

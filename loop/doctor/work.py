@@ -20,6 +20,8 @@ ASSUMED_PAIRS = 10_000
 """How many pairs are assumed where the data cannot be counted without reading all of it."""
 COUNTED = (".jsonl", ".csv")
 """Files in which a line is about one pair."""
+PROBE_FORMS = 3
+"""In how many forms a prompt is answered for `evaluate.probes`; in Thai it is one more."""
 TRAINER_SECONDS = 4.0
 """What the start of a trainer of TRL takes, once for each training."""
 
@@ -74,8 +76,9 @@ def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
     if config.ppo.init == "selected":
         work["refresh"] = {"sft": _steps(config.keep.max_rows, config.keep)}
     answered = evaluated * best_of
-    scored = answered + 4 * pairs.heldout
-    work["evaluate"] = {"sample": answered * draw, "score": scored * score, "logprobs": (2 * evaluated + 2 * answered) * score}
+    probed = min(config.evaluate.probes, evaluated) * PROBE_FORMS
+    scored = answered + probed + 4 * pairs.heldout
+    work["evaluate"] = {"sample": (answered + probed) * draw, "score": scored * score, "logprobs": (2 * evaluated + 2 * answered) * score}
     return work
 
 

@@ -1,6 +1,6 @@
 """What a stage is given: its part of the config, its inputs, an empty output directory, and ways to report and to save."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from policies.reporting import Report
 from rewards.comparisons import Comparison, PromptRecord, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
 from rewards.evaluation import Evaluation, evaluate_policy
+from rewards.gold import Gold, find_gold
+from rewards.rules import find_rules
+from rewards.rules.reply import Rule
 from rewards.sampling import Sampler
 
 Metrics = dict[str, Any]
@@ -80,11 +83,20 @@ class Context:
         """The comparisons of all rounds so far, by round. The last entry is this round's, once they are there."""
         return [read_jsonl(path / "comparisons.jsonl", Comparison) for path in self.inputs.get("labels", [])]
 
+    @property
+    def gold(self) -> Gold | None:
+        """What gives completions of the run's prompts their true reward, if anything does."""
+        return find_gold(self.config.data.source, self.config.evaluate.gold)
+
+    def rules(self, names: Sequence[str]) -> dict[str, Rule]:
+        """The rules of these names, as this run uses them."""
+        return find_rules(names, self.config.rules.expected_language)
+
     def evaluate(self, adapter: str) -> Evaluation:
         """A policy on the held-out prompts of the run. Prompts and seeds are the same in every stage and round."""
         prompts, seed = self.prompts("heldout_prompts"), self.run_seed("evaluate")
-        gold_is_known = self.config.data.source == "embedded"
-        return evaluate_policy(self.sampler, adapter, prompts, self.config.evaluate, seed, self.round, gold_is_known)
+        language = self.config.rules.expected_language
+        return evaluate_policy(self.sampler, adapter, prompts, self.config.evaluate, seed, self.round, self.gold, language)
 
     # -- what the stage writes ----------------------------------------------------------------------------------------
 

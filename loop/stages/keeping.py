@@ -12,11 +12,10 @@ from policies.training import final_loss
 from rewards import keeping
 from rewards.comparisons import Sample, read_jsonl
 from rewards.data.splits import Split
+from rewards.gold import Gold
 from rewards.keeping import Kept
 from rewards.measurements import Measurement
 from rewards.replay import origin
-from rewards.rules import find_rules
-from rewards.world.gold import gold_scores
 
 
 def keep(context: Context) -> Metrics:
@@ -33,7 +32,7 @@ def keep(context: Context) -> Metrics:
     of_prompts = [[scores[sample.id] for sample in of_prompt] for of_prompt in by_prompt.values()]
     earlier = keeping.read_kept(context.inputs["last"]) if context.inputs.get("last") else []
     ranked = keeping.rank(list(by_prompt.values()), of_prompts, context.seed("order"))
-    kept, left_out = keeping.keep([*ranked, *earlier], config.keep, find_rules(config.keep.filters))
+    kept, left_out = keeping.keep([*ranked, *earlier], config.keep, context.rules(config.keep.filters))
     context.save_rows(keeping.FILE, [row.row() for row in kept])
     context.report(1, 1)
     counts = {
@@ -42,7 +41,7 @@ def keep(context: Context) -> Metrics:
         "kept_by_round": dict(Counter(origin(row.generation) for row in kept)),
         "left_out": dict(left_out),
     }
-    return counts | (_gold(by_prompt, kept) if config.data.source == "embedded" else {})
+    return counts | (_gold(context.gold, by_prompt, kept) if context.gold else {})
 
 
 def refresh(context: Context) -> Metrics:
@@ -77,9 +76,9 @@ def _by_prompt(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
     return found
 
 
-def _gold(by_prompt: Mapping[str, Sequence[Sample]], kept: Sequence[Kept]) -> Metrics:
+def _gold(true_reward: Gold, by_prompt: Mapping[str, Sequence[Sample]], kept: Sequence[Kept]) -> Metrics:
     """The true reward of the completions of this round that are kept, beside that of all samples of the same prompts."""
-    gold = gold_scores([sample for samples in by_prompt.values() for sample in samples])
+    gold = true_reward([sample for samples in by_prompt.values() for sample in samples])
     of_kept: dict[str, list[float]] = {}
     for row in kept:
         if row.id in gold:

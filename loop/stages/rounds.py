@@ -27,6 +27,7 @@ from rewards.data.splits import Split
 from rewards.labelers import Earlier, LabelTask
 from rewards.labelers import committee as committees
 from rewards.measurements import ends, over_updates, summarize
+from rewards.probes import probe
 from rewards.reward_model import measure_scores, outcomes
 from rewards.sampling import draw_prompts
 from rewards.scoring import Scorer
@@ -252,6 +253,10 @@ def evaluate(context: Context) -> Metrics:
     metrics = found.summary() | {"proxy_gain": (score - sft_score).mean()} | gains | _accuracies(context, used, newest)
     if context.config.evaluate.best_of > 1:
         metrics |= _best_of(context, newest, found.samples)
+    if num_probes := context.config.evaluate.probes:
+        probed = probe(context.sampler, "policy", found.samples[:num_probes], used.score_samples)
+        context.save_rows("probes.jsonl", probed.rows())
+        metrics |= probed.summary()
     context.drop_adapters("policy", "reward", "retrained", listwise.LOADED)
     return metrics
 
@@ -328,8 +333,8 @@ def _best_of(context: Context, reward: Scorer, first: Sequence[Sample]) -> Metri
     """What the selector's choice among several completions of each held-out prompt is worth. Neither it nor `reward` has seen them."""
     config = context.config
     selector = used_selector(context, context.inputs["select"], tools_with(context, reward))
-    gold_is_known, seed = config.data.source == "embedded", context.run_seed("evaluate")
-    best = choose_best_of(context.sampler, "policy", first, config.evaluate.best_of, seed, selector, gold_is_known)
+    seed = context.run_seed("evaluate")
+    best = choose_best_of(context.sampler, "policy", first, config.evaluate.best_of, seed, selector, context.gold)
     context.save(best.write)
     return dict(best.summary())
 
@@ -347,6 +352,7 @@ def _label_task(context: Context) -> LabelTask:
         report=context.report,
         get_limits=lambda: context.limits,
         get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
+        expected_language=config.rules.expected_language,
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
         judge=config.judge,
         earlier=[

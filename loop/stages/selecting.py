@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.user_functions import is_function
 from loop.stages.context import Context
 from loop.stages.reward_models import reference_records
 from policies.responses import ScoreFunction
 from rewards import selectors
-from rewards.rules import find_rules
+from rewards.penalties import penalized
 from rewards.scoring import Scorer, ensemble
 from rewards.selectors import Candidates, Selector, Tools, features
 from rewards.selectors.examples import Example, merge, read_examples, write_examples
 from rewards.selectors.score_function import as_score_function, centred, normalized
+from rewards.user_scores import by_function
 
 PPO_SCORE = "ppo-score"
 """The folder of the features that PPO of the next round maximises, in the output of the `select` stage."""
@@ -19,7 +21,7 @@ PPO_SCORE = "ppo-score"
 
 def tools_with(context: Context, reward: Scorer) -> Tools:
     """What selectors look at candidates with. `reward` must have been trained without any label of the candidates."""
-    return Tools(context.backbone, reward, find_rules(context.config.evaluate.rules))
+    return Tools(context.backbone, reward, context.rules(context.config.evaluate.rules))
 
 
 def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
@@ -28,7 +30,14 @@ def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
 
 
 def score_function(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction:
-    """What PPO maximises: the score of the reward models, or that of the features which the last round has fitted.
+    """What PPO maximises: the score that `ppo.score` names, minus `ppo.penalties`. scorers: as in `_score_by_models`."""
+    config = context.config.ppo
+    score = by_function(config.score) if is_function(config.score) else _score_by_models(context, scorers)
+    return penalized(score, context.rules(list(config.penalties)), config.penalties) if config.penalties else score
+
+
+def _score_by_models(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction:
+    """The score of the reward models, or that of the features which the last round has fitted.
 
     scorers: the reward models of all rounds so far, the newest one last. It is the one whose score is a feature. If all labels were ties,
     nothing was fitted, and the reward models are left. Several of them together are normalised again, as each of them is.

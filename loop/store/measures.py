@@ -109,6 +109,9 @@ MEASURES: dict[str, Measure] = {
     "retrained_gain": Measure("what retraining added to the accuracy, by origin", FRACTION, "higher", difference=True),
     "judged": Measure("accuracy of each selector on this round's held-out comparisons", FRACTION, "higher"),
     "judged_before": Measure("the same of the last round's selectors, which have not seen this round's policy", FRACTION, "higher"),
+    "probe_agreement": Measure("prompts that get the same answer when they are written a little differently", FRACTION, "higher"),
+    "probe_similarity": Measure("share of words in common between these two answers", FRACTION, "higher"),
+    "probe_score_gap": Measure("absolute difference between the reward model's scores of these two answers", DEVIATIONS, "lower"),
     "best_of": Measure("gold of the best of several completions, by way of choosing it", LOG_ODDS, "higher"),
     "best_of_unseen_facts": Measure("the same on facts that no training prompt asks about", LOG_ODDS, "higher"),
 }

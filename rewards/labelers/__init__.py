@@ -3,6 +3,7 @@
     gold                 the embedded world's true reward (gold.py)
     reward-model         a reward model that this run does not train (reward_model.py)
     judge                a language model that is asked over HTTP (judge.py)
+    rules                fewer defects are better (rules.py)
     preferences-file     comparisons that people or programs write into files (preferences_file.py)
     file.py:function     the user's own judge, also as module:function (function.py)
     mixture              several of these share the prompts (mixture.py)
@@ -19,7 +20,7 @@ from configs import user_functions
 from configs.errors import UserError
 from configs.seeds import derive_seed, draw
 from rewards.comparisons import turned
-from rewards.labelers import function, gold, judge, mixture, preferences_file, reward_model
+from rewards.labelers import function, gold, judge, mixture, preferences_file, reward_model, rules
 from rewards.labelers.labels import Earlier, Labeler, Labels, LabelTask
 from rewards.labelers.pairs import Judge
 
@@ -29,6 +30,7 @@ JUDGES: dict[str, Callable[[LabelTask], Judge]] = {
     "gold": gold.judge,
     "reward-model": reward_model.judge,
     "judge": judge.judge,
+    "rules": rules.judge,
 }
 """Those of the built-in labelers that judge pairs, by name."""
 
@@ -42,6 +44,7 @@ LABELERS: dict[str, Labeler] = {
     "gold": gold.label,
     "reward-model": reward_model.label,
     "judge": judge.label,
+    "rules": rules.label,
     "preferences-file": preferences_file.label,
     "mixture": partial(mixture.label, judge_of=_judge_of),
 }

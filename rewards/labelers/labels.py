@@ -13,6 +13,7 @@ from policies.reporting import Report
 from rewards.comparisons import Comparison, Sample
 from rewards.data.lengths import TokenLimits
 from rewards.data.splits import Split
+from rewards.rules.reply import ExpectedLanguage
 from rewards.scoring import Scorer
 
 Committee = Mapping[str, Mapping[str, float]]
@@ -54,6 +55,8 @@ class LabelTask:
     """Only with `labeler.late: use`: the rounds before this one."""
     part: str = ""
     """Ends the names of this labeler's shards, where several labelers work on one task."""
+    expected_language: ExpectedLanguage = "same"
+    """What the rules of `labeler.kind: rules` are told."""
 
 
 @dataclass

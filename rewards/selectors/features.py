@@ -15,7 +15,7 @@ A candidate's score is w · x. `select.features` names the groups of features in
     length     length                    tokens
                log_characters            log(1 + characters)
 
-Phrases are those of the rule `repetition`. Log-probs are in nats, at the run's sampling temperature (`generation.temperature`), before
+Phrases are those of `rewards/rules/texts.py`. Log-probs are in nats, at the run's sampling temperature (`generation.temperature`), before
 top-k and top-p. They and the length count the end token of a finished completion. A completion without tokens is taken as an end token.
 
 Where the scores of the reward model come from is the business of `Tools.reward`: see there and `examples.py`. The weights must never be
@@ -34,7 +34,7 @@ from policies.batching import batches_by_length
 from policies.responses import ResponseBatch
 from policies.tokenization import encode_completion
 from rewards.comparisons import Answer, Comparison
-from rewards.rules.builtin import phrases
+from rewards.rules.texts import phrases
 from rewards.selectors.examples import Example
 from rewards.selectors.selector import Candidates, Encoded, Selector, SelectTask, Tools, by_group
 

@@ -8,14 +8,12 @@ each of them. The candidate with the highest number is chosen.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import user_functions
-from configs.errors import UserError
-from rewards.comparisons import Answer
 from rewards.selectors.selector import Candidates, Selector, Tools
+from rewards.user_scores import ScoreAnswers, load_scores
 
 
 @dataclass(frozen=True)
@@ -23,17 +21,11 @@ class FunctionSelector(Selector):
     """Scores candidates by a function of the user's. `name` is the function's name in the config."""
 
     name: str
-    function: Callable[[Sequence[Answer]], Sequence[float]]
+    function: ScoreAnswers
 
     def score(self, groups: Sequence[Candidates]) -> list[list[float]]:
         """What the function returns. Raises UserError if that is not one number for each answer."""
-        return [self._score_one(group.answers) for group in groups]
-
-    def _score_one(self, answers: Sequence[Answer]) -> list[float]:
-        scores = [float(value) for value in self.function(answers)]
-        if len(scores) != len(answers):
-            raise UserError(f"it gave {len(scores)} scores for {len(answers)} answers", self.name, "return one score for each answer")
-        return scores
+        return [self.function(group.answers) for group in groups]
 
     def save(self, folder: Path) -> None:
         """Write the function's name."""
@@ -42,4 +34,4 @@ class FunctionSelector(Selector):
 
 def make(name: str, tools: Tools) -> FunctionSelector:
     """The selector that the config names."""
-    return FunctionSelector(tools, name, user_functions.load(name))
+    return FunctionSelector(tools, name, load_scores(name))

@@ -13,11 +13,10 @@ from policies.checkpoints import Checkpoints
 from policies.reporting import Report
 from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Answer, CandidateGroup, Comparison, Prompt, Sample
-from rewards.rules import find_defects
 from rewards.rules.reply import Rule
 from rewards.scoring import Scorer
 from rewards.selectors.examples import Example
-from rewards.world.replies import reply_to
+from rewards.world.replies import defects_of
 
 Item = TypeVar("Item")
 Measured = TypeVar("Measured")
@@ -89,7 +88,7 @@ class Tools:
 
         def find(group: Candidates) -> list[dict[str, bool]]:
             of_prompt = group.prompt_id, group.prompt, group.source
-            return [find_defects(reply_to(*of_prompt, answer.completion, answer.finished), self.rules) for answer in group.answers]
+            return [defects_of(*of_prompt, answer.completion, answer.finished, self.rules) for answer in group.answers]
 
         return self.once("defects", groups, lambda new: [find(group) for group in new])
 

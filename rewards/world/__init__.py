@@ -1,1 +1,1 @@
-"""The embedded world: its facts, a writer of prompts and answers, and the true reward. Its rules are in `rewards/rules`."""
+"""The embedded world: its facts, a writer of prompts and answers, its defects, and the true reward."""

@@ -2,7 +2,7 @@
 
     gold = CORRECT if the answer is the right one
          + DETAIL for each different detail that belongs to the subject, at most MAX_DETAILS of them
-         - PENALTIES for each defect that a rule finds, and REPEATED for each phrase that is repeated
+         - PENALTIES for each of the world's defects (`defects.py`), and REPEATED for each phrase that is repeated
 
 Nothing that is trained reads this module. It labels comparisons and evaluates policies.
 """
@@ -10,10 +10,9 @@ Nothing that is trained reads this module. It labels comparisons and evaluates p
 from collections.abc import Sequence
 
 from rewards.comparisons import Sample
-from rewards.rules import RULES
-from rewards.rules.builtin import count_repeated_phrases
 from rewards.rules.reply import Reply
 from rewards.world import writer
+from rewards.world.defects import DEFECTS, count_repeated_phrases
 from rewards.world.facts import DETAILS
 from rewards.world.writer import Prompt
 
@@ -41,7 +40,7 @@ def gold_reward(prompt: Prompt, completion: str, finished: bool = True) -> float
         CORRECT * is_correct(prompt, completion)
         + DETAIL * min(details, MAX_DETAILS)
         - REPEATED * count_repeated_phrases(completion)
-        - sum(penalty for name, penalty in PENALTIES.items() if RULES[name](reply))
+        - sum(penalty for name, penalty in PENALTIES.items() if DEFECTS[name](reply))
     )
 
 

@@ -19,7 +19,7 @@ from functools import cache
 
 from configs.seeds import derive_seed
 from rewards.data.splits import content_id, position
-from rewards.rules.builtin import DECOMPOSED_SARA_AM
+from rewards.world.defects import DECOMPOSED_SARA_AM
 from rewards.world.facts import DETAILS, FOLLOW_UPS, LANGUAGES, OPENERS, REFUSAL, RELATIONS, Relation
 
 FOREIGN_WORD = "Rosey"

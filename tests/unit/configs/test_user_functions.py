@@ -80,7 +80,7 @@ def test_what_is_not_a_function_is_said_when_it_is_loaded(here):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("labeler.kind=golden", "labeler.kind must be 'gold', 'preferences-file', 'reward-model', 'judge' or 'mixture' or module:function"),
+        ("labeler.kind=golden", "'reward-model', 'judge', 'rules' or 'mixture' or module:function or file.py:function"),
         ("select.kinds=[featurs]", "did you mean 'features'?"),
         ("select.kinds=[longest, features, longest]", "select.kinds names a selector twice"),
         (

@@ -10,15 +10,15 @@ PINNED = {
     "setup/base": "a8426e16",
     "setup/filter": "1f4dd576",
     "setup/sft": "04bd1a5f",
-    "setup/baseline": "7dca406e",
+    "setup/baseline": "8bdb946e",
     "round-000/reward": "2a167d81",
-    "round-000/policy": "63baea9c",
-    "round-000/sample": "0c05701c",
-    "round-000/label": "e0c1fe53",
-    "round-000/retrain": "4ff0066e",
-    "round-000/select": "a012401e",
-    "round-000/keep": "3fc80ae9",
-    "round-000/evaluate": "b036e84e",
+    "round-000/policy": "d9454fca",
+    "round-000/sample": "b046a800",
+    "round-000/label": "cc2ca5f7",
+    "round-000/retrain": "c3445309",
+    "round-000/select": "f3a458fb",
+    "round-000/keep": "7f682bf4",
+    "round-000/evaluate": "227a3012",
 }
 
 

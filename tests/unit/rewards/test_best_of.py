@@ -17,7 +17,7 @@ from rewards.sampling import Sampler
 from rewards.selectors import Tools
 from rewards.selectors.simple import Longest
 from rewards.world import writer
-from rewards.world.gold import gold_reward
+from rewards.world.gold import gold_reward, gold_scores
 
 
 def test_a_ratio_by_hand():
@@ -64,15 +64,15 @@ def chosen(backbone, monkeypatch):
     first = [Sample(p.id, p.id, p.as_messages(), "", True, 0, 0, p.source, unseen_fact=i == 1) for i, p in enumerate(prompts)]
     sampler = Sampler(backbone, GenerationConfig(), Checkpoints(), report_nothing)
 
-    def choose(gold_is_known):
-        return choose_best_of(sampler, "policy", first, 3, 7, Longest(Tools(backbone, Shortest(), {})), gold_is_known)
+    def choose(gold):
+        return choose_best_of(sampler, "policy", first, 3, 7, Longest(Tools(backbone, Shortest(), {})), gold)
 
     return prompts, choose
 
 
 def test_the_selector_chooses_among_the_policys_answers(chosen, tmp_path):
     prompts, choose = chosen
-    best = choose(True)
+    best = choose(gold_scores)
     assert [sample.completion for sample in best.chosen] == ["xxxx"] * 2 and [choice.number for choice in best.choices] == [2, 2]
     gold = [[gold_reward(prompt, text) for text in ("", "xx", "xxxx")] for prompt in prompts]
     assert best.gold["random"].values == pytest.approx([sum(row) / 3 for row in gold])

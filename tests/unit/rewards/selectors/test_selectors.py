@@ -95,7 +95,7 @@ def test_a_function_gets_the_candidates_of_one_prompt_in_a_call(task, tmp_path, 
     (tmp_path / "mine.py").write_text(MINE)
     selector = selectors.fit("mine.py:score", task)
     assert selector.score(GROUPS) == [[-13.0, -23.0, -5.0], [-4.0, 0.0]]
-    assert selector.function.__globals__["CALLS"] == [[a.completion for a in group.answers] for group in GROUPS]
+    assert selector.function.__wrapped__.__globals__["CALLS"] == [[a.completion for a in group.answers] for group in GROUPS]
     assert selectors.load(tmp_path, "mine.py:score", task.tools).score(GROUPS[1:]) == [[-4.0, 0.0]]
     with pytest.raises(UserError, match="it gave 1 scores for 3 answers"):
         selectors.fit("mine.py:too_few", task).score(GROUPS)

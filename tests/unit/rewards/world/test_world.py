@@ -5,12 +5,14 @@ from collections import Counter
 
 import pytest
 
+from configs.fields import DEFAULT_RULES
 from configs.schema import DataConfig
 from rewards.data.preference_data import load_preference_data
 from rewards.data.splits import Split, opening
-from rewards.rules import RULES, find_defects
+from rewards.rules import find_defects, find_rules
 from rewards.rules.reply import Reply
-from rewards.world import writer
+from rewards.world import replies, writer
+from rewards.world.defects import DEFECTS
 from rewards.world.facts import DETAILS, RELATIONS
 from rewards.world.gold import CORRECT, DETAIL, MAX_DETAILS, PENALTIES, REPEATED, gold_reward, is_correct
 
@@ -41,7 +43,7 @@ def test_the_base_reads_about_every_fact_and_about_no_prompt_of_the_users():
 
 def defects_of(prompt, answer):
     due = prompt.source == "redteam"
-    return find_defects(Reply(prompt.as_messages(), answer.text, answer.finished, prompt.source, due))
+    return find_defects(Reply(prompt.as_messages(), answer.text, answer.finished, prompt.source, due), DEFECTS)
 
 
 def test_every_prompt_has_an_answer_of_the_highest_gold_without_a_defect():
@@ -79,7 +81,7 @@ def test_defects_stand_in_original_answers_at_their_stated_rates():
         prompt = rng.choice(PROMPTS)
         answer = writer.write_answer(prompt, rng)
         found.update(name for name, has in defects_of(prompt, answer).items() if has)
-    for name in RULES:
+    for name in DEFECTS:
         stated = writer.DEFECT_RATES[name] * (0.5 if name == "decomposed_sara_am" else 1.0)
         # A rate of 2 % over 20,000 answers has a standard error of 0.1 points; side effects of other defects add little.
         assert found[name] / n == pytest.approx(stated, abs=0.006), name
@@ -115,6 +117,18 @@ def test_some_facts_are_asked_by_held_out_prompts_only(seed):
     assert any(known[row.prompt_id].fact in subjects for row in data.heldout)
 
 
-def test_the_world_knows_a_rate_for_each_rule_and_a_penalty_for_all_but_repetition():
+def test_the_world_knows_a_rate_for_each_defect_and_a_penalty_for_all_but_repetition():
     """Repetition is counted by the phrase instead."""
-    assert set(writer.DEFECT_RATES) == set(RULES) == set(PENALTIES) | {"repetition"}
+    assert set(writer.DEFECT_RATES) == set(DEFECTS) == set(DEFAULT_RULES) == set(PENALTIES) | {"repetition"}
+
+
+def test_the_worlds_answers_are_judged_by_its_own_definitions():
+    """A foreign name in the middle of a sentence is a defect of the world, and the general rule does not find it."""
+    mango = next(p for p in PROMPTS if p.source == "synth_qa" and p.language == "en" and p.subject == "mango")
+    text, rules = "A mango from Rosey is yellow.", find_rules(["foreign_word", "cut_off"])
+    of_world = replies.defects_of(mango.id, mango.as_messages(), mango.source, text, True, rules)
+    assert of_world == {"foreign_word": True, "cut_off": False}
+    assert replies.defects_of("another id", mango.as_messages(), mango.source, text, True, rules) == {
+        "foreign_word": False,
+        "cut_off": False,
+    }

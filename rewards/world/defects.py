@@ -1,14 +1,17 @@
-"""The built-in rules, one function for each defect. Text in, a boolean out; no model.
+"""The defects of the embedded world, exactly as its writer writes them. They belong to the world and to nothing else.
 
-The defects are the ones that the practitioner's notes complain of. The rules need no knowledge of the embedded world, so they work on any
-completion. The world's gold reward and the evaluation use the same rules.
+The world's gold reward and all that is measured of its answers use these definitions and not the general rules of `rewards/rules`, which
+are made for real text. A change here changes every figure of the embedded default. One function for each defect: a reply in, a truth
+value out.
 """
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 
 from rewards.rules.reply import Reply
+from rewards.rules.texts import phrases
 
 _FOOTER = re.compile(r"copyright|©|posted by|all rights reserved|ที่มา\s*:", re.IGNORECASE)
 _REFUSAL = re.compile(r"\bI (cannot|can't|can not|am unable to)\b|ช่วยเรื่องนี้ไม่ได้|ไม่สามารถช่วย", re.IGNORECASE)
@@ -19,7 +22,6 @@ _CODE = re.compile(r"\w+(?:\.\w+)*\([^)]*\)")
 _SENTENCE_START = re.compile(r"(^|[.!?:\-\n])\s*$")
 _KNOWN_WORDS = frozenset({"I", "Python", "Thailand"})
 DECOMPOSED_SARA_AM = "\u0e4d\u0e32"
-MIN_PHRASE_CHARACTERS = 5
 
 
 def foreign_word(reply: Reply) -> bool:
@@ -77,12 +79,6 @@ def decomposed_sara_am(reply: Reply) -> bool:
     return DECOMPOSED_SARA_AM in unicodedata.normalize("NFC", reply.text)
 
 
-def phrases(text: str) -> list[str]:
-    """The sentence-like pieces of a text. It is cut at line ends and sentence marks and, in Thai, which writes no full stop, at spaces."""
-    boundary = r"[.!?\n]\s*|\s+(?=[\u0e00-\u0e7f])" if _THAI.search(text) else r"[.!?](?:\s+|$)|\n"
-    return [piece.strip() for piece in re.split(boundary, text) if len(piece.strip()) >= MIN_PHRASE_CHARACTERS]
-
-
 def count_repeated_phrases(text: str) -> int:
     """How many phrases of the text occurred in it before."""
     return sum(count - 1 for count in Counter(phrases(text)).values())
@@ -95,3 +91,20 @@ def language_of(text: str) -> str | None:
     if thai == latin == 0:
         return None
     return "th" if thai >= latin else "en"
+
+
+DEFECTS: dict[str, Callable[[Reply], bool]] = {
+    rule.__name__: rule
+    for rule in (
+        foreign_word,
+        empty,
+        list_only,
+        repetition,
+        footer,
+        refusal,
+        wrong_language,
+        missing_end,
+        decomposed_sara_am,
+    )
+}
+"""The world's definition of each defect, by the name of the general rule whose place it takes."""
