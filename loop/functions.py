@@ -56,5 +56,6 @@ def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in stage.calls:
         value = identity_at(config, setting)
-        found |= {name: setting for name in (value if isinstance(value, list) else [value]) if user_functions.is_function(name)}
+        items = [item["path"] if isinstance(item, dict) else item for item in (value if isinstance(value, list) else [value])]
+        found |= {name: setting for name in items if user_functions.is_function(name)}
     return found

@@ -34,6 +34,7 @@ MEASURES: dict[str, Measure] = {
     "heldout_prompts": Measure("held-out prompts", ROWS),
     "ties": Measure("comparisons that are ties", ROWS),
     "skipped": Measure("rows that cannot be used, by reason", TEXTS),
+    "normalized": Measure("texts that were normalised, by what was changed", TEXTS),
     "by_source": Measure("training comparisons by source", TEXTS),
     "left_out": Measure("rows that were left out, by reason", TEXTS),
     "samples": Measure("completions that the policy gave", ROWS),
@@ -97,7 +98,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
-    "data": ("pairs", "heldout_pairs", "skipped"),
+    "data": ("pairs", "heldout_pairs", "skipped", "normalized"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),

@@ -5,13 +5,14 @@ own texts. Samples of the run's policies are never left out, because `generation
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from configs.errors import UserError
 from policies.tokenization import DialogueRefused, encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord
+from rewards.data.row_files import RowFile
 
 Row = TypeVar("Row", Comparison, PromptRecord)
 LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
@@ -32,6 +33,17 @@ class TokenLimits:
         """The rows within the limits, and how many others there are, by reason."""
         reasons = [self.excess(row) for row in rows]
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
+
+    def keep_into(self, kept: RowFile[Row], rows: Iterable[Row]) -> Counter[str]:
+        """Add the rows within the limits to `kept`, one by one. Returns how many others there are, by reason."""
+        left_out: Counter[str] = Counter()
+        for row in rows:
+            reason = self.excess(row)
+            if reason is None:
+                kept.append(row)
+            else:
+                left_out[reason] += 1
+        return left_out
 
     def excess(self, row: Comparison | PromptRecord) -> str | None:
         """The reason to leave a row out, or None. The end token of a completion counts, unless the completion is unfinished."""

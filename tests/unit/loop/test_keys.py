@@ -6,19 +6,19 @@ from loop.forks import shared_stages
 from loop.keys import planned_keys
 
 PINNED = {
-    "setup/data": "280bc797",
+    "setup/data": "6d2fe328",
     "setup/base": "a8426e16",
-    "setup/filter": "1f4dd576",
-    "setup/sft": "04bd1a5f",
-    "setup/baseline": "7dca406e",
-    "round-000/reward": "fcad7ff6",
-    "round-000/policy": "bb02d9ca",
-    "round-000/sample": "57af4fab",
-    "round-000/label": "93ef1be6",
-    "round-000/retrain": "20b462f0",
-    "round-000/select": "ec3abed1",
-    "round-000/keep": "44f649e9",
-    "round-000/evaluate": "cbfe3849",
+    "setup/filter": "20aa2c6e",
+    "setup/sft": "584cfef6",
+    "setup/baseline": "a7f9532f",
+    "round-000/reward": "fbdfa020",
+    "round-000/policy": "48f0d551",
+    "round-000/sample": "0b525ff3",
+    "round-000/label": "72b59c66",
+    "round-000/retrain": "51b5bd4c",
+    "round-000/select": "dcd83704",
+    "round-000/keep": "47bdfa3b",
+    "round-000/evaluate": "dffc7521",
 }
 
 
