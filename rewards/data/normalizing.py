@@ -23,7 +23,7 @@ from collections.abc import Callable
 from rewards.comparisons import Prompt
 
 _JOINERS = re.compile("[\u200b\u2060\ufeff]|(?<=[\u0e00-\u0e7f])[\u200c\u200d]+|[\u200c\u200d]+(?=[\u0e00-\u0e7f])")
-_SARA_AM = re.compile("\u0e4d([\u0e48-\u0e4b]?)\u0e32([\u0e48-\u0e4b]?)|\u0e33([\u0e48-\u0e4b])")
+_SARA_AM = re.compile("\u0e4d([\u0e48-\u0e4b]*)\u0e32([\u0e48-\u0e4b]*)|\u0e33([\u0e48-\u0e4b]+)")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
 _LINE_ENDS = re.compile("\r\n?")
 
@@ -40,11 +40,15 @@ def normalize(text: str, changed: Counter[str]) -> str:
     """The text in its one form. Each kind of change is counted once for the text."""
     if text.isascii() and "\r" not in text:
         return text
-    for name, change in CHANGES.items():
-        new = change(text)
-        if new != text:
-            changed[name] += 1
-            text = new
+    kinds, before = set(), None
+    while text != before:  # one change may make room for another, as where NFC puts marks in another order
+        before = text
+        for name, change in CHANGES.items():
+            new = change(text)
+            if new != text:
+                kinds.add(name)
+                text = new
+    changed.update(kinds)
     return text
 
 

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import zlib
@@ -20,7 +21,7 @@ KIND_OF_ENDING = {kind: kind for kind in KINDS} | {"ndjson": "jsonl"}
 def _open_zstandard(path: Path) -> Any:
     import pyarrow  # which `datasets` needs; Python itself reads zstandard from 3.14 on
 
-    return pyarrow.input_stream(str(path), compression="zstd")
+    return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))  # which by itself cannot tell lines
 
 
 PACKERS: dict[str, Callable[[Path], Any]] = {

@@ -31,6 +31,8 @@ BLOCKS = frozenset(
 """Elements that begin and end a paragraph."""
 SILENT = frozenset(["script", "style", "head", "template"])
 FENCE = "```"
+SPACES = re.compile(r"[ \t\r\n\f]+")
+"""What HTML shows as one space. A no-break space is none of them."""
 
 
 def html_to_text(html: str) -> str:
@@ -52,7 +54,7 @@ def _write(node: Any, pieces: list[str]) -> None:
         if isinstance(child, PreformattedString):  # comments, declarations
             continue
         if isinstance(child, NavigableString):
-            pieces.append(re.sub(r"\s+", " ", str(child).replace("\0", "")))
+            pieces.append(SPACES.sub(" ", str(child).replace("\0", "")))
         elif isinstance(child, Tag) and child.name not in SILENT:
             _write_element(child, pieces)
 
@@ -62,7 +64,7 @@ def _write_element(element: Any, pieces: list[str]) -> None:
         code = element.get_text().replace("\0", "").strip("\n")
         pieces.append(f"\n\n\0{FENCE}\n{code}\n{FENCE}\0\n\n")
     elif element.name == "code":
-        code = re.sub(r"\s+", " ", element.get_text().replace("\0", ""))
+        code = SPACES.sub(" ", element.get_text().replace("\0", ""))
         pieces.append(f"`{code}`")
     elif element.name == "br":
         pieces.append("\n")
