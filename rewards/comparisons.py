@@ -130,8 +130,8 @@ def round_of(sample_id: str) -> int | None:
 def to_line(record: Any) -> str:
     """A record as one line of JSON, with the line feed."""
     # `asdict` would copy the messages of each prompt, which takes longer than writing them.
-    row = record if isinstance(record, dict) else {of.name: getattr(record, of.name) for of in fields(record)}
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    row = record if isinstance(record, dict) else {name: getattr(record, name) for name in _names(type(record))}  # type: ignore[arg-type]
+    return _ENCODER.encode(row) + "\n"
 
 
 def from_line(line: str | bytes, kind: type[Record]) -> Record:
@@ -162,8 +162,12 @@ def iterate_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 @functools.cache
-def _names(kind: type) -> frozenset[str]:
-    return frozenset(of.name for of in fields(kind))
+def _names(kind: type) -> dict[str, None]:
+    """The names of the fields of a record, in order."""
+    return dict.fromkeys(of.name for of in fields(kind))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:
