@@ -59,6 +59,11 @@ class Context:
         return self.backbone
 
     @property
+    def scratch(self) -> Path:
+        """A folder for what the stage needs only while it runs. It is beside the output, so nothing in it can become part of that."""
+        return self.output.parent
+
+    @property
     def sampler(self) -> Sampler:
         """Asks policies of the backbone for completions."""
         return Sampler(self.backbone, self.config.generation, self.checkpoints, self.report)

@@ -36,7 +36,7 @@ def data(context: Context) -> Metrics:
     `sources.json` has the account of each source: the hash of each file that was read, and how many rows were used and left out, and why.
     Later stages do not need the files any more.
     """
-    loaded = load_preference_data(context.config.data, context.config.seed, context.output)
+    loaded = load_preference_data(context.config.data, context.config.seed, context.scratch)
     context.report(1, 1)
     parts: dict[str, Sequence[Any]] = {
         "pairs": loaded.pairs,
@@ -80,7 +80,7 @@ def filter(context: Context) -> Metrics:
     left_out_pairs: Counter[str] = Counter()
     for name in (*PAIR_FILES, *PROMPT_FILES):
         kind = Comparison if name in PAIR_FILES else PromptRecord
-        kept: RowFile[Any] = RowFile(kind, context.output)
+        kept: RowFile[Any] = RowFile(kind, context.scratch)
         left_out = limits.keep_into(kept, context.read_rows(name, kind))
         if left_out and not kept:
             raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)

@@ -144,7 +144,8 @@ def test_the_driver_never_imports_torch_nor_ray(here):
 @pytest.mark.parametrize(
     ("rows", "settings", "what"),
     [
-        ([{"question": "a", "answer": "b"}], (), "lacks the columns chosen, rejected"),
+        ([{"question": "a", "answer": "b"}], (), "no usable preference pair: pairs holds prompts only"),
+        ([{"said": "a"}], (), "the format of the data cannot be told by its columns (it has said)"),
         ([PAIR | {"rejected": ""}], ("data.bad_rows=refuse",), "rejected is empty"),
         ([PAIR] * 3, ("data.heldout_fraction=0.5",), "too few pairs"),  # all of one prompt, so all on one side
     ],
