@@ -11,7 +11,7 @@ from configs.fields import BadValue, Section
 
 FormatName = Literal["auto", "preference", "prompts", "messages", "sharegpt", "rated", "tree", "votes", "answers"]
 """The forms of rows. `rewards/data/formats` reads each of them."""
-Kind = Literal["pairs", "prompts"]
+Kind = Literal["pairs", "prompts", "answers"]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -27,8 +27,8 @@ class SourceConfig(Section):
     format: FormatName = "auto"
     """The form of the rows. `auto` tells it by the columns."""
     kind: Kind | None = None
-    """`pairs` are compared answers. `prompts` are only asked, by PPO and in sampling: of compared answers, the prompts are taken. None
-    means what the format holds."""
+    """`pairs` are compared answers. `prompts` are only asked, by PPO and in sampling: of compared answers, the prompts are taken. `answers`
+    are good answers, one for each prompt: SFT is trained on them too, and the prompts are asked. None means what the format holds."""
     columns: dict[str, str] = {}
     """Columns with other names than the format's: the format's name -> yours, for example `{prompt: question}`."""
     config_name: str | None = None

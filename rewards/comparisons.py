@@ -32,6 +32,16 @@ class PromptRecord:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """A prompt and a good answer to it, which nothing is compared with. SFT is trained on it."""
+
+    prompt_id: str
+    prompt: Prompt
+    answer: str
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Sample:
     """One completion of a policy.
 

@@ -12,7 +12,7 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.model_card import write_card
 from policies.reporting import Report
-from rewards.comparisons import Comparison, PromptRecord, iterate_jsonl, read_jsonl, write_jsonl
+from rewards.comparisons import Comparison, Demonstration, PromptRecord, iterate_jsonl, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
 from rewards.data.row_files import RowFile
 from rewards.evaluation import Evaluation, evaluate_policy
@@ -81,6 +81,15 @@ class Context:
     def pairs(self, name: str) -> list[Comparison]:
         """`pairs`, `heldout_pairs` or `labeler_pairs`. After the `filter` stage these are the ones that are short enough."""
         return read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison)
+
+    def answers(self) -> list[Demonstration]:
+        """The single answers that SFT is trained on beside the pairs. Without a source of answers, there is no such file."""
+        return read_jsonl(self.inputs["data"] / "answers.jsonl", Demonstration) if self.has_answers else []
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the run has single answers."""
+        return (self.inputs["data"] / "answers.jsonl").exists()
 
     def read_rows(self, name: str, kind: type[Any]) -> Iterator[Any]:
         """The rows of one of the files that `pairs` and `prompts` read, one at a time, because the original data may be large."""

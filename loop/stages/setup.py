@@ -19,7 +19,7 @@ from policies.sft import train_sft
 from policies.tiny_base import train_tiny_base
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
-from rewards.comparisons import Comparison, Prompt, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord
 from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile
 from rewards.data.sources import hash_source
@@ -44,6 +44,7 @@ def data(context: Context) -> Metrics:
         "labeler_pairs": loaded.labeler_pairs,
         "prompts": loaded.prompts,
         "heldout_prompts": loaded.heldout_prompts,
+        **({"answers": loaded.answers} if loaded.answers else {}),
     }
     for name, records in parts.items():
         context.save_rows(f"{name}.jsonl", records)
@@ -77,9 +78,11 @@ def filter(context: Context) -> Metrics:
     check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
     limits = context.limits
     counts: dict[str, int] = {}
-    left_out_pairs: Counter[str] = Counter()
-    for name in (*PAIR_FILES, *PROMPT_FILES):
-        kind = Comparison if name in PAIR_FILES else PromptRecord
+    left_out_pairs, left_out_answers = Counter[str](), Counter[str]()
+    kinds: dict[str, type[Any]] = dict.fromkeys(PAIR_FILES, Comparison) | dict.fromkeys(PROMPT_FILES, PromptRecord)
+    if context.has_answers:
+        kinds["answers"] = Demonstration
+    for name, kind in kinds.items():
         kept: RowFile[Any] = RowFile(kind, context.scratch)
         left_out = limits.keep_into(kept, context.read_rows(name, kind))
         if left_out and not kept:
@@ -88,23 +91,28 @@ def filter(context: Context) -> Metrics:
         counts[name] = len(kept)
         if name in PAIR_FILES:
             left_out_pairs += left_out
+        elif name == "answers":
+            left_out_answers = left_out
     context.report(1, 1)
-    return counts | {"left_out": dict(left_out_pairs)}
+    return counts | {"left_out": dict(left_out_pairs)} | ({"answers_left_out": dict(left_out_answers)} if left_out_answers else {})
 
 
 def sft(context: Context) -> Metrics:
-    """Supervised fine-tuning of the first policy on the chosen completions. PPO starts from it and measures the KL from it."""
+    """Supervised fine-tuning of the first policy on the chosen completions and on single answers. PPO starts from it and measures the KL
+    from it."""
     backbone, all_pairs = context.backbone, context.pairs("pairs")
     pairs = [pair for pair in all_pairs if not pair.tie]  # in a tie, nobody has chosen a completion
     if not pairs:
         raise UserError(f"all {len(all_pairs)} training pairs are ties", "the data", "give pairs of which one completion is better")
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
+    answers = context.answers()
+    examples += [(encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.answer)) for row in answers]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
     log = train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.report)
     context.save_with_card(lambda folder: backbone.save_adapter("sft", folder))
     context.save_log(log)
-    return {"loss": final_loss(log), "pairs": len(pairs)}
+    return {"loss": final_loss(log), "pairs": len(pairs)} | ({"answers": len(answers)} if answers else {})
 
 
 def labeler(context: Context) -> Metrics:

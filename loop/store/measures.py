@@ -30,6 +30,8 @@ MEASURES: dict[str, Measure] = {
     "pairs": Measure("comparisons that are trained on", ROWS),
     "heldout_pairs": Measure("comparisons of held-out prompts", ROWS),
     "labeler_pairs": Measure("comparisons that only the labeling reward model is trained on", ROWS),
+    "answers": Measure("single answers that SFT is trained on", ROWS),
+    "answers_left_out": Measure("single answers that were left out, by reason", TEXTS),
     "prompts": Measure("training prompts", ROWS),
     "heldout_prompts": Measure("held-out prompts", ROWS),
     "ties": Measure("comparisons that are ties", ROWS),
@@ -98,7 +100,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
-    "data": ("pairs", "heldout_pairs", "skipped", "normalized"),
+    "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),

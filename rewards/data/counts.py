@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.errors import UserError
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.reading import ReadRow
 from rewards.data.sources import Source
 from rewards.data.unusable import Unusable
@@ -17,9 +17,10 @@ BEYOND_CAP = "beyond the source's cap"
 class SourceCounts:
     """The account of one source. Every row that was read is used, or left out for one reason: `rows` == `used` + what is in `left_out`.
 
-    examples: the first row of each reason. left_out_parts: parts of used rows, as a deleted answer in a tree. pairs, prompts: what the
-    used rows hold. pairs_not_drawn: those of them that `data.max_pairs` leaves out. prompts_left_out: prompts that were there before, or
-    belong to the labeler's part. changed: texts that were normalised, by what was changed in them.
+    examples: the first row of each reason. left_out_parts: parts of used rows, as a deleted answer in a tree. pairs, prompts, answers: what
+    the used rows hold. pairs_not_drawn: those of them that `data.max_pairs` leaves out. prompts_left_out: prompts that were there before,
+    or belong to the labeler's part. answers_left_out: answers to prompts that are not trained on. changed: texts that were normalised, by
+    what was changed in them.
     """
 
     source: Source
@@ -31,7 +32,9 @@ class SourceCounts:
     pairs: int = 0
     pairs_not_drawn: int = 0
     prompts: int = 0
+    answers: int = 0
     prompts_left_out: Counter[str] = field(default_factory=Counter)
+    answers_left_out: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, row: Unusable, is_refused: bool) -> None:
@@ -50,6 +53,7 @@ class SourceCounts:
         self.changed.update(row.changed)
         self.pairs += sum(isinstance(record, Comparison) for record in row.records)
         self.prompts += sum(isinstance(record, PromptRecord) for record in row.records)
+        self.answers += sum(isinstance(record, Demonstration) for record in row.records)
 
     def leave_out_beyond_cap(self, count: int) -> None:
         """Count the usable rows that were not drawn."""
@@ -75,5 +79,7 @@ class SourceCounts:
             "pairs_not_drawn": self.pairs_not_drawn,
             "prompts": self.prompts,
             "prompts_left_out": dict(self.prompts_left_out),
+            "answers": self.answers,
+            "answers_left_out": dict(self.answers_left_out),
             "changed": dict(self.changed),
         }

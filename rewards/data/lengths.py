@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from configs.errors import UserError
 from policies.tokenization import DialogueRefused, encode_completion, encode_prompt
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.row_files import RowFile
 
-Row = TypeVar("Row", Comparison, PromptRecord)
+Row = TypeVar("Row", Comparison, PromptRecord, Demonstration)
 LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
 REFUSED_PROMPT = "prompt refused by the chat template"
 SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
@@ -45,7 +45,7 @@ class TokenLimits:
                 left_out[reason] += 1
         return left_out
 
-    def excess(self, row: Comparison | PromptRecord) -> str | None:
+    def excess(self, row: Comparison | PromptRecord | Demonstration) -> str | None:
         """The reason to leave a row out, or None. The end token of a completion counts, unless the completion is unfinished."""
         try:
             prompt = encode_prompt(self.tokenizer, row.prompt)
@@ -57,7 +57,11 @@ class TokenLimits:
             return LONG_PROMPT
         if isinstance(row, PromptRecord):
             return None
-        completions = ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished))
+        completions: tuple[tuple[str, bool], ...]
+        if isinstance(row, Demonstration):
+            completions = ((row.answer, True),)
+        else:
+            completions = ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished))
         if any(len(encode_completion(self.tokenizer, text, finished)) > self.max_completion_tokens for text, finished in completions):
             return LONG_COMPLETION
         return None

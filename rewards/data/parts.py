@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.data import DataConfig
 from configs.errors import UserError
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.counts import SourceCounts
 from rewards.data.splits import Side
 
@@ -26,6 +26,7 @@ class PreferenceData:
     prompts: Sequence[PromptRecord]
     heldout_prompts: Sequence[PromptRecord]
     labeler_pairs: Sequence[Comparison] = ()
+    answers: Sequence[Demonstration] = ()
     counts: list[SourceCounts] = field(default_factory=list)
     ties: int = 0
     by_source: Counter[str] = field(default_factory=Counter)

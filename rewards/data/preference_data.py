@@ -13,7 +13,7 @@ from typing import Any
 from configs.data import DataConfig
 from configs.errors import UserError
 from configs.seeds import derive_seed
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data import embedded
 from rewards.data.counts import SourceCounts
 from rewards.data.drawing import Reservoir
@@ -24,7 +24,7 @@ from rewards.data.sources import Source, find_sources
 from rewards.data.splits import Side, Split
 from rewards.data.unusable import Unusable
 
-SAID_BEFORE, FOR_THE_LABELER = "a prompt that was there before", "a prompt of the labeler's part"
+SAID_BEFORE, FOR_THE_LABELER, HELD_OUT = "a prompt that was there before", "a prompt of the labeler's part", "a prompt that is held out"
 
 
 def load_preference_data(config: DataConfig, seed: int, folder: Path | None = None) -> PreferenceData:
@@ -49,6 +49,7 @@ class _Loader:
         self.counts: list[SourceCounts] = []
         self.pairs: dict[Side, Any] = {side: _rows(Comparison, folder) for side in ("training", "heldout", "labeler")}
         self.prompts: dict[Side, Any] = {side: _rows(PromptRecord, folder) for side in ("training", "heldout")}
+        self.answers: Any = _rows(Demonstration, folder)
         self.drawn: Reservoir[tuple[SourceCounts, Comparison]] | None = None
         if config.max_pairs:
             self.drawn = Reservoir(config.max_pairs, derive_seed(seed, "max_pairs"))
@@ -86,13 +87,15 @@ class _Loader:
         check_parts(self.pairs, self.config, self._where())
         pairs, prompts = self.pairs, self.prompts
         parts = pairs["training"], pairs["heldout"], prompts["training"], prompts["heldout"], pairs["labeler"]
-        return PreferenceData(*parts, self.counts, self.ties, self.by_source)
+        return PreferenceData(*parts, self.answers, self.counts, self.ties, self.by_source)
 
     def _use(self, row: ReadRow, counts: SourceCounts) -> None:
         counts.use(row)
         for record in row.records:
             if isinstance(record, PromptRecord):
                 self._ask(record, self.split.side(record.prompt), counts)
+            elif isinstance(record, Demonstration):
+                self._demonstrate(record, counts)
             elif self.drawn is not None:
                 counts.pairs_not_drawn += 1
                 self.drawn.add((counts, record), counts.source.config.weight)
@@ -109,6 +112,15 @@ class _Loader:
         if side != "labeler":
             self._ask(PromptRecord(pair.prompt_id, pair.prompt, pair.source), side, None)
 
+    def _demonstrate(self, record: Demonstration, counts: SourceCounts) -> None:
+        """Keep an answer if its prompt is trained on, and its prompt as any other."""
+        side = self.split.side(record.prompt)
+        if side == "training":
+            self.answers.append(record)
+        else:
+            counts.answers_left_out[HELD_OUT if side == "heldout" else FOR_THE_LABELER] += 1
+        self._ask(PromptRecord(record.prompt_id, record.prompt, record.source), side, counts)
+
     def _ask(self, prompt: PromptRecord, side: Side, counts: SourceCounts | None) -> None:
         """Put a prompt into its part, unless it is there. counts: of a source of prompts, which says why one is left out."""
         number = int(prompt.prompt_id, 16)
@@ -123,7 +135,7 @@ class _Loader:
 
     def _why(self) -> str:
         """What there was instead of pairs."""
-        prompts = [f"{count.source.name} holds prompts only" for count in self.counts if count.prompts]
+        prompts = [f"{count.source.name} holds prompts only" for count in self.counts if count.prompts or count.answers]
         reasons = [_in_words(count) for count in self.counts if count.left_out]
         return ", ".join(prompts + reasons) or "the data set is empty"
 

@@ -2,7 +2,7 @@
 
     for source, row in read_sources(config):
         if isinstance(row, Unusable): ...    # reason, place, excerpt
-        else: ...                            # row.records: comparisons or prompts; row.left_out: parts that cannot be used
+        else: ...                            # row.records: what it holds; row.left_out: parts that cannot be used
 
 Each row of a source comes out once, as a ReadRow or as an Unusable. Rows are normalised here (`normalizing.py`), if the config says so,
 before anything is compared. Must never draw or split: `preference_data.py` does.
@@ -18,7 +18,7 @@ from typing import Any
 from configs import user_functions
 from configs.data import DataConfig, Kind
 from configs.errors import UserError
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data import tables
 from rewards.data.csv_rows import try_csv
 from rewards.data.formats import FORMATS, Format, Found, find_format
@@ -40,9 +40,13 @@ READERS = {
 """Kinds of files -> what reads one. `datasets` would guess types in JSON and CSV, and turn the answers NA and 007 into nothing and 7."""
 LOOKED_AT = 100
 """How many rows are looked at to tell the format of a source."""
+WITH_ANSWERS = ("answers", "messages", "sharegpt")
+"""The formats that may have one answer to a prompt."""
 GIVEN_UP_AT = 10_000
 """After how many rows that cannot be read at all no further one is tried."""
 
+Held = Comparison | PromptRecord | Demonstration
+"""What a row of a source of pairs, of prompts, or of answers holds."""
 RawRows = Iterator[tuple[str, Row | BadLine]]
 
 
@@ -50,12 +54,12 @@ RawRows = Iterator[tuple[str, Row | BadLine]]
 class ReadRow:
     """A row that can be used.
 
-    place: where it is. records: what it holds, all comparisons or all prompts. left_out: reasons for parts of it that cannot be used.
+    place: where it is. records: what it holds, all of one kind. left_out: reasons for parts of it that cannot be used.
     changed: what was normalised, in texts by kind of change.
     """
 
     place: str
-    records: tuple[Comparison | PromptRecord, ...]
+    records: tuple[Held, ...]
     left_out: tuple[str, ...] = ()
     changed: Mapping[str, int] = field(default_factory=dict)
 
@@ -95,7 +99,7 @@ def _read(place: str, row: Row, source: str, format: Format, kind: Kind, is_norm
     changed: Counter[str] = Counter()
     part = row.get("source")
     name = f"{source}/{part}" if isinstance(part, str) and part and part != source else source
-    records: list[Comparison | PromptRecord] = []
+    records: list[Held] = []
     left_out: list[str] = []
     for found in _found(format, row):
         try:
@@ -121,20 +125,25 @@ def _found(format: Format, row: Row) -> Iterator[Found]:
 def _normalized(found: Pair | Question, changed: Counter[str]) -> Pair | Question:
     prompt = normalize_prompt(found.prompt, changed)
     if isinstance(found, Question):
-        return Question(prompt)
+        return Question(prompt, found.answer and normalize(found.answer, changed))
     return found._replace(prompt=prompt, chosen=normalize(found.chosen, changed), rejected=normalize(found.rejected, changed))
 
 
-def _record(found: Pair | Question, source: str, kind: Kind) -> Comparison | PromptRecord:
+def _record(found: Pair | Question, source: str, kind: Kind) -> Held:
     """The record of what was found, once it is checked. Of a pair, a source of prompts takes the prompt."""
-    if isinstance(found, Pair) and kind == "pairs":
+    if kind == "pairs":
+        if isinstance(found, Question):
+            raise BadRow("it has no two answers to compare")
         check(found)
         id, prompt, chosen, rejected = content_id(found.prompt), found.prompt, found.chosen, found.rejected
         return Comparison(id, prompt, chosen, rejected, source=source, tie=found.tie, rater=found.rater)
-    if kind == "pairs":
-        raise BadRow("it has no two answers to compare")
     check(Question(found.prompt))
-    return PromptRecord(content_id(found.prompt), found.prompt, source)
+    if kind == "prompts":
+        return PromptRecord(content_id(found.prompt), found.prompt, source)
+    answer = found.answer if isinstance(found, Question) else None
+    if answer is None or not answer.strip():
+        raise BadRow("it has no answer" if answer is None else "the answer is empty")
+    return Demonstration(content_id(found.prompt), found.prompt, answer, source)
 
 
 def _format_of(source: Source, rows: Iterable[Row]) -> tuple[Format, Kind]:
@@ -155,7 +164,10 @@ def _format_of(source: Source, rows: Iterable[Row]) -> tuple[Format, Kind]:
     kind = source.config.kind or ("pairs" if name == "sharegpt" and {"chosen", "rejected"} <= set(columns) else format.holds)
     if kind == "pairs" and format.holds == "prompts" and name != "sharegpt":
         what = f"{source.name} has no two answers to compare (its format is {name})"
-        raise UserError(what, source.config.path, "leave out kind, or set kind: prompts")
+        raise UserError(what, source.config.path, "leave out kind, or set kind: prompts or kind: answers")
+    if kind == "answers" and name not in WITH_ANSWERS:
+        what = f"{source.name} has no single answers (its format is {name})"
+        raise UserError(what, source.config.path, f"leave out kind; single answers are in the formats {', '.join(WITH_ANSWERS)}")
     return format, kind
 
 

@@ -25,9 +25,10 @@ class Pair(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A prompt without answers that could be compared."""
+    """A prompt without answers that could be compared. answer: the only one, where there is one; None where there is none."""
 
     prompt: Prompt
+    answer: str | None = None
 
 
 def parse_row(row: Row) -> Comparison:

@@ -80,9 +80,9 @@ def split_answer(turns: list[Turn]) -> tuple[list[Turn], str]:
     return turns[:-1], turns[-1]["content"]
 
 
-def question_of(turns: list[Turn]) -> list[Turn]:
-    """What a dialogue asks: everything before its last answer, or all of it if it ends with somebody else."""
-    return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
+def question_and_answer(turns: list[Turn]) -> tuple[list[Turn], str | None]:
+    """What a dialogue asks, and its last answer. If it ends with somebody else, all of it is the question, and there is no answer."""
+    return split_answer(turns) if turns and turns[-1]["role"] == "assistant" else (turns, None)
 
 
 def said_in(prompt: Prompt) -> str:

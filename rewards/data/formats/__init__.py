@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from configs.data import Kind
 from rewards.data.formats import answers, rated, tree, votes
 from rewards.data.rows import Pair, Question, Row, parse_pair
-from rewards.data.turns import as_messages, as_prompt, from_sharegpt, question_of, split_answer
+from rewards.data.turns import as_messages, as_prompt, from_sharegpt, question_and_answer, split_answer
 from rewards.data.unusable import BadRow
 
 Found = Pair | Question | BadRow
@@ -41,14 +41,14 @@ def parse_question(row: Row) -> Iterator[Found]:
 
 def parse_messages(row: Row) -> Iterator[Found]:
     """TRL's language-modelling format: whole dialogues in `messages`. What comes before the last answer is the prompt."""
-    yield Question(question_of(as_messages(row.get("messages"), "messages")))
+    yield Question(*question_and_answer(as_messages(row.get("messages"), "messages")))
 
 
 def parse_sharegpt(row: Row) -> Iterator[Found]:
     """ShareGPT's form: `conversations` with `from` and `value`, perhaps with a `chosen` and a `rejected` turn."""
     turns = from_sharegpt(row.get("conversations"))
     if row.get("chosen") is None and row.get("rejected") is None:
-        yield Question(question_of(turns))
+        yield Question(*question_and_answer(turns))
         return
     chosen, rejected = (split_answer(from_sharegpt([row.get(name)]))[1] for name in ("chosen", "rejected"))
     yield Pair(turns, chosen, rejected)

@@ -1,14 +1,14 @@
 """An instruction with one answer: GSM8K's `question` and `answer`, CoNaLa's `intent` and `snippet`, and the forms of Alpaca, Dolly and TRL.
 
 One answer cannot be compared with anything, so such rows are prompts: PPO and sampling ask them, and the labeler or a function of yours
-judges what the policy answers. The answers themselves are not read.
+judges what the policy answers. With `kind: answers`, SFT is trained on the answers too.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rewards.data.rows import Question, Row
-from rewards.data.turns import as_prompt
+from rewards.data.turns import as_messages, as_prompt, split_answer
 from rewards.data.unusable import BadRow
 
 
@@ -43,10 +43,14 @@ def parse(row: Row) -> Iterator[Question]:
         raise BadRow("it has no instruction and answer")
     instruction = row.get(form.better) or row[form.instruction]
     addition = row.get(form.addition)
+    given = row[form.answer]
+    answer = given if isinstance(given, str) else None
+    if isinstance(given, list):  # TRL's conversational form has a message
+        answer = split_answer(as_messages(given, form.answer))[1]
     if addition is None or addition == "":
-        yield Question(as_prompt(instruction, form.instruction))
+        yield Question(as_prompt(instruction, form.instruction), answer)
     elif isinstance(instruction, str) and isinstance(addition, str):
-        yield Question(f"{instruction}\n\n{addition}")
+        yield Question(f"{instruction}\n\n{addition}", answer)
     else:
         raise BadRow(f"{form.instruction} or {form.addition} is not text")
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from configs.data import DataConfig
 from rewards.comparisons import Comparison, PromptRecord, read_jsonl
 from rewards.data.counts import BEYOND_CAP
 from rewards.data.drawing import Reservoir
-from rewards.data.preference_data import FOR_THE_LABELER, SAID_BEFORE, load_preference_data
+from rewards.data.preference_data import FOR_THE_LABELER, HELD_OUT, SAID_BEFORE, load_preference_data
 from rewards.data.row_files import RowFile
 from rewards.data.splits import Split
 
@@ -69,6 +70,25 @@ def test_prompts_of_the_labelers_part_are_not_asked(files):
     assert data.labeler_pairs and not asked & {pair.prompt for pair in data.labeler_pairs}
     left_out = data.counts[2].prompts_left_out
     assert left_out[FOR_THE_LABELER] > 30 and len([p for p in asked if p.startswith("question")]) + left_out.total() >= 150
+
+
+def test_answers_to_prompts_that_are_not_trained_on_are_left_out(files, tmp_path):
+    """200 answers: those in training are kept. Their prompts are asked as any other, but 50 of them are prompts of pairs already."""
+    rows = [
+        {"question": json.loads(line)["prompt"], "answer": f"#### {i}"}
+        for i, line in enumerate(Path(files["asked"]).read_text().splitlines())
+    ]
+    (tmp_path / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [{"path": files["mail"]}, {"path": str(tmp_path / "solved.jsonl"), "kind": "answers"}]
+    data = load_preference_data(DataConfig(sources=sources, labeler_fraction=0.3), 0)
+    check_accounts(data)
+    split, counts = Split(0, 0.22, 0.3), data.counts[1]
+    sides = Counter(split.side(row["question"]) for row in rows)
+    assert counts.answers == 200 and len(data.answers) == sides["training"] > 80
+    assert counts.answers_left_out == {HELD_OUT: sides["heldout"], FOR_THE_LABELER: sides["labeler"]}
+    assert all(split.side(row.prompt) == "training" for row in data.answers)
+    assert {row.prompt for row in data.answers} <= {row.prompt for row in data.prompts}
+    assert counts.prompts_left_out[SAID_BEFORE] + counts.prompts_left_out[FOR_THE_LABELER] >= 50
 
 
 def test_a_file_holds_what_memory_holds(files, tmp_path):

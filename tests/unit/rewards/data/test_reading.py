@@ -13,7 +13,7 @@ import pytest
 
 from configs import UserError
 from configs.data import DataConfig, SourceConfig
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.reading import ReadRow, read_source, read_sources
 from rewards.data.sources import find_sources
 from rewards.data.splits import content_id
@@ -150,6 +150,24 @@ def test_what_has_no_two_answers_is_a_prompt(one, row, prompt):
     else:
         with pytest.raises(UserError, match="no two answers to compare"):
             one(row, kind="pairs")
+
+
+def test_a_single_answer_is_kept_where_it_is_asked_for(one):
+    asked, said = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    for row, prompt in (
+        ({"question": "q", "answer": "a"}, "q"),
+        ({"prompt": "q", "completion": [said]}, "q"),
+        ({"messages": [asked, said]}, [asked]),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, [asked]),
+    ):
+        (found,) = one(row, kind="answers")
+        assert found.records == (Demonstration(content_id(prompt), prompt, "a", "rows"),)
+    rows = one({"question": "q", "answer": " "}, {"question": "q", "answer": 7}, {"question": "", "answer": "a"}, kind="answers")
+    assert [row.reason for row in rows] == ["the answer is empty", "it has no answer", "the prompt is empty"]
+    assert one({"messages": [asked]}, kind="answers")[0].reason == "it has no answer"
+    for row in (ROWS[0], {"prompt": "q"}):
+        with pytest.raises(UserError, match="rows has no single answers"):
+            one(row, kind="answers")
 
 
 def test_turns_of_tools_and_parts_of_text_are_kept(one):
