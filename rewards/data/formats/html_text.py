@@ -1,7 +1,10 @@
 """HTML as plain text: paragraphs apart, lists as lists, and code as it stands. Parsed by Beautiful Soup; imports no ML library."""
 
 import re
+import warnings
 from typing import Any
+
+from rewards.data.unusable import BadRow
 
 BLOCKS = frozenset(
     [
@@ -36,11 +39,23 @@ SPACES = re.compile(r"[ \t\r\n\f]+")
 
 
 def html_to_text(html: str) -> str:
-    """The text of a piece of HTML. Blocks of code are fenced as in Markdown, code in a line has backticks, items of lists a dash."""
-    from bs4 import BeautifulSoup  # takes 50 ms, which only this format needs
+    """The text of a piece of HTML. Blocks of code are fenced as in Markdown, code in a line has backticks, items of lists a dash.
+
+    Raises BadRow if nobody could read it.
+    """
+    import bs4  # takes 50 ms, which only this format needs
 
     pieces: list[str] = []
-    _write(BeautifulSoup(html, "html.parser"), pieces)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", bs4.MarkupResemblesLocatorWarning)  # an answer may be nothing but an address
+            warnings.simplefilter("ignore", bs4.XMLParsedAsHTMLWarning)
+            parsed = bs4.BeautifulSoup(html, "html.parser")
+        _write(parsed, pieces)
+    except RecursionError:
+        raise BadRow("HTML that is nested too deeply") from None
+    except bs4.ParserRejectedMarkup:
+        raise BadRow("HTML that cannot be parsed") from None
     blocks = "".join(pieces).split("\0")  # even ones are text, odd ones code
     texts = [block if number % 2 else _tidy(block) for number, block in enumerate(blocks)]
     return re.sub(r"\n{3,}", "\n\n", "".join(texts)).strip() if len(blocks) == 1 else "".join(texts).strip()
