@@ -55,7 +55,8 @@ def parse_pair(row: Row) -> Pair:
         prompt, texts = as_prompt(row["prompt"]), (chosen, rejected)  # type: ignore[assignment]
     else:
         prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
-    return Pair(prompt, *texts, tie=_is_tie(row))
+    rater = row.get("rater")
+    return Pair(prompt, *texts, tie=_is_tie(row), rater=str(rater) if isinstance(rater, str | int) else "")
 
 
 def parse_prompt(row: Row) -> Prompt:

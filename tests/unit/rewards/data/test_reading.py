@@ -212,6 +212,11 @@ def test_the_format_can_be_given_and_columns_renamed(one):
     assert found.records == (PromptRecord(content_id("question 0"), "question 0", "rows"),)
 
 
+def test_a_row_names_its_rater(one):
+    rows = one(ROWS[0] | {"rater": "ann", "tie": True}, ROWS[0] | {"rater": 7}, ROWS[0] | {"rater": None})
+    assert [(row.records[0].rater, row.records[0].tie) for row in rows] == [("ann", True), ("7", False), ("", False)]
+
+
 def test_a_row_names_its_part_of_the_source(one):
     rows = one(ROWS[0] | {"source": "mail"}, ROWS[1], ROWS[2] | {"source": "notes"}, name="notes")
     assert [row.records[0].source for row in rows] == ["notes/mail", "notes", "notes"]
