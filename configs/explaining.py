@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -88,6 +88,7 @@ EXPECTED = {
     "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:g}",
     "literal": "{expected}",
+    "missing": "given",
 }
 """What a value must be. The longest key with which the type of pydantic's error starts is used; other errors bring their own text."""
 
@@ -98,11 +99,11 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
     """Return the first problem as a UserError. `place` returns where a setting was written."""
     errors = error.errors()
     first = errors[0]
-    given = tuple(str(part) for part in first["loc"])
+    given = _without_numbers(first["loc"])
     if first["type"] == "extra_forbidden":
         meant = " or ".join(".".join(name) for name in _meant(given))
         what = f"there is no setting {'.'.join(given)!r}" + (f", did you mean {meant!r}?" if meant else "")
-        return UserError(what, place(given), f"use {meant}; {SEE}" if meant else _legal_in(given[:-1]))
+        return UserError(what, place(_written(first["loc"])), f"use {meant}; {SEE}" if meant else _legal_in(given[:-1]))
     if first["type"] == "invalid_key":
         return UserError(f"the name of a setting must be text, not {first['loc'][-1]!r}", place(given), SEE)
     path = _known_part(given)
@@ -111,18 +112,29 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
         words = [tuple(word.split(".")) for word in re.findall(r"[a-z]+\.[a-z_]+", what)]
         named = [name for name in words if name in _names(RunConfig)] or [path]
         return UserError(what, "; ".join(dict.fromkeys(map(place, named))), getattr(bad, "to_do", f"change it; {SEE}"))
-    same = [e for e in errors if _known_part(tuple(str(part) for part in e["loc"])) == path]
-    inside = [e for e in same if isinstance(e["loc"][-1], int)]  # one item of a list
+    same = [e for e in errors if _known_part(_without_numbers(e["loc"])) == path]
+    inside = [e for e in same if any(isinstance(part, int) for part in e["loc"])]  # one item of a list
     wrong = inside[0] if inside else first
     expected = " or ".join(dict.fromkeys(_expected(e) for e in inside[:1] or same))
-    item = f", item {int(wrong['loc'][-1]) + 1}," if inside else ""
+    item = f", item {next(part for part in wrong['loc'] if isinstance(part, int)) + 1}," if inside else ""
     value = "empty" if wrong["input"] is None else repr(wrong["input"])[:100]
     legal = re.findall(r"'([^']*)'", wrong.get("ctx", {}).get("expected", ""))
     near = difflib.get_close_matches(str(wrong["input"]), legal, n=1, cutoff=0.5)
     hint = f", did you mean {near[0]!r}?" if near else ""
     is_number = "text" in expected and isinstance(wrong["input"], int | float)
     to_do = "put the value in quotes; on the command line, write KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
-    return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(path), to_do)
+    return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(_written(wrong["loc"], path)), to_do)
+
+
+def _without_numbers(loc: Sequence[Any]) -> Path:
+    """Return the names in a place of pydantic's, without the numbers of items."""
+    return tuple(str(part) for part in loc if not isinstance(part, int))
+
+
+def _written(loc: Sequence[Any], otherwise: Path | None = None) -> Path:
+    """Return the setting under which something was written: a list is written as a whole."""
+    first = next((at for at, part in enumerate(loc) if isinstance(part, int)), None)
+    return (_without_numbers(loc) if otherwise is None else otherwise) if first is None else _known_part(tuple(map(str, loc[:first])))
 
 
 def _expected(error: Any) -> str:
@@ -172,6 +184,7 @@ def _names(model: type[BaseModel], section: Path = ()) -> list[Path]:
     names: list[Path] = []
     for name, field in model.model_fields.items():
         names.append((*section, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += _names(field.annotation, (*section, name))
+        inner = (get_args(field.annotation) or (None,))[0] if get_origin(field.annotation) is list else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += _names(inner, (*section, name))
     return names

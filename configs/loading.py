@@ -21,6 +21,8 @@ from configs.schema import SHORT_FORMS, RunConfig
 PRESETS = Path(__file__).parent
 OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
 """The settings that have their own option on the command line."""
+INSTEAD_OF: dict[tuple[str, ...], tuple[str, ...]] = {("data", "source"): ("data", "sources"), ("data", "sources"): ("data", "source")}
+"""A setting -> the one that it takes the place of, so that a later one replaces either."""
 MISSING = object()
 """Stands for a value that was not given. None cannot, because it is a valid value."""
 
@@ -36,6 +38,7 @@ class Given:
         """Add a value. It replaces an earlier one. place: the text that messages show."""
         if path[-1:] == path and path[0] in SHORT_FORMS and not isinstance(value, dict):
             path = (*path, SHORT_FORMS[path[0]])
+        self._drop(INSTEAD_OF.get(path, ()))
         values = self.values
         for section in path[:-1]:
             inner = values.get(section)
@@ -43,6 +46,12 @@ class Given:
             values = values[section]
         values[path[-1]] = value
         self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path} | {path: place}
+
+    def _drop(self, path: tuple[str, ...]) -> None:
+        """Forget a value, if it was given."""
+        section = self.get(path[:-1], {}) if path else {}
+        if isinstance(section, dict) and section.pop(path[-1] if path else "", MISSING) is not MISSING:
+            self.places = {old: text for old, text in self.places.items() if old[: len(path)] != path}
 
     def set_words(self, words: Sequence[str]) -> None:
         """Add the KEY=VALUE words of the command line. Raises UserError for a word without a key."""
@@ -74,6 +83,9 @@ class Given:
     def over(self, config: RunConfig, place: str) -> "Given":
         """Return these values together with those of `config`, which was read from `place`. Values given here win."""
         own = config.model_dump(mode="json")
+        for path, other in INSTEAD_OF.items():
+            if self.get(path, MISSING) is not MISSING:
+                own[other[0]].pop(other[1])
         kept = {path: place for path in _leaves(own) if self.get(path, MISSING) is MISSING}
         return Given(_merged(own, self.values), kept | self.places)
 

@@ -1,19 +1,19 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py` and `judging.py`, and `docs/configuration.md` lists them. This module must never import an ML
-library, and it reads no file: `loading.py` does that.
+The settings themselves are in `sections.py`, `data.py` and `judging.py`, and `docs/configuration.md` lists them. This module must never
+import an ML library, and it reads no file: `loading.py` does that.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from configs.data import DataConfig
 from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
 from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, RulesConfig, SampleConfig, SelectConfig
 from configs.sections import (
     BaseConfig,
-    DataConfig,
     DPOConfig,
     GenerationConfig,
     LoraSection,

@@ -2,8 +2,8 @@
 
 The text below each setting becomes its entry in `docs/configuration.md` (`python -m docs.generate`); the part after "Source:" becomes
 the entry's source. The defaults are those of the embedded world. The presets beside this file change what a larger model needs.
-`judging.py` has the groups for what comes after PPO. `schema.py` joins all groups and checks what must fit together. Must never import
-an ML library.
+`data.py` has the groups for the data, and `judging.py` those for what comes after PPO. `schema.py` joins all groups and checks what must
+fit together. Must never import an ML library.
 """
 
 import os
@@ -71,33 +71,6 @@ class LoraSection(Section):
     computed once and reused. This makes PPO faster."""
     target_modules: str | list[str] = "all-linear"
     """Which linear layers get an adapter, in PEFT's notation."""
-
-
-class DataConfig(Section):
-    """The original preference pairs."""
-
-    source: str | list[str] = "embedded"
-    """Where the pairs come from: `embedded` (the built-in world), a hub data set, one or more .jsonl, .json, .csv or .parquet files
-    (.jsonl.gz also works), or your own function that yields rows (`file.py:function` or `module:function`)."""
-    split: str = "train"
-    """Only for a hub data set: the split that is read."""
-    heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.22
-    """The fraction of the prompts that nothing is trained on, in any round. A prompt's side depends on its opening and on `seed`, so no
-    dialogue is on both sides."""
-    max_pairs: PositiveInt | None = None
-    """Use at most this many pairs, drawn at random. None means all of them."""
-    max_prompt_tokens: PositiveInt = 64
-    """Leave out longer prompts, with their pairs. Tokens are counted with the base model's tokenizer, chat template included."""
-    max_completion_tokens: PositiveInt = 64
-    """Leave out pairs with a longer completion. `generation.max_new_tokens` must not be larger."""
-    bad_rows: Literal["skip", "refuse"] = "skip"
-    """What happens to a row that cannot be used, for example one with an empty answer: `skip` leaves it out and counts it, `refuse` stops
-    the run."""
-    labeler_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """The fraction of the pairs, of those that are not held out, that only trains the labeler of `labeler.kind: reward-model`. The run
-    itself never sees them."""
-    num_pairs: PositiveInt = 2000
-    """Only for `embedded`: how many original training pairs are made."""
 
 
 class TrainerSection(Section):

@@ -1,6 +1,6 @@
 """Writes the pages that come from the code: `python -m docs.generate`. A test fails while one of them is not current.
 
-docs/configuration.md    from the settings in configs/sections.py, configs/judging.py, configs/endpoints.py and configs/schema.py
+docs/configuration.md    from the settings in configs
 docs/metrics.md          from the metrics in loop/store/measures.py
 """
 
@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from configs.fields import Section
 from configs.loading import PRESETS
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 SOURCE = "Source: "
 SETTINGS = """# Configuration
 
-<!-- Written by `python -m docs.generate` from sections.py, judging.py, endpoints.py and schema.py in configs/. Change the text there. -->
+<!-- Written by `python -m docs.generate` from the settings in configs. Change the text there. -->
 
 Every setting of a run, with its type, default and meaning. You can give settings in three ways. A later one replaces an earlier one:
 
@@ -83,6 +83,7 @@ def settings() -> str:
             section: type[Section] = field.annotation  # type: ignore[assignment]
             all_run_time = is_run_time(RunConfig(), name)
             parts.append(_group(f"`{name}`", _one_line(section.__doc__), section, list(section.model_fields), f"{name}.", all_run_time))
+            parts += [_items(f"{name}.{of}", item) for of, item in _lists_of_sections(section)]
     return "\n".join(parts)
 
 
@@ -119,6 +120,17 @@ def _first_comment(preset: Path) -> str:
     return preset.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
+def _items(name: str, item: type[Section]) -> str:
+    """Return the settings of each item of a list."""
+    return _group(f"Each item of `{name}`", _one_line(item.__doc__), item, list(item.model_fields), prefix="")
+
+
+def _lists_of_sections(section: type[Section]) -> Iterator[tuple[str, type[Section]]]:
+    for name, field in section.model_fields.items():
+        if get_origin(field.annotation) is list and _is_section(item := get_args(field.annotation)[0]):
+            yield name, item
+
+
 def _group(title: str, about: str, section: type[Section], names: list[str], prefix: str, all_run_time: bool = False) -> str:
     texts, schema = descriptions(section), section.model_json_schema()["properties"]
     rows = [f"## {title}", ""]
@@ -128,13 +140,14 @@ def _group(title: str, about: str, section: type[Section], names: list[str], pre
         rows += ["All of these are **run time** settings.", ""]
     rows += ["| setting | type | default | meaning | source |", "| --- | --- | --- | --- | --- |"]
     for name in names:
+        field = section.model_fields[name]
         meaning, _, source = texts[name].replace("None", "`null`").partition(SOURCE)
-        if is_run_time(section(), name):
+        if is_run_time(section.model_construct(), name):
             meaning = f"**Run time.** {meaning}"
         cells = (
             f"`{prefix}{name}`",
             type_in_words(schema[name]),
-            _default(section.model_fields[name].default, schema[name]),
+            "must be given" if field.is_required() else _default(field.default, schema[name]),
             meaning.strip(),
             source.removesuffix("."),
         )
@@ -166,13 +179,11 @@ def _choices(schema: dict[str, Any]) -> list[str]:
     if "enum" in schema or "const" in schema:
         return [f"`{value}`" for value in schema.get("enum", [schema.get("const")])]
     if schema["type"] == "array":
-        return [f"list of {type_in_words(schema['items'])}"]
+        return ["list of groups of settings" if "$ref" in schema["items"] else f"list of {type_in_words(schema['items'])}"]
     if schema["type"] == "object":
         return [f"mapping of names to {type_in_words(schema['additionalProperties'])}"]
     if "pattern" in schema:
         return ["a function of yours"]
-    if schema["type"] == "object":
-        return [f"mapping of names to {type_in_words(schema['additionalProperties'])}"]
     words = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text", "null": "`null`"}
     return [" ".join([words[schema["type"]], *_limits(schema)])]
 

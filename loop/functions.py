@@ -56,6 +56,7 @@ def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
     found: dict[str, str] = {}
     for setting in stage.calls:
         value = identity_at(config, setting)
-        names = value if isinstance(value, list | dict) else [value]  # of a mapping, its keys are names
+        items = value if isinstance(value, list | dict) else [value]  # of a mapping, its keys are names
+        names = [item["path"] if isinstance(item, dict) else item for item in items]
         found |= {name: setting for name in names if user_functions.is_function(name)}
     return found

@@ -47,7 +47,7 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=4, calls=("data.source",))
+DATA = Stage("data", ("data",), version=5, calls=("data.source", "data.sources"))
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.data import DataConfig
 from configs.errors import UserError
-from configs.schema import DataConfig, RunConfig
+from configs.schema import RunConfig
 from policies.named_bases import NAMED_BASES
 
 MAX_POSITIONS = 1024

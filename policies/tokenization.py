@@ -4,6 +4,7 @@ An answer may end with any of a model's end tokens (`end_tokens`), or in a stop 
 is always the tokenizer's own `eos_token`, so one answer has one form.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +41,16 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
     inside a message are encoded as plain text. Raises DialogueRefused if the template cannot write the dialogue. Many templates want
     turns that alternate, and some do not allow a system turn.
     """
-    turns = tuple(tuple(message.items()) for message in messages)
-    return list(_encode_turns(tokenizer, tokenizer.chat_template, turns, add_generation_prompt))
+    return list(_encode_turns(tokenizer, tokenizer.chat_template, json.dumps(list(messages)), add_generation_prompt))
 
 
 @lru_cache(maxsize=8192)
-def _encode_turns(tokenizer: Any, template: str | None, turns: tuple[tuple[tuple[str, str], ...], ...], ask: bool) -> tuple[int, ...]:
-    """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow."""
-    messages = [dict(turn) for turn in turns]
+def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool) -> tuple[int, ...]:
+    """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow.
+
+    dialogue: the messages as JSON, because the cache wants something that cannot change, and the calls of tools are nested.
+    """
+    messages = json.loads(dialogue)
     if template:
         # Sanitising also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
         special = any(_special_tokens(tokenizer).pattern.search(m["content"]) for m in messages)
@@ -56,6 +59,8 @@ def _encode_turns(tokenizer: Any, template: str | None, turns: tuple[tuple[tuple
         except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
             raise DialogueRefused(str(error)) from None
         return tuple(written["input_ids"])
+    if any(m.get("tool_calls") for m in messages):
+        raise DialogueRefused("only a chat template can write the calls of tools, and the base has none")
     text = "".join(f"\n\n{HH_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in messages)
     return tuple(tokenizer(text + ("\n\nAssistant:" if ask else ""), split_special_tokens=True)["input_ids"])
 

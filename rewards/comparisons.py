@@ -4,10 +4,11 @@ A comparison is a row of TRL's preference format (prompt, chosen, rejected) with
 the round whose policy wrote a completion. (In the config, `generation` is the section with the sampling settings.)
 """
 
+import functools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -28,6 +29,16 @@ class PromptRecord:
     prompt: Prompt
     source: str = ""
     unseen_fact: bool = False
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and a good answer to it, which nothing is compared with. SFT is trained on it."""
+
+    prompt_id: str
+    prompt: Prompt
+    answer: str
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,23 +155,47 @@ def round_of(sample_id: str) -> int | None:
     return int(found[1])
 
 
+def to_line(record: Any) -> str:
+    """A record as one line of JSON, with the line feed."""
+    # `asdict` would copy the messages of each prompt, which takes longer than writing them.
+    row = record if isinstance(record, dict) else {name: getattr(record, name) for name in _names(type(record))}  # type: ignore[arg-type]
+    return _ENCODER.encode(row) + "\n"
+
+
+def from_line(line: str | bytes, kind: type[Record]) -> Record:
+    """The record on a line. Keys that its kind does not have are ignored."""
+    names = _names(kind)  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in json.loads(line).items() if name in names})
+
+
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Write one record a line, and return how many there were."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for record in records:
-            # `asdict` would copy the messages of each prompt, which takes longer than writing them.
-            row = record if isinstance(record, dict) else {of.name: getattr(record, of.name) for of in fields(record)}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(to_line(record))
             count += 1
     return count
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
     """Read records of one kind. Keys that the kind does not have are ignored."""
-    names = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    return list(iterate_jsonl(path, kind))
+
+
+def iterate_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Read records as `read_jsonl` does, one at a time."""
     with path.open(encoding="utf-8") as file:
-        return [kind(**{k: v for k, v in json.loads(line).items() if k in names}) for line in file if line.strip()]
+        yield from (from_line(line, kind) for line in file if line.strip())
+
+
+@functools.cache
+def _names(kind: type) -> dict[str, None]:
+    """The names of the fields of a record, in order."""
+    return dict.fromkeys(of.name for of in fields(kind))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:

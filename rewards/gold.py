@@ -13,7 +13,7 @@ Gold = Callable[[Sequence[Sample]], dict[str, float]]
 """The true reward of each sample, by the sample's id."""
 
 
-def find_gold(source: str | list[str], function: str | None) -> Gold | None:
+def find_gold(source: str | list[str] | None, function: str | None) -> Gold | None:
     """What gives samples their true reward: the user's function, or the embedded world where the data is its own. None: nothing does."""
     if function:
         score = load_scores(function)

@@ -20,7 +20,7 @@ from loop.store.layout import MANIFEST, RunFolder
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
 from policies.base_folder import check_base
-from rewards.data.sources import check_labels, check_sources
+from rewards.data.sources import check_given_sources, check_labels
 
 PROCESS_STARTED = time.monotonic()
 HELP = "start a run, or continue it: the same command again resumes"
@@ -51,7 +51,7 @@ def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
     """Make the run that is given, or fork it as `fork_name` and make the fork. Raises a LoopError unless all rounds are done."""
     terminal = Terminal()
     folder = RunFolder(runs / given.name())
-    reads_new_data = fork_name is not None and given.get(("data", "source")) is not None
+    reads_new_data = fork_name is not None and any(given.get(("data", name)) is not None for name in ("source", "sources"))
     if folder.config.exists():
         own = read_config(folder.path, fold(read_events(folder.journal)))
         given = given.over(own.model_copy(update={"name": folder.name}), str(folder.config))
@@ -78,7 +78,7 @@ def check_given(given: Given, data_was_read: bool) -> RunConfig:
     Files come first: a file that does not exist is more likely than settings that do not fit together.
     """
     if not data_was_read:
-        check_sources(given.get(("data", "source"), "embedded"), given.place(("data", "source")))
+        check_given_sources(given.get(("data",)), given.place(("data", "source")), given.place(("data", "sources")))
     check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
     config = given.resolve()
     check_functions(config, given.place)

@@ -40,7 +40,8 @@ def count_pairs(config: RunConfig) -> Pairs:
     data = config.data
     if data.source == "embedded":
         return Pairs(data.num_pairs, round(data.num_pairs * data.heldout_fraction))
-    lines = _count_lines([data.source] if isinstance(data.source, str) else data.source)
+    named = [data.source] if isinstance(data.source, str) else data.source or [source.path for source in data.sources]
+    lines = _count_lines(named)
     pairs = min(data.max_pairs or lines or ASSUMED_PAIRS, lines or ASSUMED_PAIRS) if lines else data.max_pairs or ASSUMED_PAIRS
     heldout = round(pairs * data.heldout_fraction)
     return Pairs(round((pairs - heldout) * (1 - data.labeler_fraction)), heldout, lines is None and data.max_pairs is None)

@@ -1,6 +1,6 @@
 """What a stage is given: its part of the config, its inputs, an empty output directory, and ways to report and to save."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.model_card import write_card
 from policies.reporting import Report
-from rewards.comparisons import Comparison, PromptRecord, read_jsonl, write_jsonl
+from rewards.comparisons import Comparison, Demonstration, PromptRecord, iterate_jsonl, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
+from rewards.data.row_files import RowFile
 from rewards.evaluation import Evaluation, evaluate_policy
 from rewards.gold import Gold, find_gold
 from rewards.rules import find_rules
@@ -61,6 +62,11 @@ class Context:
         return self.backbone
 
     @property
+    def scratch(self) -> Path:
+        """A folder for what the stage needs only while it runs. It is beside the output, so nothing in it can become part of that."""
+        return self.output.parent
+
+    @property
     def sampler(self) -> Sampler:
         """Asks policies of the backbone for completions."""
         return Sampler(self.backbone, self.config.generation, self.checkpoints, self.report)
@@ -78,6 +84,19 @@ class Context:
     def pairs(self, name: str) -> list[Comparison]:
         """`pairs`, `heldout_pairs` or `labeler_pairs`. After the `filter` stage these are the ones that are short enough."""
         return read_jsonl(self.inputs["data"] / f"{name}.jsonl", Comparison)
+
+    def answers(self) -> list[Demonstration]:
+        """The single answers that SFT is trained on beside the pairs. Without a source of answers, there is no such file."""
+        return read_jsonl(self.inputs["data"] / "answers.jsonl", Demonstration) if self.has_answers else []
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the run has single answers."""
+        return (self.inputs["data"] / "answers.jsonl").exists()
+
+    def read_rows(self, name: str, kind: type[Any]) -> Iterator[Any]:
+        """The rows of one of the files that `pairs` and `prompts` read, one at a time, because the original data may be large."""
+        return iterate_jsonl(self.inputs["data"] / f"{name}.jsonl", kind)
 
     def labels(self) -> list[list[Comparison]]:
         """The comparisons of all rounds so far, by round. The last entry is this round's, once they are there."""
@@ -107,7 +126,7 @@ class Context:
 
     def save_rows(self, name: str, rows: Iterable[Any]) -> None:
         """Write records as JSON lines, on the main worker only."""
-        self.save(lambda folder: write_jsonl(folder / name, rows))
+        self.save(lambda folder: rows.write(folder / name) if isinstance(rows, RowFile) else write_jsonl(folder / name, rows))
 
     def save_log(self, rows: Iterable[dict[str, float]]) -> None:
         """Write a training log, one step a line."""

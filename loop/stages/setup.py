@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from policies.sft import train_sft
 from policies.tiny_base import train_tiny_base
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
-from rewards.comparisons import Prompt
+from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord
 from rewards.data.preference_data import load_preference_data
-from rewards.data.sources import hash_sources
+from rewards.data.row_files import RowFile
+from rewards.data.sources import hash_source
 from rewards.world import writer
 
 NUM_PRETRAINING_DIALOGUES = 16_000
@@ -32,21 +33,29 @@ PROMPT_FILES = ("prompts", "heldout_prompts")
 def data(context: Context) -> Metrics:
     """Check the original pairs and split them into training, held-out, and the labeler's part.
 
-    `sources.json` records the hash of each file that was read. Later stages do not need the files any more.
+    `sources.json` has the account of each source: the hash of each file that was read, and how many rows were used and left out, and why.
+    Later stages do not need the files any more.
     """
-    hashes = hash_sources(context.config.data.source)
-    loaded = load_preference_data(context.config.data, context.config.seed)
+    loaded = load_preference_data(context.config.data, context.config.seed, context.scratch)
     context.report(1, 1)
-    pairs = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
-    parts: dict[str, list[Any]] = {**pairs, "prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
+    parts: dict[str, Sequence[Any]] = {
+        "pairs": loaded.pairs,
+        "heldout_pairs": loaded.heldout,
+        "labeler_pairs": loaded.labeler_pairs,
+        "prompts": loaded.prompts,
+        "heldout_prompts": loaded.heldout_prompts,
+        **({"answers": loaded.answers} if loaded.answers else {}),
+    }
     for name, records in parts.items():
         context.save_rows(f"{name}.jsonl", records)
-    if hashes:
-        context.save(lambda folder: _write_json(folder / "sources.json", hashes))
+    if loaded.counts:
+        accounts = [counts.as_json() | {"files": hash_source(counts.source)} for counts in loaded.counts]
+        context.save(lambda folder: _write_json(folder / "sources.json", accounts))
     return {name: len(records) for name, records in parts.items()} | {
-        "ties": sum(pair.tie for records in pairs.values() for pair in records),
+        "ties": loaded.ties,
         "skipped": dict(loaded.skipped),
-        "by_source": dict(Counter(pair.source for pair in loaded.pairs)),
+        "by_source": dict(loaded.by_source),
+        **({"normalized": dict(loaded.changed)} if loaded.changed else {}),
     }
 
 
@@ -68,31 +77,42 @@ def filter(context: Context) -> Metrics:
     """
     check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
     limits = context.limits
-    pairs = {name: limits.keep(context.pairs(name)) for name in PAIR_FILES}
-    prompts = {name: limits.keep(context.prompts(name)) for name in PROMPT_FILES}
-    parts: dict[str, tuple[list[Any], Counter[str]]] = {**pairs, **prompts}
-    for name, (records, left_out) in parts.items():
-        if left_out and not records:
+    counts: dict[str, int] = {}
+    left_out_pairs, left_out_answers = Counter[str](), Counter[str]()
+    kinds: dict[str, type[Any]] = dict.fromkeys(PAIR_FILES, Comparison) | dict.fromkeys(PROMPT_FILES, PromptRecord)
+    if context.has_answers:
+        kinds["answers"] = Demonstration
+    for name, kind in kinds.items():
+        kept: RowFile[Any] = RowFile(kind, context.scratch)
+        left_out = limits.keep_into(kept, context.read_rows(name, kind))
+        if left_out and not kept:
             raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
-        context.save_rows(f"{name}.jsonl", records)
+        context.save_rows(f"{name}.jsonl", kept)
+        counts[name] = len(kept)
+        if name in PAIR_FILES:
+            left_out_pairs += left_out
+        elif name == "answers":
+            left_out_answers = left_out
     context.report(1, 1)
-    left_out_pairs = sum((left_out for _, left_out in pairs.values()), Counter())
-    return {name: len(records) for name, (records, _) in parts.items()} | {"left_out": dict(left_out_pairs)}
+    return counts | {"left_out": dict(left_out_pairs)} | ({"answers_left_out": dict(left_out_answers)} if left_out_answers else {})
 
 
 def sft(context: Context) -> Metrics:
-    """Supervised fine-tuning of the first policy on the chosen completions. PPO starts from it and measures the KL from it."""
+    """Supervised fine-tuning of the first policy on the chosen completions and on single answers. PPO starts from it and measures the KL
+    from it."""
     backbone, all_pairs = context.backbone, context.pairs("pairs")
     pairs = [pair for pair in all_pairs if not pair.tie]  # in a tie, nobody has chosen a completion
     if not pairs:
         raise UserError(f"all {len(all_pairs)} training pairs are ties", "the data", "give pairs of which one completion is better")
     tokenizer = backbone.tokenizer
     examples = [(encode_prompt(tokenizer, p.prompt), encode_completion(tokenizer, p.chosen, p.chosen_finished)) for p in pairs]
+    answers = context.answers()
+    examples += [(encode_prompt(tokenizer, row.prompt), encode_completion(tokenizer, row.answer)) for row in answers]
     backbone.add_adapter("sft", seed=context.seed("adapter"))
     log = train_sft(backbone, "sft", examples, context.config.sft, context.checkpoints, context.seed(), context.report)
     context.save_with_card(lambda folder: backbone.save_adapter("sft", folder))
     context.save_log(log)
-    return {"loss": final_loss(log), "pairs": len(pairs)}
+    return {"loss": final_loss(log), "pairs": len(pairs)} | ({"answers": len(answers)} if answers else {})
 
 
 def labeler(context: Context) -> Metrics:

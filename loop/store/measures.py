@@ -30,10 +30,13 @@ MEASURES: dict[str, Measure] = {
     "pairs": Measure("comparisons that are trained on", ROWS),
     "heldout_pairs": Measure("comparisons of held-out prompts", ROWS),
     "labeler_pairs": Measure("comparisons that only the labeling reward model is trained on", ROWS),
+    "answers": Measure("single answers that SFT is trained on", ROWS),
+    "answers_left_out": Measure("single answers that were left out, by reason", TEXTS),
     "prompts": Measure("training prompts", ROWS),
     "heldout_prompts": Measure("held-out prompts", ROWS),
     "ties": Measure("comparisons that are ties", ROWS),
     "skipped": Measure("rows that cannot be used, by reason", TEXTS),
+    "normalized": Measure("texts that were normalised, by what was changed", TEXTS),
     "by_source": Measure("training comparisons by source", TEXTS),
     "left_out": Measure("rows that were left out, by reason", TEXTS),
     "samples": Measure("completions that the policy gave", ROWS),
@@ -117,7 +120,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
-    "data": ("pairs", "heldout_pairs", "skipped"),
+    "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),

@@ -13,33 +13,46 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from rewards.data.json_lines import opened
+from rewards.data.unpacking import opened
+from rewards.data.unusable import BadLine
 
 MAY_BE_EMPTY = ("prompt", "source", "tie", "score_chosen", "score_rejected")
 TIES = {"true": True, "false": False}
 
 
-def read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("line N", {column: cell}) for each row. N is the line on which the row ends. Raises UserError with file and line."""
+def try_csv(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadLine]]:
+    """Yields ("line N", {column: cell}) for each row, or a BadLine if its cells are not as many as the columns.
+
+    N is the line on which the row ends. Raises UserError with file and line if the file is not CSV, because nobody knows where the next
+    row begins after a wrong quote.
+    """
     csv.field_size_limit(sys.maxsize)  # Python's own limit is 128 KiB
     place = "line 1"
     try:
         with opened(path) as file:
-            reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-            columns = reader.fieldnames or []
+            reader = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
+            columns = next(reader, [])
             if repeated := [name for name in columns if columns.count(name) > 1]:
                 raise UserError(f"the column {repeated[0]!r} is there twice", f"{path}, {place}", "rename one of them")
-            for row in reader:
+            for cells in reader:
+                if not cells:  # a blank line
+                    continue
                 place = f"line {reader.line_num}"
-                if len(columns) != len(row) or None in row.values():
-                    many = "more" if None in row else "fewer"
-                    raise UserError(f"{place} has {many} cells than there are columns", f"{path}, {place}", "quote cells that hold commas")
-                yield place, row | {name: _read(name, row[name]) for name in MAY_BE_EMPTY if name in row}
+                yield place, _row(columns, cells, place)
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise UserError(f"this is not UTF-8 text: byte 0x{byte:02x} after {place}", str(path), "save the file as UTF-8") from None
     except csv.Error as error:
         raise UserError(f"the file is not CSV: {error}", f"{path}, after {place}", "correct the file") from None
+
+
+def _row(columns: list[str], cells: list[str], place: str) -> dict[str, Any] | BadLine:
+    if len(columns) != len(cells):
+        many = "more" if len(cells) > len(columns) else "fewer"
+        what = f"{place} has {many} cells than there are columns"
+        return BadLine(f"{many} cells than columns", what, "quote cells that hold commas", ",".join(cells))
+    row: dict[str, Any] = dict(zip(columns, cells, strict=True))
+    return row | {name: _read(name, row[name]) for name in MAY_BE_EMPTY if name in row}
 
 
 def _read(column: str, cell: str) -> Any:

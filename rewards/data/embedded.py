@@ -1,8 +1,9 @@
 """The pairs of the embedded world: its writer answers its users' prompts, and the gold reward labels the answers."""
 
 import random
+from collections import Counter
 
-from configs.schema import DataConfig
+from configs.data import DataConfig
 from configs.seeds import derive_seed, draw
 from rewards.comparisons import Comparison, PromptRecord, win_probability
 from rewards.data.parts import PreferenceData, check_parts
@@ -39,7 +40,14 @@ def load(config: DataConfig, seed: int) -> PreferenceData:
         side: _write_pairs(prompts[side], count, derive_seed(seed, "pairs", side), side == "heldout") for side, count in counts.items()
     }
     records = {side: [PromptRecord(p.id, p.as_messages(), p.source, p.fact in unseen) for p in found] for side, found in prompts.items()}
-    return PreferenceData(pairs["training"], pairs["heldout"], records["training"], records["heldout"], pairs["labeler"])
+    return PreferenceData(
+        pairs["training"],
+        pairs["heldout"],
+        records["training"],
+        records["heldout"],
+        pairs["labeler"],
+        by_source=Counter(pair.source for pair in pairs["training"]),
+    )
 
 
 def _write_pairs(prompts: list[writer.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:

@@ -5,15 +5,16 @@ own texts. Samples of the run's policies are never left out, because `generation
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from configs.errors import UserError
 from policies.tokenization import DialogueRefused, encode_completion, encode_prompt
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.data.row_files import RowFile
 
-Row = TypeVar("Row", Comparison, PromptRecord)
+Row = TypeVar("Row", Comparison, PromptRecord, Demonstration)
 LONG_PROMPT, LONG_COMPLETION, EMPTY_PROMPT = "prompt too long", "completion too long", "prompt without tokens"
 REFUSED_PROMPT = "prompt refused by the chat template"
 SETTINGS = {LONG_PROMPT: "data.max_prompt_tokens", LONG_COMPLETION: "data.max_completion_tokens"}
@@ -33,7 +34,18 @@ class TokenLimits:
         reasons = [self.excess(row) for row in rows]
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
 
-    def excess(self, row: Comparison | PromptRecord) -> str | None:
+    def keep_into(self, kept: RowFile[Row], rows: Iterable[Row]) -> Counter[str]:
+        """Add the rows within the limits to `kept`, one by one. Returns how many others there are, by reason."""
+        left_out: Counter[str] = Counter()
+        for row in rows:
+            reason = self.excess(row)
+            if reason is None:
+                kept.append(row)
+            else:
+                left_out[reason] += 1
+        return left_out
+
+    def excess(self, row: Comparison | PromptRecord | Demonstration) -> str | None:
         """The reason to leave a row out, or None. The end token of a completion counts, unless the completion is unfinished."""
         try:
             prompt = encode_prompt(self.tokenizer, row.prompt)
@@ -45,7 +57,11 @@ class TokenLimits:
             return LONG_PROMPT
         if isinstance(row, PromptRecord):
             return None
-        completions = ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished))
+        completions: tuple[tuple[str, bool], ...]
+        if isinstance(row, Demonstration):
+            completions = ((row.answer, True),)
+        else:
+            completions = ((row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished))
         if any(len(encode_completion(self.tokenizer, text, finished)) > self.max_completion_tokens for text, finished in completions):
             return LONG_COMPLETION
         return None

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.data import DataConfig
 from configs.errors import UserError
-from configs.schema import DataConfig
-from rewards.comparisons import Comparison, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.data.counts import SourceCounts
 from rewards.data.splits import Side
 
 NAMES: dict[Side, str] = {"training": "training", "heldout": "held-out data", "labeler": "the labeler"}
@@ -15,14 +16,37 @@ NAMES: dict[Side, str] = {"training": "training", "heldout": "held-out data", "l
 
 @dataclass
 class PreferenceData:
-    """What a run starts from. No prompt in `heldout` or `heldout_prompts` opens like a prompt of the other parts."""
+    """What a run starts from. No prompt in `heldout` or `heldout_prompts` opens like a prompt of the other parts.
 
-    pairs: list[Comparison]
-    heldout: list[Comparison]
-    prompts: list[PromptRecord]
-    heldout_prompts: list[PromptRecord]
-    labeler_pairs: list[Comparison] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
+    counts: the account of each source; the embedded world has none. ties, by_source: of all pairs, and of the training pairs.
+    """
+
+    pairs: Sequence[Comparison]
+    heldout: Sequence[Comparison]
+    prompts: Sequence[PromptRecord]
+    heldout_prompts: Sequence[PromptRecord]
+    labeler_pairs: Sequence[Comparison] = ()
+    answers: Sequence[Demonstration] = ()
+    counts: list[SourceCounts] = field(default_factory=list)
+    ties: int = 0
+    by_source: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """The rows that are left out, by reason; of several sources with the source's name."""
+        return self._by_reason({count.source.name: count.left_out for count in self.counts})
+
+    @property
+    def changed(self) -> Counter[str]:
+        """The texts that were normalised, by what was changed, as `skipped`."""
+        return self._by_reason({count.source.name: count.changed for count in self.counts})
+
+    def _by_reason(self, by_source: Mapping[str, Counter[str]]) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for name, counts in by_source.items():
+            for reason, count in counts.items():
+                found[f"{name}: {reason}" if len(by_source) > 1 else reason] += count
+        return found
 
 
 def check_parts(parts: Mapping[Side, Sequence[Any]], config: DataConfig, where: str) -> None:

@@ -5,20 +5,22 @@ from pathlib import Path
 
 from configs.errors import UserError
 from rewards.comparisons import Prompt, PromptRecord
-from rewards.data.json_lines import BLANK, decode, opened, read_json_lines
-from rewards.data.rows import BadRow, parse_prompt
+from rewards.data.json_lines import BLANK, decode, read_json_lines
+from rewards.data.rows import parse_prompt
 from rewards.data.splits import content_id
+from rewards.data.unpacking import file_kind, opened
+from rewards.data.unusable import BadLine, BadRow
 
 TO_DO = 'give a .jsonl file of rows like {"prompt": "..."}, or a .txt file with one prompt a line'
 
 
 def read_prompts(path: Path, as_messages: bool) -> list[PromptRecord]:
-    """The prompts of a file, in order: .jsonl (or .jsonl.gz) with rows that have `prompt` and perhaps `source`, or .txt, one a line.
+    """The prompts of a file, in order: .jsonl (perhaps packed) with rows that have `prompt` and perhaps `source`, or .txt, one a line.
 
     as_messages: a line of text is one message of the user, and not plain text. Raises UserError for any other file, with the line if
     there is one to blame, and for a file without a prompt.
     """
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if file_kind(path.name) == "jsonl":
         records = list(_from_json_lines(path))
     elif path.suffix == ".txt":
         records = list(_from_text(path, as_messages))
@@ -41,7 +43,10 @@ def _from_json_lines(path: Path) -> Iterator[PromptRecord]:
 def _from_text(path: Path, as_messages: bool) -> Iterator[PromptRecord]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
-            text = decode(line, f"{path}, line {number}").strip(BLANK)
+            try:
+                text = decode(line).strip(BLANK)
+            except BadLine as bad:
+                raise UserError(bad.what, f"{path}, line {number}", bad.to_do) from None
             if text:
                 prompt: Prompt = [{"role": "user", "content": text}] if as_messages else text
                 yield PromptRecord(content_id(prompt), prompt)

@@ -1,33 +1,49 @@
-"""Rows of preference data in the forms that people have them, checked one by one, as `Comparison` records.
+"""Rows of preference data in TRL's forms, and what every form of rows gives: pairs of answers, or prompts. Imports no ML library.
 
-These are TRL's preference formats (with the prompt given or implied, plain text or messages) and HH's dialogue text. Plain data; imports no
-ML library.
+TRL's preference formats have the prompt given or implied, as plain text or as messages. HH's dialogue text is one of them. The other forms
+are in `formats`.
 """
 
-import re
-from typing import Any
+from typing import Any, NamedTuple
 
-from configs.errors import UserError
 from rewards.comparisons import Comparison, Prompt
 from rewards.data.splits import content_id
+from rewards.data.turns import HH_TURN, Turn, as_messages, as_prompt, from_hh, said_in, split_answer
+from rewards.data.unusable import BadRow
 
-ROLES = ("system", "user", "assistant", "tool")
-"""The roles that chat templates know. With any other role it is unclear who speaks."""
-_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
-
-Rows = list[tuple[str, dict[str, Any]]]
-"""Each row, with its place in words, for example "pairs.jsonl, line 3"."""
+Row = dict[str, Any]
 
 
-class BadRow(Exception):
-    """A row that cannot be used. The text is the reason, under which such rows are counted."""
+class Pair(NamedTuple):
+    """Two answers to a prompt, and which is better. rater: who said so, where the row tells."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    tie: bool = False
+    rater: str = ""
 
 
-def parse_row(row: dict[str, Any]) -> Comparison:
-    """One row as a Comparison. Raises BadRow if it cannot be used.
+class Question(NamedTuple):
+    """A prompt without answers that could be compared. answer: the only one, where there is one; None where there is none."""
+
+    prompt: Prompt
+    answer: str | None = None
+
+
+def parse_row(row: Row) -> Comparison:
+    """One row of TRL's preference format as a Comparison. Raises BadRow if it cannot be used.
 
     Neither completion is better if `tie` is true, or if there is no `tie` and `score_chosen` equals `score_rejected`.
     """
+    pair = parse_pair(row)
+    check(pair)
+    source = str(row.get("source") or "original")
+    return Comparison(content_id(pair.prompt), pair.prompt, pair.chosen, pair.rejected, source=source, tie=pair.tie)
+
+
+def parse_pair(row: Row) -> Pair:
+    """What `parse_row` reads, before `check`."""
     chosen, rejected = row.get("chosen"), row.get("rejected")
     for name, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, str | list):
@@ -36,44 +52,36 @@ def parse_row(row: dict[str, Any]) -> Comparison:
     if isinstance(chosen, list) or isinstance(rejected, list):
         prompt, texts = _split_dialogues(*(_with_prompt(row.get("prompt"), answer) for answer in (chosen, rejected)))
     elif row.get("prompt") is not None:
-        given = row["prompt"]
-        prompt, texts = given if isinstance(given, str) else _messages(given, "prompt"), (chosen, rejected)  # type: ignore[assignment]
+        prompt, texts = as_prompt(row["prompt"]), (chosen, rejected)  # type: ignore[assignment]
     else:
         prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
-    _refuse_empty(prompt)
-    for name, text in zip(("chosen", "rejected"), texts, strict=True):
-        if not text.strip():
-            raise BadRow(f"{name} is empty")
-    if texts[0] == texts[1]:
-        raise BadRow("chosen and rejected are the same")
-    return Comparison(content_id(prompt), prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
+    rater = row.get("rater")
+    return Pair(prompt, *texts, tie=_is_tie(row), rater=str(rater) if isinstance(rater, str | int) else "")
 
 
-def parse_prompt(row: dict[str, Any]) -> Prompt:
+def parse_prompt(row: Row) -> Prompt:
     """The prompt of a row without completions: text or messages. Raises BadRow if it cannot be used."""
-    given = row.get("prompt")
-    if given is None:
+    if row.get("prompt") is None:
         raise BadRow("it has no prompt")
-    prompt: Prompt = given if isinstance(given, str) else _messages(given, "prompt")
-    _refuse_empty(prompt)
+    prompt = as_prompt(row["prompt"])
+    check(Question(prompt))
     return prompt
 
 
-def parse_dialogue(text: str) -> list[dict[str, str]]:
-    """HH's "\\n\\nHuman: ...\\n\\nAssistant: ..." as messages. Raises BadRow if there is text before the first turn."""
-    before, *parts = _HH_TURN.split("\n\n" + text.lstrip())
-    if before.strip():
-        raise BadRow("there is text before the first turn of a dialogue")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [{"role": roles[name], "content": said.strip()} for name, said in zip(parts[::2], parts[1::2], strict=True)]
-
-
-def _refuse_empty(prompt: Prompt) -> None:
-    if not (prompt if isinstance(prompt, str) else "".join(m["content"] for m in prompt)).strip():
+def check(found: Pair | Question) -> None:
+    """Raises BadRow if something is empty, or if there is nothing to compare."""
+    if not said_in(found.prompt).strip():
         raise BadRow("the prompt is empty")
+    if isinstance(found, Question):
+        return
+    for name, text in (("chosen", found.chosen), ("rejected", found.rejected)):
+        if not text.strip():
+            raise BadRow(f"{name} is empty")
+    if found.chosen == found.rejected:
+        raise BadRow("chosen and rejected are the same")
 
 
-def _is_tie(row: dict[str, Any]) -> bool:
+def _is_tie(row: Row) -> bool:
     tie, scores = row.get("tie"), [row.get("score_chosen"), row.get("score_rejected")]
     if tie is not None and not isinstance(tie, bool):
         raise BadRow("tie is not true or false")
@@ -82,67 +90,28 @@ def _is_tie(row: dict[str, Any]) -> bool:
     return tie if tie is not None else scores[0] is not None and scores[0] == scores[1]
 
 
-def _with_prompt(prompt: Any, answer: Any) -> list[dict[str, str]]:
+def _with_prompt(prompt: Any, answer: Any) -> list[Turn]:
     """The whole dialogue of one side, if its answer or its prompt is messages. Some data sets repeat the prompt in each answer."""
     if isinstance(prompt, str):
         turns = [{"role": "user", "content": prompt}] if prompt.strip() else []
     else:
-        turns = [] if prompt is None else _messages(prompt, "prompt")
-    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else _messages(answer, "chosen or rejected")
+        turns = [] if prompt is None else as_messages(prompt, "prompt")
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else as_messages(answer, "chosen or rejected")
     return said if said[: len(turns)] == turns else turns + said
 
 
-def _split_dialogues(first: list[dict[str, str]], second: list[dict[str, str]]) -> tuple[Prompt, tuple[str, str]]:
+def _split_dialogues(first: list[Turn], second: list[Turn]) -> tuple[Prompt, tuple[str, str]]:
     """Prompt and answers of two dialogues. They share all messages but the last, which is the answer."""
-    if not first or not second or first[-1]["role"] != "assistant" or second[-1]["role"] != "assistant":
-        raise BadRow("a dialogue does not end with the assistant")
-    if first[:-1] != second[:-1]:
+    (prompt, chosen), (other, rejected) = split_answer(first), split_answer(second)
+    if prompt != other:
         raise BadRow("the dialogues differ before the last answer")
-    return first[:-1], (first[-1]["content"], second[-1]["content"])
+    return prompt, (chosen, rejected)
 
 
 def _implicit_text(chosen: str, rejected: str) -> tuple[Prompt, tuple[str, str]]:
     """Prompt and answers of two texts without a prompt of their own: what they begin with in common, up to a space, is the prompt."""
-    if _HH_TURN.search(chosen) and _HH_TURN.search(rejected):
-        return _split_dialogues(parse_dialogue(chosen), parse_dialogue(rejected))
+    if HH_TURN.search(chosen) and HH_TURN.search(rejected):
+        return _split_dialogues(from_hh(chosen), from_hh(rejected))
     length = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected)))
     length = chosen.rfind(" ", 0, length) + 1 or length
     return chosen[:length], (chosen[length:], rejected[length:])
-
-
-def _messages(value: Any, name: str) -> list[dict[str, str]]:
-    if not isinstance(value, list):
-        raise BadRow(f"{name} is not text or messages")
-    for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str) or "role" not in message:
-            raise BadRow("a message lacks role or text content")
-        if message["role"] not in ROLES:
-            raise BadRow(f"a message's role is none of {', '.join(ROLES)}")
-        if message.get("tool_calls"):
-            raise BadRow("a message calls tools")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
-
-
-def check_columns(rows: Rows, where: str) -> None:
-    """Raises UserError if there is no row, or if no row has one of the columns that are needed."""
-    if not rows:
-        raise UserError("the data set is empty", where, "give data with prompt, chosen and rejected")
-    columns = {name for _, row in rows for name in row}
-    if missing := {"chosen", "rejected"} - columns:
-        raise UserError(
-            f"the data lacks the column{'s' * (len(missing) > 1)} {', '.join(sorted(missing))} (it has {', '.join(sorted(columns))})",
-            where,
-            "rename your columns to TRL's preference format: prompt, chosen, rejected",
-        )
-
-
-def numbered(rows: list[dict[str, Any]], where: str) -> Rows:
-    """Rows that have no lines, each with its number in `where`."""
-    return [(f"{where}, row {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def first_cause(error: Exception) -> str:
-    """One line about the exception that an exception goes back to: libraries wrap errors in errors of their own."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

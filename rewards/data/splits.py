@@ -51,7 +51,9 @@ class Split:
         """The part of the original data that a prompt belongs to."""
         if self.holds_out(prompt):
             return "heldout"
-        return "labeler" if position("labeler", self.seed, prompt) < self.labeler_fraction else "training"
+        if self.labeler_fraction and position("labeler", self.seed, prompt) < self.labeler_fraction:
+            return "labeler"
+        return "training"
 
     def holds_out(self, prompt: Prompt) -> bool:
         """Whether nothing may be trained on this prompt."""

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from rewards.data.json_lines import opened, read_json, read_line
-from rewards.data.rows import BadRow
+from rewards.data.json_lines import try_json, try_json_lines
+from rewards.data.unpacking import file_kind, opened
+from rewards.data.unusable import BadLine, BadRow
 from rewards.labelers.label_rows import shown
 
 NOT_LABELED = "not labelled yet"
@@ -47,26 +48,12 @@ def read_labels(path: Path) -> Iterator[tuple[str, Found]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = file_kind(path.name)
     if kind == "csv":
         yield from _csv(path)
-    elif kind == "json" and _is_array(path):
-        yield from read_json(path)
-    else:
-        with opened(path) as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = read_line(line, f"line {number}", path)
-                except UserError as error:
-                    yield f"line {number}", BadRow(error.what)
-                else:
-                    if row is not None:
-                        yield f"line {number}", row
-
-
-def _is_array(path: Path) -> bool:
-    with opened(path) as file:
-        return file.read(1000).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+        return
+    for place, row in try_json(path) if kind == "json" else try_json_lines(path):
+        yield place, BadRow(row.what) if isinstance(row, BadLine) else row
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row | BadRow]]:

@@ -53,8 +53,12 @@ BEFORE_RAY = {
     "run data=rows.py:pairs": ("the file rows.py does not exist", "the command line: data=rows.py:pairs"),
     "run data=missing.jsonl": ("the data file does not exist: missing.jsonl", "the command line: data=missing.jsonl"),
     "run data=folder": ("the data is a folder: folder", "the command line: data=folder"),
-    "run data=saved": ("the data is a folder: saved", "the command line: data=saved"),
-    "run data=pairs-*.jsonl": ("data.source is no pattern", "the command line: data=pairs-*.jsonl"),
+    "run data=saved": ("labeler.kind=gold works with the embedded world only", "the command line: data=saved"),
+    "run data=pears-*.jsonl": ("no file matches the pattern pears-*.jsonl", "the command line: data=pears-*.jsonl"),
+    'run data.sources=[{"path":missing.jsonl}]': ("the data file does not exist: missing.jsonl", "data.sources="),
+    'run data.sources=[{"path":pairs-1.jsonl,"wieght":2}]': ("did you mean 'data.sources.weight'?", "data.sources="),
+    'run data.sources=[{"path":pairs-1.jsonl,"format":trl}]': ("data.sources.format, item 1, must be", "data.sources="),
+    'run data=pairs-1.jsonl data.sources=[{"path":"mine.py:rows"}]': ("the file mine.py does not exist", "data.sources="),
     "run data=notes.txt": ("unknown kind of data file", "the command line: data=notes.txt"),
     "run data=empty.jsonl": ("the data set is empty", "the command line: data=empty.jsonl"),
     "run data=pairs-1.jsonl": ("labeler.kind=gold works with the embedded world only", "the command line: data=pairs-1.jsonl"),
@@ -143,7 +147,8 @@ def test_the_driver_never_imports_torch_nor_ray(here):
 @pytest.mark.parametrize(
     ("rows", "settings", "what"),
     [
-        ([{"question": "a", "answer": "b"}], (), "lacks the columns chosen, rejected"),
+        ([{"question": "a", "answer": "b"}], (), "no usable preference pair: pairs holds prompts only"),
+        ([{"said": "a"}], (), "the format of the data cannot be told by its columns (it has said)"),
         ([PAIR | {"rejected": ""}], ("data.bad_rows=refuse",), "rejected is empty"),
         ([PAIR] * 3, ("data.heldout_fraction=0.5",), "too few pairs"),  # all of one prompt, so all on one side
     ],

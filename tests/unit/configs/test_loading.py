@@ -5,7 +5,7 @@ import yaml
 
 from configs import UserError, derive_seed, load_config
 from configs.explaining import ALIASES, _names
-from configs.loading import PRESETS, dump_config, validate
+from configs.loading import PRESETS, dump_config, read_given, validate
 from configs.schema import PPOConfig, RunConfig
 
 
@@ -69,6 +69,12 @@ def test_every_alias_stands_for_a_setting():
         ("reward.normalization_samples=1", "reward.normalization_samples must be at least 2, not 1"),
         ("base.revision=123", "base.revision must be text, not 123"),
         ("data.source=[a.jsonl, 1]", "data.source, item 2, must be text, not 1"),
+        ("data.sources=[{path: a.jsonl}, {path: 3}]", "data.sources.path, item 2, must be text, not 3"),
+        ("data.sources=[{path: a.jsonl, weight: 0}]", "data.sources.weight, item 1, must be greater than 0, not 0"),
+        ("data.sources=[{path: a.jsonl, wieght: 2}]", "did you mean 'data.sources.weight'?"),
+        ("data.sources=[{name: a}]", "data.sources.path, item 1, must be given"),
+        ("data.sources=[a.jsonl]", "data.sources, item 1, must be a group of settings, not 'a.jsonl'"),
+        ("data.sources=[{path: a, name: x}, {path: b, name: x}]", "two of data.sources have the name 'x'"),
         ("name=a/b", "'a/b' is not a valid run name"),
         ("name=" + 101 * "x", "is not a valid run name"),
         ("name=../x", "is not a valid run name"),
@@ -115,6 +121,24 @@ def test_short_forms_and_overrides_of_their_parts():
         overrides=["base=some/model", "base.dtype=bfloat16", "data=a.jsonl", "labeler.kind=preferences-file", "labeler.path=x"]
     )
     assert (config.base.model, config.base.dtype, config.data.source) == ("some/model", "bfloat16", "a.jsonl")
+
+
+def test_sources_and_source_take_each_others_place():
+    """Whichever is given later counts, also over a preset or a run's own config."""
+    sources = "data.sources=[{path: a.jsonl, name: mail}]"
+    config = load_config("hh-harmless", [sources])
+    assert config.data.source is None and [source.name for source in config.data.sources] == ["mail"]
+    again = load_config("hh-harmless", [sources, "data=b.jsonl"])
+    assert again.data.source == "b.jsonl" and again.data.sources == []
+    assert read_given(None, ["data=b.jsonl"]).over(config, "the run").resolve().data == again.data
+    assert read_given(None, [sources]).over(again, "the run").resolve().data == config.data
+    assert RunConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(UserError, match="data.source and data.sources are both given"):
+        validate({"data": {"source": "a.jsonl", "sources": [{"path": "b.jsonl"}]}}, "a test")
+    with pytest.raises(UserError, match="data.source names nothing"):
+        load_config(overrides=["data.source=null"])
+    with pytest.raises(UserError, match="data.max_pairs takes all pairs"):
+        load_config(overrides=["data.sources=[{path: a.jsonl, weight: 2}]"])
 
 
 @pytest.mark.parametrize(

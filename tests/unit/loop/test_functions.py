@@ -49,8 +49,9 @@ def test_other_labels_make_what_follows_again(here):
     assert edited.made == [f"round-000/{name}" for name in ("label", "retrain", "select", "keep", "evaluate")]
 
 
-def test_each_function_is_in_the_keys_of_the_stages_that_call_it(here):
-    config = load_config(overrides=SETTINGS, num_rounds=2)
+@pytest.mark.parametrize("data", ["data=rows.py:pairs", "data.sources=[{path: 'rows.py:pairs', name: mine}]"])
+def test_each_function_is_in_the_keys_of_the_stages_that_call_it(here, data):
+    config = load_config(overrides=[*SETTINGS, data], num_rounds=2)
     before = planned_keys(config)
     (here / "rows.py").write_text("def pairs(): yield {}\n")
     changed = [name for name, key in planned_keys(config).items() if before[name] != key]

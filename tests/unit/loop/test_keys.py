@@ -6,19 +6,19 @@ from loop.forks import shared_stages
 from loop.keys import planned_keys
 
 PINNED = {
-    "setup/data": "280bc797",
+    "setup/data": "6d2fe328",
     "setup/base": "a8426e16",
-    "setup/filter": "1f4dd576",
-    "setup/sft": "04bd1a5f",
-    "setup/baseline": "8bdb946e",
-    "round-000/reward": "2a167d81",
-    "round-000/policy": "d9454fca",
-    "round-000/sample": "b046a800",
-    "round-000/label": "cc2ca5f7",
-    "round-000/retrain": "c3445309",
-    "round-000/select": "f3a458fb",
-    "round-000/keep": "7f682bf4",
-    "round-000/evaluate": "227a3012",
+    "setup/filter": "20aa2c6e",
+    "setup/sft": "584cfef6",
+    "setup/baseline": "14a895e2",
+    "round-000/reward": "553be6e0",
+    "round-000/policy": "c31e51a0",
+    "round-000/sample": "73d8fdde",
+    "round-000/label": "5b1c5c28",
+    "round-000/retrain": "be381e6c",
+    "round-000/select": "eaac3d34",
+    "round-000/keep": "926e595f",
+    "round-000/evaluate": "f439af87",
 }
 
 

@@ -1,10 +1,12 @@
 """Special tokens come only from a chat template and from the end of an answer. Texts are shown to labelers as they are scored."""
 
+import copy
+
 import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from policies.tokenization import as_read, decode_completion, encode_completion, encode_messages, encode_prompt
+from policies.tokenization import DialogueRefused, as_read, decode_completion, encode_completion, encode_messages, encode_prompt
 from tests.conftest import make_causal_lm
 
 MISTRAL_FORM = "{% for m in messages %}{{ '<s>[INST] ' + m['content'] | trim + ' [/INST]' }}{% endfor %}"
@@ -109,3 +111,21 @@ def test_an_id_without_text_is_not_judged(tokenizer):
     (yes,) = tokenizer("y", add_special_tokens=False)["input_ids"]
     beyond = len(tokenizer) + 7
     assert as_read(tokenizer, [yes, beyond, tokenizer.eos_token_id], True) == [yes, tokenizer.eos_token_id]
+
+
+CALLING = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look_up"}}]}]
+
+
+def test_a_template_writes_calls_of_tools(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}[{{ c.function.name }}]{% endfor %}{% endfor %}"
+    )
+    assert decode_completion(tokenizer, encode_messages(tokenizer, CALLING)) == "q[look_up]"
+
+
+def test_without_a_template_calls_of_tools_are_refused(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(DialogueRefused, match="has none"):
+        encode_messages(tokenizer, CALLING)

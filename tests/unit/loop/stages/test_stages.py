@@ -175,17 +175,27 @@ def test_gold_on_unseen_facts_is_reported_by_itself(backbone, folders, tmp_path)
 
 
 def test_the_data_stage_tells_which_files_it_read(backbone, folders, tmp_path):
-    """Two files of 20 pairs each, and the SHA-256 of each as `sha256sum` gives it."""
+    """Two files of 20 pairs each, and the SHA-256 of each as `sha256sum` gives it. One of them has a broken line too."""
     files = []
     for part in range(2):
         rows = [{"prompt": f"say {part} {i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
         files.append(tmp_path / f"pairs-{part}.jsonl")
         files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with files[1].open("a") as file:
+        file.write("{broken\n")
     data = {"source": [str(file) for file in files], "labeler_fraction": 0.5}
     settings = {"data": data, "labeler": {"kind": "reward-model"}}
-    assert FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "out", **settings))["pairs"] > 0
-    expected = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    assert json.loads((tmp_path / "out" / "sources.json").read_text()) == expected
+    metrics = FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "out", **settings))
+    assert metrics["pairs"] > 0 and metrics["skipped"] == {"pairs-1: not JSON": 1}
+    assert set(metrics["by_source"]) == {"pairs-0", "pairs-1"}
+    accounts = json.loads((tmp_path / "out" / "sources.json").read_text())
+    assert [account["files"] for account in accounts] == [{str(f): hashlib.sha256(f.read_bytes()).hexdigest()} for f in files]
+    assert [(a["name"], a["rows"], a["used"], a["left_out"]) for a in accounts] == [
+        ("pairs-0", 20, 20, {}),
+        ("pairs-1", 21, 20, {"not JSON": 1}),
+    ]
+    example = accounts[1]["examples"]["not JSON"]
+    assert example["place"].endswith("pairs-1.jsonl, line 21") and example["excerpt"] == "{broken"
     FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "embedded", data={"num_pairs": 20}))
     assert not (tmp_path / "embedded" / "sources.json").exists()
 

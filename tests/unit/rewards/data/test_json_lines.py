@@ -2,11 +2,14 @@
 
 import codecs
 import gzip
+import json
 
 import pytest
 
 from configs import UserError
-from rewards.data.json_lines import read_json, read_json_lines
+from rewards.data import json_lines
+from rewards.data.json_lines import read_json_lines, try_json, try_json_lines
+from rewards.data.unusable import BadLine
 
 
 def read(path, content):
@@ -93,9 +96,9 @@ def test_real_broken_lines(shared_data):
 def test_an_array_or_lines_under_the_name_json(tmp_path):
     path = tmp_path / "f.json"
     path.write_bytes(codecs.BOM_UTF8 + b' [{"tie": "false"}, {"tie": true},\n {"tie": "2024-01-01"}]\n')
-    assert list(read_json(path)) == [("row 1", {"tie": "false"}), ("row 2", {"tie": True}), ("row 3", {"tie": "2024-01-01"})]
+    assert list(try_json(path)) == [("row 1", {"tie": "false"}), ("row 2", {"tie": True}), ("row 3", {"tie": "2024-01-01"})]
     path.write_text('{"a": 1}\n{"a": 2}')
-    assert list(read_json(path)) == [("line 1", {"a": 1}), ("line 2", {"a": 2})]
+    assert list(try_json(path)) == [("line 1", {"a": 1}), ("line 2", {"a": 2})]
 
 
 @pytest.mark.parametrize(
@@ -104,12 +107,41 @@ def test_an_array_or_lines_under_the_name_json(tmp_path):
         ('[{"a": 1},\n{"a": 1, "a": 2}]', "'a' is given twice", ""),
         ('[{"a": 1},\n{"a" 2}]', "Expecting ':' delimiter at line 2, position 6", ""),
         ('[{"a": 1},\n3]', "row 2 is not a JSON object", ", row 2"),
-        ('{"a": 1}\n{"a": NaN}', "line 2 is not JSON: NaN", ", line 2"),
+        ('[{"a": 1}', "Expecting ',' delimiter at line 1, position 10", ""),
+        ('[{"a": 1}, {"a": "open', "Unterminated string", ""),
+        ('[{"a": 1}]\n{', "Extra data at line 2, position 1", ""),
     ],
 )
 def test_arrays_that_are_refused(tmp_path, content, why, place):
     path = tmp_path / "f.json"
     path.write_text(content)
     with pytest.raises(UserError, match=why) as caught:
-        list(read_json(path))
+        list(try_json(path))
     assert caught.value.where == f"{path}{place}"
+
+
+def test_a_broken_line_is_told_apart_and_the_next_one_is_read(tmp_path):
+    (tmp_path / "f.jsonl").write_bytes(b'{"a": 1}\n{"a": \n"caf\xe9"\n[1]\n{"a": 2}\n')
+    rows = list(try_json_lines(tmp_path / "f.jsonl"))
+    assert [(place, str(row)) for place, row in rows if isinstance(row, BadLine)] == [
+        ("line 2", "not JSON"),
+        ("line 3", "not UTF-8 text"),
+        ("line 4", "not a JSON object"),
+    ]
+    assert [row for _, row in rows if not isinstance(row, BadLine)] == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1000])
+def test_an_array_is_read_in_pieces(tmp_path, monkeypatch, chunk):
+    """Wherever a piece ends: inside a character of three bytes, an escape, a number, between elements."""
+    monkeypatch.setattr(json_lines, "CHUNK", chunk)
+    rows = [{"a": 'มะม่วง \\ " ] , {'}, {"b": [1.5, {"c": None}], "d": "\u2028"}, {}]
+    path = tmp_path / "f.json"
+    for indent in (None, 2):
+        path.write_text(" " + json.dumps(rows, indent=indent, ensure_ascii=indent is None) + "\n", encoding="utf-8")
+        assert list(try_json(path)) == [(f"row {number}", row) for number, row in enumerate(rows, 1)]
+    path.write_text("[ ]")
+    assert list(try_json(path)) == []
+    path.write_text('[{"a": 1},\n{"a" 2}]')
+    with pytest.raises(UserError, match="Expecting ':' delimiter at line 2, position 6"):
+        list(try_json(path))

@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 
 from configs import UserError
-from configs.schema import DataConfig
+from configs.data import DataConfig
 from rewards.data.json_lines import read_json_lines
 from rewards.data.preference_data import load_preference_data
-from rewards.data.rows import BadRow, parse_row
+from rewards.data.rows import parse_row
 from rewards.data.splits import opening
+from rewards.data.unusable import BadRow
 
 HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}
 USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
@@ -146,8 +147,10 @@ def test_other_file_kinds(tmp_path):
     ("content", "message"),
     [
         ("", "empty"),
-        ('{"question": "a", "answer": "b"}\n', "lacks the columns chosen, rejected"),
-        ('{"chosen": "a"}\nnot json\n', "line 2 is not JSON"),
+        ('{"question": "a", "answer": "b"}\n', "no usable preference pair: d holds prompts only"),
+        ('{"chosen": "a"}\nnot json\n', "lacks the column rejected"),
+        ('{"said": "a"}\n', "format of the data cannot be told by its columns"),
+        ("not json\n", "1 x not JSON .*line 1 is not JSON: Expecting value"),
         ('{"prompt": "q", "chosen": "", "rejected": "x"}\n', "no usable"),
     ],
 )

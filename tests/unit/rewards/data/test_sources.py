@@ -12,7 +12,8 @@ from rewards.data.sources import check_labels, check_sources, is_file_source
 def here(tmp_path, monkeypatch):
     """A working directory with two files of pairs, a folder of them, and what `save_to_disk` leaves."""
     monkeypatch.chdir(tmp_path)
-    for name in ("pairs-1.jsonl", "pairs-2.jsonl", "folder/a.jsonl", "saved/dataset_info.json", "both/dataset_dict.json", "notes.txt"):
+    folders = ("folder/a.jsonl", "saved/dataset_info.json", "both/dataset_dict.json")
+    for name in ("pairs-1.jsonl", "pairs-2.jsonl", "notes.txt", "pairs.parquet.gz", *folders):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     (tmp_path / "empty.jsonl").touch()
@@ -27,12 +28,12 @@ def here(tmp_path, monkeypatch):
         ("pair-1.jsonl", "did you mean 'pairs-1.jsonl'?", "check the path"),
         ("./hh-rlhf", "the data file does not exist: ./hh-rlhf", "check the path"),
         ("~/pairs.jsonl", "does not exist", "~ means your home only"),
-        ("pairs-*.jsonl", "data.source is no pattern", "data='[pairs-1.jsonl, pairs-2.jsonl]'"),
+        ("pears-*.jsonl", "no file matches the pattern pears-*.jsonl", "check the pattern"),
+        ("note?.txt", "unknown kind of data file: notes.txt", ".jsonl, .json"),
         ("folder", "the data is a folder: folder", "data='[folder/a.jsonl]'"),
         ("nothing", "the data is a folder: nothing", "give a file of pairs"),
-        ("saved", "the data is a folder", "datasets.load_from_disk('saved').to_json('pairs.jsonl')"),
-        ("both", "the data is a folder", "datasets.load_from_disk('both')['train'].to_json('pairs.jsonl')"),
         ("notes.txt", "unknown kind of data file: notes.txt", ".jsonl, .json, .parquet, .csv"),
+        ("pairs.parquet.gz", "cannot be read while it is packed", "unpack it"),
         ("empty.jsonl", "the data set is empty", "prompt, chosen and rejected"),
         ([], "names nothing", "one or more files"),
         (["pairs-1.jsonl", "embedded"], "cannot be mixed", "leave `embedded` out"),
@@ -54,6 +55,9 @@ def test_what_can_be_read_passes(here):
         ["pairs-1.jsonl", "pairs-2.jsonl"],
         str(here / "pairs-1.jsonl"),
         "Anthropic/hh-rlhf",
+        "pairs-*.jsonl",
+        "saved",
+        "both",
         3,
         [1],
     ):

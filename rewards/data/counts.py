@@ -1,0 +1,85 @@
+"""How many rows of a source were read, used and left out, and why. Plain data; imports no ML library."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.errors import UserError
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.data.reading import ReadRow
+from rewards.data.sources import Source
+from rewards.data.unusable import Unusable
+
+BEYOND_CAP = "beyond the source's cap"
+
+
+@dataclass
+class SourceCounts:
+    """The account of one source. Every row that was read is used, or left out for one reason: `rows` == `used` + what is in `left_out`.
+
+    examples: the first row of each reason. left_out_parts: parts of used rows, as a deleted answer in a tree. pairs, prompts, answers: what
+    the used rows hold. pairs_not_drawn: those of them that `data.max_pairs` leaves out. prompts_left_out: prompts that were there before,
+    or belong to the labeler's part. answers_left_out: answers to prompts that are not trained on. changed: texts that were normalised, by
+    what was changed in them.
+    """
+
+    source: Source
+    rows: int = 0
+    used: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Unusable] = field(default_factory=dict)
+    left_out_parts: Counter[str] = field(default_factory=Counter)
+    pairs: int = 0
+    pairs_not_drawn: int = 0
+    prompts: int = 0
+    answers: int = 0
+    prompts_left_out: Counter[str] = field(default_factory=Counter)
+    answers_left_out: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+
+    def leave_out(self, row: Unusable, is_refused: bool) -> None:
+        """Count a row that cannot be used. Raises UserError if such rows are refused."""
+        if is_refused:
+            raise UserError(row.what, row.place, "correct it, or set data.bad_rows=skip")
+        self.rows += 1
+        self.left_out[row.reason] += 1
+        self.examples.setdefault(row.reason, row)
+
+    def use(self, row: ReadRow) -> None:
+        """Count a row that is used."""
+        self.rows += 1
+        self.used += 1
+        self.left_out_parts.update(row.left_out)
+        self.changed.update(row.changed)
+        self.pairs += sum(isinstance(record, Comparison) for record in row.records)
+        self.prompts += sum(isinstance(record, PromptRecord) for record in row.records)
+        self.answers += sum(isinstance(record, Demonstration) for record in row.records)
+
+    def leave_out_beyond_cap(self, count: int) -> None:
+        """Count the usable rows that were not drawn."""
+        if count:
+            self.rows += count
+            self.left_out[BEYOND_CAP] += count
+
+    def as_json(self) -> dict[str, Any]:
+        """The account as plain data, with the origin of the source."""
+        config = self.source.config
+        examples = {reason: {"place": row.place, "excerpt": row.excerpt, "what": row.what} for reason, row in self.examples.items()}
+        return {
+            "name": self.source.name,
+            "path": config.path,
+            "revision": config.revision,
+            "licence": config.licence,
+            "rows": self.rows,
+            "used": self.used,
+            "left_out": dict(self.left_out),
+            "left_out_parts": dict(self.left_out_parts),
+            "examples": examples,
+            "pairs": self.pairs,
+            "pairs_not_drawn": self.pairs_not_drawn,
+            "prompts": self.prompts,
+            "prompts_left_out": dict(self.prompts_left_out),
+            "answers": self.answers,
+            "answers_left_out": dict(self.answers_left_out),
+            "changed": dict(self.changed),
+        }

@@ -1,0 +1,66 @@
+"""Trees of ranked replies, as Open-Assistant exports them (arXiv 2304.07327).
+
+A row is one tree: `prompt` is the first message, and each message has `text`, `role` (prompter or assistant), `rank` (0 is best) and
+`replies`. Wherever several ranked answers follow one message, each two of them are compared, as in InstructGPT (arXiv 2203.02155,
+section 3.5). The prompt is the dialogue up to there. Deleted answers and answers without a rank are left out.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+from rewards.data.rows import Pair, Row
+from rewards.data.turns import Turn
+from rewards.data.unusable import BadRow
+
+COLUMNS = "prompt with text and replies, which have text, role, rank and replies"
+ROLES = {"prompter": "user", "assistant": "assistant"}
+MAX_DEPTH = 100
+"""The longest dialogue that is followed. Open-Assistant's have at most a few turns."""
+
+
+def fits(row: Row) -> bool:
+    """Whether a row is a tree of messages."""
+    return isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]
+
+
+def parse(row: Row) -> Iterator[Pair | BadRow]:
+    """A pair for each two ranked answers to the same message."""
+    if not isinstance(row.get("prompt"), dict):
+        raise BadRow("prompt is not a message with replies")
+    yield from _pairs(row["prompt"], [])
+
+
+def _pairs(message: Any, before: list[Turn]) -> Iterator[Pair | BadRow]:
+    if not isinstance(message, dict) or not isinstance(message.get("text"), str) or message.get("role") not in ROLES:
+        yield BadRow("a message of the tree lacks text or role")
+        return
+    if len(before) >= MAX_DEPTH:
+        yield BadRow("a dialogue of the tree is too long")
+        return
+    dialogue = [*before, {"role": ROLES[message["role"]], "content": message["text"]}]
+    replies = message.get("replies") or []
+    if not isinstance(replies, list):
+        yield BadRow("replies is not a list")
+        return
+    ranked = []
+    for reply in replies:
+        reason = _unranked(reply) if message["role"] == "prompter" and len(replies) > 1 else "not compared"
+        if reason is None:
+            ranked.append(reply)
+        elif reason != "not compared":
+            yield BadRow(reason)
+    for better, worse in combinations(sorted(ranked, key=lambda reply: reply["rank"]), 2):
+        yield Pair(dialogue, better["text"], worse["text"], better["rank"] == worse["rank"])
+    for reply in replies:
+        yield from _pairs(reply, dialogue)
+
+
+def _unranked(reply: Any) -> str | None:
+    """The reason why an answer cannot be compared, or None."""
+    if not isinstance(reply, dict) or not isinstance(reply.get("text"), str):
+        return "a message of the tree lacks text or role"
+    if reply.get("deleted"):
+        return "an answer was deleted"
+    rank = reply.get("rank")
+    return None if isinstance(rank, int) and not isinstance(rank, bool) else "an answer has no rank"
