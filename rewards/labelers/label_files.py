@@ -58,7 +58,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
                 try:
                     row = read_line(line, f"line {number}", path)
                 except UserError as error:
-                    yield f"line {number}", BadRow(error.what)
+                    yield f"line {number}", BadRow(error.what.replace(f"line {number} is", "it is", 1))
                 else:
                     if row is not None:
                         yield f"line {number}", row
