@@ -53,7 +53,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Row | BadRow]]:
         yield from _csv(path)
         return
     for place, row in try_json(path) if kind == "json" else try_json_lines(path):
-        yield place, BadRow(row.what) if isinstance(row, BadLine) else row
+        yield place, BadRow(row.what.replace(f"{place} is", "it is", 1)) if isinstance(row, BadLine) else row
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row | BadRow]]:

@@ -64,7 +64,7 @@ def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
         path = preferences_file.find_path(task.config, task.round_number)
         raise WaitingForLabels(preferences_file.ask(path, _write_wanted(task, missing), what + preferences_file.described(found)))
-    return found
+    return preferences_file.within_limits(task, found)
 
 
 def _write_wanted(task: LabelTask, pairs: Sequence[Pair]) -> Any:

@@ -20,7 +20,11 @@ from rewards.labelers.raters import combine, pair_key
 
 def label(task: LabelTask) -> Labels:
     """The files' comparisons for this round. Labels that bring their own texts are left out if these are longer than the token limits."""
-    found = compare_by_file(task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier)
+    return within_limits(task, compare_by_file(task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier))
+
+
+def within_limits(task: LabelTask, found: Labels) -> Labels:
+    """The labels without those that bring texts of their own that are too long. Raises UserError if none is left."""
     own_texts = [row for row in found.comparisons if not row.chosen_id]  # samples are never too long
     if not own_texts:
         return found
