@@ -46,7 +46,7 @@ BEFORE_RAY = {
     "run labeler.kind=preferences-file": ("needs labeler.path", "the command line: labeler.kind=preferences-file"),
     "run labeler.kind=preferences-file labeler.path=folder": ("labeler.path is a folder", "the command line: labeler.path=folder"),
     "run labeler.kind=golden": (
-        "must be 'gold', 'preferences-file', 'reward-model', 'judge' or 'mixture' or",
+        "must be 'gold', 'preferences-file', 'reward-model', 'judge', 'rules' or 'mixture' or",
         "the command line: labeler.kind=golden",
     ),
     "run labeler.kind=judge.py:judge": ("the file judge.py does not exist", "the command line: labeler.kind=judge.py:judge"),
