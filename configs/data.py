@@ -22,8 +22,8 @@ class SourceConfig(Section):
     """What is read: a file (.jsonl, .json, .csv, .parquet or .arrow; .gz, .xz, .bz2 and .zst are unpacked), a pattern such as
     `pairs/*.jsonl`, a folder that `save_to_disk` wrote, a hub data set, or your own function that yields rows."""
     name: Name | None = None
-    """What the source is called in counts and in each row that comes from it. None means the file's name without its ending, or the hub
-    id."""
+    """What the source is called in counts and in each row that comes from it. None means the file's name without its ending, the
+    function's name, or the hub id."""
     format: FormatName = "auto"
     """The form of the rows. `auto` tells it by the columns."""
     kind: Kind | None = None

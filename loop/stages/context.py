@@ -14,7 +14,7 @@ from policies.model_card import write_card
 from policies.reporting import Report
 from rewards.comparisons import Comparison, Demonstration, PromptRecord, iterate_jsonl, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
-from rewards.data.row_files import RowFile
+from rewards.data.row_files import RowFile, StoredRows
 from rewards.evaluation import Evaluation, evaluate_policy
 from rewards.gold import Gold, find_gold
 from rewards.rules import find_rules
@@ -77,9 +77,12 @@ class Context:
         data = self.config.data
         return TokenLimits(self.backbone.tokenizer, data.max_prompt_tokens, data.max_completion_tokens)
 
-    def prompts(self, name: str) -> list[PromptRecord]:
-        """`prompts` or `heldout_prompts`. After the `filter` stage these are the ones that are short enough."""
-        return read_jsonl(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
+    def prompts(self, name: str) -> Sequence[PromptRecord]:
+        """`prompts` or `heldout_prompts`. After the `filter` stage these are the ones that are short enough.
+
+        They stay in their file until somebody asks for one: a run may have millions of prompts, and a stage draws a few hundred.
+        """
+        return StoredRows.of(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
 
     def pairs(self, name: str) -> list[Comparison]:
         """`pairs`, `heldout_pairs` or `labeler_pairs`. After the `filter` stage these are the ones that are short enough."""

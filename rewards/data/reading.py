@@ -43,7 +43,7 @@ LOOKED_AT = 100
 WITH_ANSWERS = ("answers", "messages", "sharegpt")
 """The formats that may have one answer to a prompt."""
 GIVEN_UP_AT = 10_000
-"""After how many rows that cannot be read at all no further one is tried."""
+"""After how many rows that cannot be read at all a source is refused."""
 
 Held = Comparison | PromptRecord | Demonstration
 """What a row of a source of pairs, of prompts, or of answers holds."""
@@ -84,7 +84,11 @@ def read_source(source: Source, is_normalized: bool) -> Iterator[ReadRow | Unusa
     if not beginning:
         raise UserError("the data set is empty", source.config.path, "give data with prompt, chosen and rejected")
     if not looked_at:
-        yield from (_unusable(place, row, row) for place, row in beginning if isinstance(row, BadLine))
+        unread = [_unusable(place, row, row) for place, row in beginning if isinstance(row, BadLine)]
+        if len(unread) == GIVEN_UP_AT:
+            what = f"none of the first {GIVEN_UP_AT} rows can be read; the first one: {unread[0].what}"
+            raise UserError(what, unread[0].place, "correct the file")
+        yield from unread
         return
     format, kind = _format_of(source, looked_at)
     for place, row in chain(beginning, rows):
@@ -157,7 +161,9 @@ def _format_of(source: Source, rows: Iterable[Row]) -> tuple[Format, Kind]:
             raise UserError(f"the data lacks the column {missing[0]} ({has})", source.config.path, "rename the column to TRL's name")
         known = "; ".join(f"{name}: {format.columns}" for name, format in FORMATS.items())
         what = f"the format of the data cannot be told by its columns ({has})"
-        raise UserError(what, source.config.path, f"rename your columns, or map them: columns: {{prompt: {columns[0]}}}; formats: {known}")
+        raise UserError(
+            what, source.config.path, f"rename your columns, or map them: columns: {{prompt: {(columns or ['name'])[0]}}}; formats: {known}"
+        )
     format = FORMATS[name]
     if source.config.format != "auto" and not any(format.fits(row) for row in rows):
         raise UserError(f"no row has the columns of the format {name}: {format.columns} ({has})", source.config.path, "leave out format")

@@ -6,33 +6,31 @@ import tempfile
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import IO, Any, Generic, TypeVar, overload
 
 from rewards.comparisons import from_line, to_line
 
 Record = TypeVar("Record")
 
 
-class RowFile(Sequence[Record], Generic[Record]):
-    """Records that are added one by one, and read one by one. The file has no name, and is gone with this object.
+class StoredRows(Sequence[Record], Generic[Record]):
+    """The records of an open file of JSON lines, read one by one.
 
-    It is read by its own positions and never mapped, so that what was read does not count as memory of the process.
+    The file is read by positions and never mapped, so that what was read does not count as memory of the process. ends: where each
+    record ends; found by one pass over the file, if it is not known.
     """
 
-    def __init__(self, kind: type[Record], folder: Path):
-        self._kind = kind
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as this object)
-        weakref.finalize(self, self._file.close)
-        self._ends = array("Q", [0])
-        self._is_flushed = True
+    def __init__(self, kind: type[Record], file: IO[bytes], ends: "array[int] | None" = None):
+        self._kind, self._file = kind, file
+        weakref.finalize(self, file.close)
+        self._ends = ends or array("Q", accumulate(map(len, file), initial=0))
 
-    def append(self, record: Record) -> None:
-        """Add a record at the end."""
-        line = to_line(record).encode()
-        self._file.write(line)
-        self._ends.append(self._ends[-1] + len(line))
-        self._is_flushed = False
+    @classmethod
+    def of(cls, path: Path, kind: type[Record]) -> "StoredRows[Record]":
+        """The records that `write_jsonl` has written into a file."""
+        return cls(kind, path.open("rb"))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -45,12 +43,30 @@ class RowFile(Sequence[Record], Generic[Record]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
-        self._flush()
         begin, end = self._ends[number], self._ends[number + 1]
         return from_line(os.pread(self._file.fileno(), end - begin, begin), self._kind)
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
+
+
+class RowFile(StoredRows[Record]):
+    """Records that are added one by one. The file has no name, and is gone with this object."""
+
+    def __init__(self, kind: type[Record], folder: Path):
+        super().__init__(kind, tempfile.TemporaryFile(dir=folder), array("Q", [0]))  # noqa: SIM115 (it lives as long as this object)
+        self._is_flushed = True
+
+    def append(self, record: Record) -> None:
+        """Add a record at the end."""
+        line = to_line(record).encode()
+        self._file.write(line)
+        self._ends.append(self._ends[-1] + len(line))
+        self._is_flushed = False
+
+    def __getitem__(self, index: Any) -> Any:
+        self._flush()
+        return super().__getitem__(index)
 
     def write(self, path: Path) -> None:
         """Write all records into a file of JSON lines."""

@@ -122,6 +122,8 @@ def _short_name(path: str) -> str:
     kind = source_kind(path)
     if kind == "file" and not _is_pattern(path):
         return without_endings(os.path.basename(path))
+    if kind == "function":
+        return path.rpartition(":")[2]
     return os.path.basename(path.rstrip("/")) if kind == "folder" else path
 
 

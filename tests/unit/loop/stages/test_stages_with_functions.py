@@ -70,9 +70,10 @@ def run(backbone, tmp_path, monkeypatch):
 
 def test_a_source_yields_the_original_pairs(run):
     metrics, folder = run("data")
-    assert metrics["pairs"] + metrics["heldout_pairs"] == 60 and metrics["by_source"] == {"mine.py:pairs/mail": metrics["pairs"]}
+    assert metrics["pairs"] + metrics["heldout_pairs"] == 60 and metrics["by_source"] == {"pairs/mail": metrics["pairs"]}
     assert {pair.chosen for pair in read_jsonl(folder / "pairs.jsonl", Comparison)} == {"yes"}
-    assert [source["name"] for source in json.loads((folder / "sources.json").read_text())] == ["mine.py:pairs"]
+    (account,) = json.loads((folder / "sources.json").read_text())
+    assert (account["name"], account["rows"], account["used"], list(account["files"])) == ("pairs", 60, 60, ["mine.py:pairs"])
 
 
 def test_a_judge_labels(run, tmp_path):

@@ -12,7 +12,7 @@ from rewards.comparisons import Comparison, PromptRecord, read_jsonl
 from rewards.data.counts import BEYOND_CAP
 from rewards.data.drawing import Reservoir
 from rewards.data.preference_data import FOR_THE_LABELER, HELD_OUT, SAID_BEFORE, load_preference_data
-from rewards.data.row_files import RowFile
+from rewards.data.row_files import RowFile, StoredRows
 from rewards.data.splits import Split
 
 
@@ -174,6 +174,10 @@ def test_a_row_file_is_a_sequence(tmp_path):
     with pytest.raises(IndexError):
         rows[50]
     rows.write(tmp_path / "rows.jsonl")
-    assert read_jsonl(tmp_path / "rows.jsonl", PromptRecord) == records
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert read_jsonl(tmp_path / "rows.jsonl", PromptRecord) == records
+    stored = StoredRows.of(tmp_path / "rows.jsonl", PromptRecord)
+    assert list(stored) == records and stored[-2:] == records[-2:] and len(stored) == 50
+    (tmp_path / "empty.jsonl").touch()
+    assert not StoredRows.of(tmp_path / "empty.jsonl", PromptRecord)
     assert not RowFile(Comparison, tmp_path)

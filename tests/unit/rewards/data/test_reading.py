@@ -14,6 +14,7 @@ import pytest
 from configs import UserError
 from configs.data import DataConfig, SourceConfig
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.data import reading
 from rewards.data.reading import ReadRow, read_source, read_sources
 from rewards.data.sources import find_sources
 from rewards.data.splits import content_id
@@ -293,6 +294,18 @@ def test_several_files_are_several_sources(tmp_path):
 
 def test_the_embedded_world_has_no_rows():
     assert list(read_sources(DataConfig())) == []
+
+
+def test_a_source_of_which_nothing_can_be_read(tmp_path, monkeypatch):
+    """A few broken lines are counted, because another source may have pairs. A long file of them is refused at once."""
+    (tmp_path / "rows.jsonl").write_text("broken\n" * 30)
+    assert [row.reason for row in read(tmp_path / "rows.jsonl")] == ["not JSON"] * 30
+    monkeypatch.setattr(reading, "GIVEN_UP_AT", 20)
+    with pytest.raises(UserError, match="none of the first 20 rows can be read; the first one: line 1 is not JSON"):
+        read(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="cannot be told by its columns"):
+        read(tmp_path / "rows.jsonl")
 
 
 def test_broken_files_are_accounted_for(tmp_path):
