@@ -21,7 +21,7 @@ from rewards.labelers import preferences_file
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import Judge, decide
 from rewards.labelers.picking import Pair, pick_pairs
-from rewards.labelers.raters import PairKey, alpha, combine, pair_key, vote
+from rewards.labelers.raters import PairKey, alpha_of_pairs, combine, pair_key, vote
 
 FILE = "preferences-file"
 WANTED = "wanted.jsonl"
@@ -111,11 +111,11 @@ def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
         for key, votes in of_part.items():
             if len(votes) == 1:
                 said.setdefault(key, []).extend(votes)
-    both = [votes for votes in said.values() if len(votes) > 1]
+    both = {key: votes for key, votes in said.items() if len(votes) > 1}
     return {
         "labelled_twice": len(both),
-        "parts_agree": sum(len(set(votes)) == 1 for votes in both) / len(both) if both else None,
-        "parts_alpha": alpha(both),
+        "parts_agree": sum(len(set(votes)) == 1 for votes in both.values()) / len(both) if both else None,
+        "parts_alpha": alpha_of_pairs(both),
     }
 
 

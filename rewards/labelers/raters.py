@@ -6,9 +6,9 @@ weighted    the same, where a vote counts as `labeler.rater_weights` says (1 for
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, turned
@@ -23,22 +23,33 @@ def combine(rows: Sequence[Comparison], config: LabelerConfig) -> tuple[list[Com
     pairs: dict[PairKey, list[Comparison]] = {}
     for row in rows:
         pairs.setdefault(pair_key(row), []).append(row)
-    metrics = measure(pairs.values()) if len({row.rater for row in rows}) > 1 else {}
+    metrics = measure(pairs) if len({row.rater for row in rows}) > 1 else {}
     if config.raters == "all":
         return list(rows), metrics
     weights = config.rater_weights if config.raters == "weighted" else {}
     return [_decide(votes, weights) for votes in pairs.values()], metrics
 
 
-def measure(pairs: Collection[Sequence[Comparison]]) -> dict[str, Any]:
+def measure(pairs: Mapping[PairKey, Sequence[Comparison]]) -> dict[str, Any]:
     """How far the raters of the same pairs agree: Krippendorff's alpha, and the number of pairs with opposite verdicts."""
-    votes = [[vote(row) for row in rows] for rows in pairs]
-    raters = {row.rater for rows in pairs for row in rows}
+    votes = {key: [vote(row) for row in rows] for key, rows in pairs.items()}
     return {
-        "raters": len(raters),
-        "rater_alpha": alpha(votes),
-        "contradictions": sum(len(set(of_pair) - {TIE}) > 1 for of_pair in votes),
+        "raters": len({row.rater for rows in pairs.values() for row in rows}),
+        "rater_alpha": alpha_of_pairs(votes),
+        "contradictions": sum(len(set(of_pair) - {TIE}) > 1 for of_pair in votes.values()),
     }
+
+
+def alpha_of_pairs(votes: Mapping[PairKey, Sequence[Hashable]]) -> float | None:
+    """Krippendorff's alpha of votes on pairs. The values are first, second and tie.
+
+    The two sides of a pair have no order, so every pair counts in both orders. Otherwise, alpha would depend on which one is called first.
+    """
+    units: list[list[Hashable]] = []
+    for (_, sides), of_pair in votes.items():
+        for order in (sorted(sides), sorted(sides, reverse=True)):
+            units.append([TIE if one == TIE else order.index(cast(Side, one)) for one in of_pair])
+    return alpha(units)
 
 
 def pair_key(row: Comparison) -> PairKey:

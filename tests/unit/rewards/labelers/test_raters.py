@@ -1,5 +1,7 @@
 """Several raters of one pair: agreement against published examples, majority, weights."""
 
+from dataclasses import replace
+
 import pytest
 
 from configs.schema import LabelerConfig
@@ -78,10 +80,23 @@ def test_weights_decide_and_unnamed_raters_have_weight_1():
 def test_all_votes_stay_as_they_are_and_contradictions_are_counted():
     rows = [vote("a", "x"), vote("b", "y"), vote("a", "x", pair="o"), vote("b", "x", tie=True, pair="o"), vote("a", "x", pair="alone")]
     kept, metrics = combine(rows, LabelerConfig())
-    # Opposite on p, and x against a tie on o: only the first is a contradiction. Of 4 paired values (x, y, x', tie) all differ.
-    # Observed: 2 units with 2 ordered pairs that differ, each over m - 1 = 1: 4. Expected: 16 - 4 = 12. alpha = 1 - 3 * 4 / 12 = 0.
-    assert kept == rows and metrics == {"raters": 2, "rater_alpha": pytest.approx(0.0), "contradictions": 1}
+    # Opposite on p, and x against a tie on o: only the first is a contradiction. In both orders: (0, 1), (1, 0), (0, tie), (1, tie).
+    # Observed: 4 units with 2 ordered pairs that differ, each over m - 1 = 1: 8. Expected: 8 x 8 - 3 x 3 - 3 x 3 - 2 x 2 = 42.
+    # alpha = 1 - 7 x 8 / 42 = -1/3.
+    assert kept == rows and metrics == {"raters": 2, "rater_alpha": pytest.approx(-1 / 3), "contradictions": 1}
     assert combine(rows[:1], LabelerConfig(raters="majority")) == (rows[:1], {})
+
+
+def test_alpha_of_pairs_does_not_depend_on_what_is_called_first():
+    """Ten pairs on which two raters choose x, and one on which they differ. Turned round, x is y."""
+    rows = [vote(rater, "x", pair=f"p{p}") for p in range(10) for rater in "ab"] + [vote("a", "x", pair="q"), vote("b", "y", pair="q")]
+    turned = [replace(row, chosen_id=row.chosen_id.translate(SWAP), rejected_id=row.rejected_id.translate(SWAP)) for row in rows]
+    found, same = (combine(votes, LabelerConfig())[1]["rater_alpha"] for votes in (rows, turned))
+    # 22 units in both orders, 44 values, half of them 0. Observed: 2 units x 2. Expected: 44 x 44 - 2 x 22 x 22 = 968.
+    assert found == same == pytest.approx(1 - 43 * 4 / 968)
+
+
+SWAP = str.maketrans("xy", "yx")
 
 
 def test_the_joined_row_names_its_raters():

@@ -42,8 +42,9 @@ def test_three_raters_of_real_pairs(shared_data, tmp_path):
     expected = Counter(next((vote for vote, count in Counter(of_row).items() if count > 1), 0) == 0 for of_row in votes)
     assert Counter(row.tie for row in majority.comparisons) == expected and len(majority.comparisons) == len(good)
     assert majority.metrics["contradictions"] == sum({1, 2} <= set(of_row) for of_row in votes)
-    # Alpha by its definition: the share of unequal pairs of values within a pair of answers, over that among all values.
-    values = np.array(votes)
+    # Alpha by its definition: the share of unequal pairs of values within a pair of answers, over that among all values. In both orders,
+    # because the two answers have none: with 1 and 2 exchanged.
+    values = np.array(votes + [[(0, 2, 1)[vote] for vote in of_row] for of_row in votes])
     within = np.mean([values[:, i] != values[:, j] for i, j in ((0, 1), (0, 2), (1, 2))])
     flat = values.ravel()
     among = (flat[:, None] != flat[None, :]).sum() / (flat.size * (flat.size - 1))
