@@ -45,7 +45,7 @@ BEFORE_RAY = {
     "run generation.max_new_tokens=99": ("allows completions of only 64 tokens", "the command line: generation.max_new_tokens=99"),
     "run labeler.kind=preferences-file": ("needs labeler.path", "the command line: labeler.kind=preferences-file"),
     "run labeler.kind=preferences-file labeler.path=folder": ("labeler.path is a folder", "the command line: labeler.path=folder"),
-    "run labeler.kind=golden": ("must be 'gold', 'preferences-file', 'reward-model' or 'rules' or", "the command line: labeler.kind=golden"),
+    "run labeler.kind=golden": ("'preferences-file', 'reward-model' or 'rules' or", "the command line: labeler.kind=golden"),
     "run labeler.kind=judge.py:judge": ("the file judge.py does not exist", "the command line: labeler.kind=judge.py:judge"),
     "run data=rows.py:pairs": ("the file rows.py does not exist", "the command line: data=rows.py:pairs"),
     "run data=missing.jsonl": ("the data file does not exist: missing.jsonl", "the command line: data=missing.jsonl"),
