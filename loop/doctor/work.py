@@ -40,7 +40,8 @@ def count_pairs(config: RunConfig) -> Pairs:
     data = config.data
     if data.source == "embedded":
         return Pairs(data.num_pairs, round(data.num_pairs * data.heldout_fraction))
-    named = [data.source] if isinstance(data.source, str) else data.source or [source.path for source in data.sources]
+    of_pairs = [source.path for source in data.sources if source.kind in (None, "pairs")]
+    named = [data.source] if isinstance(data.source, str) else data.source or of_pairs
     lines = _count_lines(named)
     pairs = min(data.max_pairs or lines or ASSUMED_PAIRS, lines or ASSUMED_PAIRS) if lines else data.max_pairs or ASSUMED_PAIRS
     heldout = round(pairs * data.heldout_fraction)

@@ -49,11 +49,13 @@ class SourceCounts:
         """Count a row that is used."""
         self.rows += 1
         self.used += 1
-        self.left_out_parts.update(row.left_out)
-        self.changed.update(row.changed)
-        self.pairs += sum(isinstance(record, Comparison) for record in row.records)
-        self.prompts += sum(isinstance(record, PromptRecord) for record in row.records)
-        self.answers += sum(isinstance(record, Demonstration) for record in row.records)
+        if row.left_out or row.changed:
+            self.left_out_parts.update(row.left_out)
+            self.changed.update(row.changed)
+        for record in row.records:
+            self.pairs += isinstance(record, Comparison)
+            self.prompts += isinstance(record, PromptRecord)
+            self.answers += isinstance(record, Demonstration)
 
     def leave_out_beyond_cap(self, count: int) -> None:
         """Count the usable rows that were not drawn."""

@@ -9,7 +9,7 @@ file in memory than a row and a few megabytes.
 import codecs
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,7 +35,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Row]]:
 
     Raises UserError with file and line if a line is not one JSON object, or if the file cannot be read.
     """
-    for place, row in try_json_lines(path):
+    return strictly(path, try_json_lines(path))
+
+
+def strictly(path: Path, rows: Iterable[tuple[str, Row | BadLine]]) -> Iterator[tuple[str, Row]]:
+    """The rows of a file of which every line has to be right. Raises UserError with file and line for the first one that is not."""
+    for place, row in rows:
         if isinstance(row, BadLine):
             raise UserError(row.what, f"{path}, {place}", row.to_do)
         yield place, row
@@ -45,12 +50,20 @@ def try_json_lines(path: Path) -> Iterator[tuple[str, Row | BadLine]]:
     """Yields ("line N", object or BadLine) for each line that is not blank. Raises UserError if the file cannot be read."""
     with opened(path) as file:
         for number, line in enumerate(file, 1):
+            place = f"line {number}"
             try:
-                text = decode(line)
-                if text.strip(BLANK):
-                    yield f"line {number}", _row(text, f"line {number}")
+                row = parse_line(line, place)
             except BadLine as bad:
-                yield f"line {number}", bad
+                yield place, bad
+                continue
+            if row is not None:
+                yield place, row
+
+
+def parse_line(line: bytes, place: str) -> Row | None:
+    """The object on one line; None if the line is blank. Raises BadLine if it is not one JSON object."""
+    text = decode(line)
+    return _row(text, place) if text.strip(BLANK) else None
 
 
 def try_json(path: Path) -> Iterator[tuple[str, Row | BadLine]]:

@@ -40,6 +40,8 @@ CHANGES: dict[str, Callable[[str], str]] = {
 
 def normalize(text: str, changed: Counter[str]) -> str:
     """The text in its one form. Each kind of change is counted once for the text."""
+    if text.isascii() and "\r" not in text:
+        return text
     if not _MAY_CHANGE.search(text) and unicodedata.is_normalized("NFC", text):
         return text
     kinds, before = set(), None

@@ -39,7 +39,7 @@ def parse_row(row: Row) -> Comparison:
     pair = parse_pair(row)
     check(pair)
     source = str(row.get("source") or "original")
-    return Comparison(content_id(pair.prompt), pair.prompt, pair.chosen, pair.rejected, source=source, tie=pair.tie)
+    return Comparison(content_id(pair.prompt), pair.prompt, pair.chosen, pair.rejected, source=source, tie=pair.tie, rater=pair.rater)
 
 
 def parse_pair(row: Row) -> Pair:

@@ -32,10 +32,10 @@ def main() -> None:
         path = Path(folder) / f"pairs.{options.kind}"
         rows = write(path, options.megabytes * 1_000_000)
         print(f"{path.stat().st_size / 1e6:.0f} MB, {rows} pairs, {options.kind}")
-        print(f"{'':24} {'seconds':>8} {'MB beyond imports':>18}  rows in the parts")
+        print(f"{'':24} {'seconds':>8} {'of CPU':>8} {'MB beyond imports':>18}  rows in the parts")
         for name, work in {"one pass that parses": parse, "load all": load_all, "load, max_pairs=10000": load_some}.items():
-            seconds, megabytes, kept = in_a_child(work, path)
-            print(f"{name:24} {seconds:8.1f} {megabytes:18.0f}  {kept}", flush=True)
+            seconds, busy, megabytes, kept = in_a_child(work, path)
+            print(f"{name:24} {seconds:8.1f} {busy:8.1f} {megabytes:18.0f}  {kept}", flush=True)
 
 
 def write(path: Path, size: int) -> int:
@@ -58,18 +58,18 @@ def write(path: Path, size: int) -> int:
     return rows
 
 
-def in_a_child(work: Callable[[Path], int], path: Path) -> tuple[float, float, int]:
-    """Seconds and the peak of memory beyond the imports of a function in a process of its own, and what it returned."""
+def in_a_child(work: Callable[[Path], int], path: Path) -> tuple[float, float, float, int]:
+    """Seconds, seconds of CPU, and the peak of memory beyond the imports of a function in a process of its own, and what it returned."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_measured, (work, path))
 
 
-def _measured(work: Callable[[Path], int], path: Path) -> tuple[float, float, int]:
+def _measured(work: Callable[[Path], int], path: Path) -> tuple[float, float, float, int]:
     import_all()
-    before, start = peak(), time.perf_counter()
+    before, start, start_busy = peak(), time.perf_counter(), time.process_time()
     kept = work(path)
-    return time.perf_counter() - start, (peak() - before) / 1e6, kept
+    return time.perf_counter() - start, time.process_time() - start_busy, (peak() - before) / 1e6, kept
 
 
 def import_all() -> None:

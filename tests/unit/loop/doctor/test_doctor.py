@@ -189,6 +189,8 @@ def test_pairs_are_counted_set_or_assumed(tmp_path):
     counted = count_pairs(load_config(overrides=[*settings, "data.heldout_fraction=0.1"]))
     assert (counted.training, counted.heldout, counted.is_assumed) == (900, 100, False)
     assert count_pairs(load_config(overrides=[*settings, "data.max_pairs=500", "data.heldout_fraction=0.1"])).training == 450
+    sources = f"data.sources=[{{path: {file}}}, {{path: prompts.jsonl, kind: prompts}}]"
+    assert count_pairs(load_config(overrides=[sources, *settings[1:], "data.heldout_fraction=0.1"])) == counted
     assert count_pairs(load_config("hh-harmless")).training == 9000  # 20,000, a tenth held out, half of the rest for the labeler
     assert count_pairs(load_config("thai")).is_assumed
     assert count_pairs(load_config()).training == 2000

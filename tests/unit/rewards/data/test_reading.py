@@ -272,6 +272,28 @@ def test_folders_that_save_to_disk_wrote(tmp_path):
         read(tmp_path / "both", split="validation")
 
 
+def test_a_data_set_of_the_hub(monkeypatch):
+    """The hub cannot be reached from here, so a function stands in for what loads its data sets."""
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(*names, **settings):
+        asked.append((names, settings))
+        if names[0] == "somebody/none":
+            raise ValueError("there is no such data set") from ConnectionError("ignored")
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = records("somebody/pairs", config_name="th", split="test", revision="v1")
+    assert [r.chosen for r in found] == [row["chosen"] for row in ROWS] and {r.source for r in found} == {"somebody/pairs"}
+    assert asked == [(("somebody/pairs", "th"), {"split": "test", "revision": "v1"})]
+    (source,) = find_sources(DataConfig(source="somebody/pairs", split="validation"))
+    assert next(iter(read_source(source, False))).place == "somebody/pairs, row 1"
+    assert asked[-1][1] == {"split": "validation", "revision": None}
+    with pytest.raises(UserError, match="the data set cannot be loaded: ignored"):
+        read("somebody/none")
+
+
 def test_a_pattern_is_one_source_with_several_files(tmp_path):
     for part in range(3):
         (tmp_path / f"part-{part}.jsonl").write_bytes(lines(ROWS[part * 100 : part * 100 + 100]))
