@@ -1,6 +1,6 @@
 """Writes the pages that come from the code: `python -m docs.generate`. A test fails while one of them is not current.
 
-docs/configuration.md    from the settings in configs/sections.py, configs/judging.py and configs/schema.py
+docs/configuration.md    from the settings in configs/sections.py, configs/judging.py, configs/curation.py and configs/schema.py
 docs/metrics.md          from the metrics in loop/store/measures.py
 """
 
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent
 SOURCE = "Source: "
 SETTINGS = """# Configuration
 
-<!-- Written by `python -m docs.generate` from configs/sections.py, configs/judging.py and configs/schema.py. Change the text there. -->
+<!-- Written by `python -m docs.generate` from the sections in configs/ and configs/schema.py. Change the text there. -->
 
 Every setting of a run, with its type, default and meaning. You can give settings in three ways. A later one replaces an earlier one:
 

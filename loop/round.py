@@ -47,9 +47,9 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=4, calls=("data.source",))
+DATA = Stage("data", ("data", "curation"), version=5, calls=("data.source",))
 BASE = Stage("base", ("base",), seeded=False, version=2)
-FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
+FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
 BASELINE = Stage("baseline", (*_MODEL, "data.source", "generation", "evaluate"), version=2, calls=("evaluate.rules",))
@@ -83,7 +83,7 @@ SELECT = Stage(
 KEEP = Stage(
     "keep",
     ("data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows"),
-    version=2,
+    version=3,
     calls=("keep.filters",),
 )
 REFRESH = Stage("refresh", (*_MODEL, "keep"))

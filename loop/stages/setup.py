@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from policies.sft import train_sft
 from policies.tiny_base import train_tiny_base
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
-from rewards.comparisons import Prompt
+from rewards.comparisons import Comparison, Prompt
+from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, Ledger, move, remove
+from rewards.data.lengths import LONG_COMPLETION
 from rewards.data.preference_data import load_preference_data
 from rewards.data.sources import hash_sources
 from rewards.world import writer
@@ -27,26 +29,34 @@ from rewards.world import writer
 NUM_PRETRAINING_DIALOGUES = 16_000
 PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
 PROMPT_FILES = ("prompts", "heldout_prompts")
+LEDGER = "ledger.json"
+END_OF_PART = {"pairs": KEEP, "heldout_pairs": move(HELD_OUT), "labeler_pairs": move(LABELER)}
+"""A file of pairs -> the end of its rows in the ledger."""
 
 
 def data(context: Context) -> Metrics:
-    """Check the original pairs and split them into training, held-out, and the labeler's part.
+    """Check the original pairs, curate them, and split them into training, held-out, and the labeler's part.
 
-    `sources.json` records the hash of each file that was read. Later stages do not need the files any more.
+    `ledger.json` says what happened to the rows of each source. `sources.json` records the hash of each file that was read. Later stages do
+    not need the files any more.
     """
     hashes = hash_sources(context.config.data.source)
-    loaded = load_preference_data(context.config.data, context.config.seed)
+    loaded = load_preference_data(context.config.data, context.config.seed, context.config.curation)
     context.report(1, 1)
     pairs = {"pairs": loaded.pairs, "heldout_pairs": loaded.heldout, "labeler_pairs": loaded.labeler_pairs}
     parts: dict[str, list[Any]] = {**pairs, "prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
     for name, records in parts.items():
         context.save_rows(f"{name}.jsonl", records)
+    context.save(lambda folder: _write_json(folder / LEDGER, loaded.ledger.as_json()))
     if hashes:
         context.save(lambda folder: _write_json(folder / "sources.json", hashes))
+    near = {} if loaded.near_heldout is None else {"near_heldout": loaded.near_heldout}
     return {name: len(records) for name, records in parts.items()} | {
         "ties": sum(pair.tie for records in pairs.values() for pair in records),
         "skipped": dict(loaded.skipped),
         "by_source": dict(Counter(pair.source for pair in loaded.pairs)),
+        "ledger": loaded.ledger.as_json(),
+        **near,
     }
 
 
@@ -64,20 +74,32 @@ def base(context: Context) -> Metrics:
 def filter(context: Context) -> Metrics:
     """The data without the rows that are too long. All later stages read its output, so none of them has to check lengths.
 
-    A row is judged by what it contains: a prompt stays even if the completions of all its pairs are too long.
+    A row is judged by what it contains: a prompt stays even if the completions of all its pairs are too long. `ledger.json` is that of the
+    stage `data`, with these rows moved or removed.
     """
     check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
     limits = context.limits
-    pairs = {name: limits.keep(context.pairs(name)) for name in PAIR_FILES}
-    prompts = {name: limits.keep(context.prompts(name)) for name in PROMPT_FILES}
-    parts: dict[str, tuple[list[Any], Counter[str]]] = {**pairs, **prompts}
-    for name, (records, left_out) in parts.items():
-        if left_out and not records:
+    ledger = Ledger.from_json(json.loads((context.inputs["data"] / LEDGER).read_text(encoding="utf-8")))
+    counts: Metrics = {}
+    left_out_pairs: Counter[str] = Counter()
+    for name in (*PAIR_FILES, *PROMPT_FILES):
+        records: list[Any] = context.pairs(name) if name in PAIR_FILES else context.prompts(name)
+        reasons = [limits.excess(row) for row in records]
+        kept, left_out = (
+            [row for row, reason in zip(records, reasons, strict=True) if not reason],
+            Counter(reason for reason in reasons if reason),
+        )
+        if left_out and not kept:
             raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
-        context.save_rows(f"{name}.jsonl", records)
+        context.save_rows(f"{name}.jsonl", kept)
+        counts[name] = len(kept)
+        if name in PAIR_FILES:
+            left_out_pairs += left_out
+            _enter(ledger, name, records, reasons)
+    ledger.check()
+    context.save(lambda folder: _write_json(folder / LEDGER, ledger.as_json()))
     context.report(1, 1)
-    left_out_pairs = sum((left_out for _, left_out in pairs.values()), Counter())
-    return {name: len(records) for name, (records, _) in parts.items()} | {"left_out": dict(left_out_pairs)}
+    return counts | {"left_out": dict(left_out_pairs), "ledger": ledger.as_json()}
 
 
 def sft(context: Context) -> Metrics:
@@ -111,6 +133,14 @@ def baseline(context: Context) -> Metrics:
     found = context.evaluate("sft")
     context.save(found.write)
     return found.summary()
+
+
+def _enter(ledger: Ledger, name: str, pairs: Sequence[Comparison], reasons: Sequence[str | None]) -> None:
+    """Enter the pairs of a part that are left out. Those with a long completion still have their prompt asked, but for the labeler's."""
+    for pair, reason in zip(pairs, reasons, strict=True):
+        if reason is not None:
+            only_prompt = reason == LONG_COMPLETION and name != "labeler_pairs"
+            ledger.change(pair.source, END_OF_PART[name], move(PROMPTS) if only_prompt else remove(reason))
 
 
 def _record_base(context: Context, config: BaseConfig) -> Metrics:

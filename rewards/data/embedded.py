@@ -42,6 +42,14 @@ def load(config: DataConfig, seed: int) -> PreferenceData:
     return PreferenceData(pairs["training"], pairs["heldout"], records["training"], records["heldout"], pairs["labeler"])
 
 
+def by_side(data: PreferenceData) -> tuple[list[tuple[Comparison, Side]], list[tuple[PromptRecord, Side]]]:
+    """The pairs and the prompts that `load` has drawn, each with the side that it was drawn for."""
+    pairs: dict[Side, list[Comparison]] = {"training": data.pairs, "heldout": data.heldout, "labeler": data.labeler_pairs}
+    prompts: dict[Side, list[PromptRecord]] = {"training": data.prompts, "heldout": data.heldout_prompts}
+    sided_pairs = [(pair, side) for side, found in pairs.items() for pair in found]
+    return sided_pairs, [(record, side) for side, records in prompts.items() for record in records]
+
+
 def _write_pairs(prompts: list[writer.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:
     """`count` pairs of different answers to randomly drawn prompts."""
     rng = random.Random(seed)

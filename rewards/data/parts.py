@@ -8,6 +8,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import DataConfig
 from rewards.comparisons import Comparison, PromptRecord
+from rewards.curation.ledger import Ledger
 from rewards.data.splits import Side
 
 NAMES: dict[Side, str] = {"training": "training", "heldout": "held-out data", "labeler": "the labeler"}
@@ -23,6 +24,9 @@ class PreferenceData:
     heldout_prompts: list[PromptRecord]
     labeler_pairs: list[Comparison] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
+    ledger: Ledger = field(default_factory=Ledger)
+    near_heldout: int | None = None
+    """How many training prompts that a pair asks are nearly equal to a held-out one, before they are removed; None if nobody looked."""
 
 
 def check_parts(parts: Mapping[Side, Sequence[Any]], config: DataConfig, where: str) -> None:

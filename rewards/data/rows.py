@@ -46,7 +46,8 @@ def parse_row(row: dict[str, Any]) -> Comparison:
             raise BadRow(f"{name} is empty")
     if texts[0] == texts[1]:
         raise BadRow("chosen and rejected are the same")
-    return Comparison(content_id(prompt), prompt, *texts, source=str(row.get("source") or "original"), tie=_is_tie(row))
+    source, rater = (str(row.get(name) or "") for name in ("source", "rater"))
+    return Comparison(content_id(prompt), prompt, *texts, source=source or "original", tie=_is_tie(row), rater=rater)
 
 
 def parse_prompt(row: dict[str, Any]) -> Prompt:
