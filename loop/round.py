@@ -73,7 +73,7 @@ COMMITTEE = Stage(
     calls=("select.use", "evaluate.rules"),
 )
 LABEL = Stage("label", (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler"), version=2, calls=("labeler.kind",))
-RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=6)
 SELECT = Stage(
     "select",
     (*_MODEL, "select", "generation.temperature", "evaluate.rules", "data.heldout_fraction", "ppo.score"),

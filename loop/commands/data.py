@@ -29,6 +29,8 @@ from rewards.curation.ledger import Ledger, reasons, table
 
 HELP = "show what a run would make of its data, without a run: removed, moved and kept rows by source, duplicates, lengths, languages"
 ERROR_LINES = 5
+NAMED_ROWS = 4
+"""How many rows that cannot be used are named in the table for each reason."""
 LENGTHS = ("texts", "5 %", "25 %", "50 %", "75 %", "95 %", "longest")
 
 
@@ -103,14 +105,25 @@ def _print(terminal: Terminal, ledger: Ledger, found: dict[str, Any]) -> None:
     rounds = sorted({name for entry in ledger.entries.values() for name in entry.generated})
     _table(terminal, "ledger (rows; original = removed + moved + kept)", *table(ledger, rounds))
     _table(terminal, "removed and moved", *reasons(ledger))
-    unusable = [[reason, str(row["rows"]), row["first"]] for reason, row in sorted(found["unusable"].items())]
-    _table(terminal, "rows that cannot be used", ["reason", "rows", "the first one"], unusable)
+    unusable = [[reason, str(row["rows"]), _in_short(row)] for reason, row in sorted(found["unusable"].items())]
+    _table(terminal, "rows that cannot be used (--json names more of them)", ["reason", "rows", "which"], unusable)
     _table(terminal, "rows that repeat an earlier row", ["kind", "rows"], _repeated(found))
     _table(
         terminal, "lengths in characters", ["text, script", *LENGTHS], [[name, *map(str, row)] for name, row in found["lengths"].items()]
     )
     mix = [[f"{source}: {names}", str(count)] for source, row in found["languages"].items() for names, count in row.items()]
     _table(terminal, "languages by script (prompt -> chosen answer)", ["source: scripts", "pairs"], mix)
+
+
+def _in_short(unusable: dict[str, Any]) -> str:
+    """The first places of rows that cannot be used. The name of a file is said once."""
+    shown: list[str] = []
+    last = ""
+    for place in unusable["places"][:NAMED_ROWS]:
+        file, _, row = place.rpartition(", ")
+        shown.append(row if file == last else place)
+        last = file
+    return "; ".join(shown) + ("; ..." if unusable["rows"] > len(shown) else "")
 
 
 def _repeated(found: dict[str, Any]) -> list[list[str]]:

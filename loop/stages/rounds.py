@@ -23,6 +23,7 @@ from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
 from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.curation.applying import repeated_in
 from rewards.data.splits import Split
 from rewards.labelers import LabelTask
 from rewards.labelers import committee as committees
@@ -114,6 +115,7 @@ def _by_dpo(context: Context) -> Metrics:
         "reference": "sft",
         "pairs": len(pairs),
         "mixture": replay.composition(pairs),
+        **repeated_in(pairs),
         "loss": final_loss(log),
         "accuracy": final(log, "rewards/accuracies"),
     }

@@ -50,13 +50,12 @@ def data(context: Context) -> Metrics:
     context.save(lambda folder: _write_json(folder / LEDGER, loaded.ledger.as_json()))
     if hashes:
         context.save(lambda folder: _write_json(folder / "sources.json", hashes))
-    near = {} if loaded.near_heldout is None else {"near_heldout": loaded.near_heldout}
     return {name: len(records) for name, records in parts.items()} | {
         "ties": sum(pair.tie for records in pairs.values() for pair in records),
         "skipped": dict(loaded.skipped),
         "by_source": dict(Counter(pair.source for pair in loaded.pairs)),
         "ledger": loaded.ledger.as_json(),
-        **near,
+        **loaded.repeated,
     }
 
 

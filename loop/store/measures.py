@@ -36,6 +36,8 @@ MEASURES: dict[str, Measure] = {
     "skipped": Measure("rows that cannot be used, by reason", TEXTS),
     "by_source": Measure("training comparisons by source", TEXTS),
     "ledger": Measure("what happened to the rows of each source: original = kept + removed + moved", ROWS),
+    "duplicates": Measure("comparisons that say what an earlier one says", ROWS, "lower"),
+    "contradictions": Measure("pairs of completions that both have been preferred", ROWS, "lower"),
     "near_heldout": Measure("training prompts that are nearly equal to a held-out one", ROWS, "lower"),
     "left_out": Measure("rows that were left out, by reason", TEXTS),
     "samples": Measure("completions that the policy gave", ROWS),
@@ -101,7 +103,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
-    "data": ("pairs", "heldout_pairs", "skipped"),
+    "data": ("pairs", "heldout_pairs", "skipped", "duplicates", "contradictions", "near_heldout"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.curation import CurationConfig
 from rewards.comparisons import Comparison, PromptRecord
-from rewards.curation.deciding import decide, look_near_heldout
+from rewards.curation.deciding import count_repeated, decide, look_near_heldout
 from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, End, Ledger, move
 from rewards.curation.sketches import SIDES, Sketches
 from rewards.data.parts import PreferenceData
@@ -35,10 +35,19 @@ class Curated:
 
     def as_data(self, prompts: list[PromptRecord], heldout_prompts: list[PromptRecord], skipped: Counter[str]) -> PreferenceData:
         """All of it as the data of a run, with these prompts."""
-        parts, num_near = self.parts, None if self.near is None else int(self.near.sum())
+        parts, near = self.parts, {} if self.near is None else {"near_heldout": int(self.near.sum())}
+        repeated = count_repeated(self.sketches) | near
         return PreferenceData(
-            parts["training"], parts["heldout"], prompts, heldout_prompts, parts["labeler"], skipped, self.ledger, num_near
+            parts["training"], parts["heldout"], prompts, heldout_prompts, parts["labeler"], skipped, self.ledger, repeated
         )
+
+
+def repeated_in(pairs: Iterable[Comparison]) -> dict[str, int]:
+    """What is there twice among the rows that a reward model is trained on (`count_repeated`). Nothing is left out."""
+    sketches = Sketches(compares_prompts=False)
+    for pair in pairs:
+        sketches.add(pair, "training")
+    return count_repeated(sketches)
 
 
 def curate(

@@ -54,6 +54,12 @@ def contradictions(sketches: Sketches) -> list[np.ndarray]:
     return [places for places in sketches.same_pairs() if _contradict(sketches.verdict[places])]
 
 
+def count_repeated(sketches: Sketches) -> dict[str, int]:
+    """How many pairs say what an earlier one says (`duplicates`), and how many pairs of answers contradict themselves."""
+    again = sketches.first_of_same() != np.arange(len(sketches))
+    return {"duplicates": int(again.sum()), "contradictions": len(contradictions(sketches))}
+
+
 def _judge_same_pairs(sketches: Sketches, config: CurationConfig, ends: list[End]) -> None:
     verdict, rater, for_labeler = sketches.verdict, sketches.rater, sketches.on("labeler")
     first = sketches.first_of_same() if config.duplicates == "remove" else None

@@ -49,7 +49,7 @@ class Sketches:
 
     def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side) -> int:
         """Take in a prompt, of which there need not be a pair. Returns its number; that of an equal one that was there before."""
-        key = int(prompt_id, 16)
+        key = _hash(prompt_id)
         if key not in self._prompts:
             self._prompts[key] = len(self._prompts)
             self._sides_of_prompts.append(SIDES.index(side))
@@ -96,7 +96,7 @@ class Sketches:
 
     def number_of(self, prompt_id: str) -> int:
         """The number of a prompt that was taken in."""
-        return self._prompts[int(prompt_id, 16)]
+        return self._prompts[_hash(prompt_id)]
 
     def prompts_near_heldout(self, threshold: float) -> np.ndarray:
         """For each prompt by its number, whether it is not held out but nearly equal to one that is."""

@@ -1,6 +1,6 @@
 """Looks through all original rows of a config without a run: what `loop data` prints. One pass over the rows; no text is kept.
 
-Memory grows by about 500 bytes a pair (`sketches.py`, `near.py`), and not with the length of its texts.
+Memory grows by about 650 bytes a pair (`sketches.py`, `near.py`), and not with the length of its texts.
 """
 
 from collections import Counter, defaultdict
@@ -22,6 +22,8 @@ from rewards.data.preference_data import Read, read_pairs
 from rewards.data.splits import Side, Split
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+NAMED_ROWS = 1000
+"""How many rows that cannot be used are named for each reason. All of them are counted."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Spread:
 class Survey:
     """What was found. All values are JSON values.
 
-    unusable: by reason, the number of rows and the place of the first one. lengths: for prompts and answers by language, the quantiles
-    QUANTILES of their lengths in characters, after their number. languages: by source, how many pairs have a prompt and a chosen answer in
-    these languages. contradictions: by source, pairs of answers that both have been preferred. several_raters: pairs of answers that more
-    than one rater has judged.
+    unusable: by reason, the number of rows and the places of the first NAMED_ROWS. lengths: for prompts and answers by language, the
+    quantiles QUANTILES of their lengths in characters, after their number. languages: by source, how many pairs have a prompt and a chosen
+    answer in these languages. contradictions: by source, pairs of answers that both have been preferred. several_raters: pairs of answers
+    that more than one rater has judged.
     """
 
     ledger: dict[str, Any]
@@ -84,7 +86,9 @@ def survey(config: RunConfig, report: Callable[[int], None]) -> Survey:
     languages: dict[str, Counter[str]] = defaultdict(Counter)
     for number, (read, side) in enumerate(_rows(config, sketches), 1):
         if read.pair is None:
-            unusable.setdefault(read.reason, {"rows": 0, "first": read.place})["rows"] += 1
+            found = unusable.setdefault(read.reason, {"rows": 0, "places": []})
+            found["rows"] += 1
+            found["places"] += [read.place] if found["rows"] <= NAMED_ROWS else []
             ledger.add(read.source, remove(read.reason))
         else:
             pair, text = read.pair, prompt_text(read.pair.prompt)

@@ -25,8 +25,10 @@ class PreferenceData:
     labeler_pairs: list[Comparison] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     ledger: Ledger = field(default_factory=Ledger)
-    near_heldout: int | None = None
-    """How many training prompts that a pair asks are nearly equal to a held-out one, before they are removed; None if nobody looked."""
+    repeated: dict[str, int] = field(default_factory=dict)
+    """What was there twice before anything was removed: `duplicates` (pairs that say what an earlier one says), `contradictions` (pairs
+    of answers that both have been preferred) and `near_heldout` (training prompts nearly equal to a held-out one; missing if nobody
+    looked)."""
 
 
 def check_parts(parts: Mapping[Side, Sequence[Any]], config: DataConfig, where: str) -> None:

@@ -6,19 +6,19 @@ from loop.forks import shared_stages
 from loop.keys import planned_keys
 
 PINNED = {
-    "setup/data": "280bc797",
+    "setup/data": "bc9211e5",
     "setup/base": "a8426e16",
-    "setup/filter": "1f4dd576",
-    "setup/sft": "04bd1a5f",
-    "setup/baseline": "7dca406e",
-    "round-000/reward": "fcad7ff6",
-    "round-000/policy": "bb02d9ca",
-    "round-000/sample": "57af4fab",
-    "round-000/label": "93ef1be6",
-    "round-000/retrain": "20b462f0",
-    "round-000/select": "ec3abed1",
-    "round-000/keep": "44f649e9",
-    "round-000/evaluate": "cbfe3849",
+    "setup/filter": "62baaf25",
+    "setup/sft": "b0ad479d",
+    "setup/baseline": "5f23055d",
+    "round-000/reward": "9f8f38ed",
+    "round-000/policy": "49a0de69",
+    "round-000/sample": "8073a31e",
+    "round-000/label": "69fd2db0",
+    "round-000/retrain": "b69bafcd",
+    "round-000/select": "7da2a8ac",
+    "round-000/keep": "f3b90a15",
+    "round-000/evaluate": "6c1a2997",
 }
 
 

@@ -11,9 +11,9 @@ from loop.store.layout import RunFolder
 
 @pytest.fixture
 def file(tmp_path):
-    """40 Thai questions, the first of them twice, and a row without an answer."""
+    """40 Thai questions, the first of them twice, and five rows without an answer."""
     rows = [{"prompt": f"คำถามที่ {i}", "chosen": "ดีครับ", "rejected": "ไม่ดีครับ"} for i in [*range(40), 0]]
-    rows.append({"prompt": "q", "chosen": "", "rejected": "b"})
+    rows += [{"prompt": "q", "chosen": "", "rejected": "b"}] * 5
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -28,10 +28,10 @@ def test_tables_and_json(file, tmp_path, capsys):
     assert main(["data", *words]) == 0
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     entry, shown = found["ledger"]["original"], lines_of(capsys)
-    assert entry["original"] == 42 and entry["removed"] == {"chosen is empty": 1, "said before": 1}
-    assert f"original 42 2 {entry['moved']['held out']} {entry['kept']} 0" in shown
+    assert entry["original"] == 46 and entry["removed"] == {"chosen is empty": 5, "said before": 1}
+    assert f"original 46 6 {entry['moved']['held out']} {entry['kept']} 0" in shown
     assert "exact, within original 1" in shown and "original: Thai -> Thai 41" in shown
-    assert f"chosen is empty 1 {file}, line 42" in shown
+    assert f"chosen is empty 5 {file}, line 42; line 43; line 44; line 45; ..." in shown
     assert not (tmp_path / "runs").exists()
 
 
@@ -42,7 +42,7 @@ def test_a_run_shows_what_it_has_generated(file, tmp_path, capsys):
     run.config.write_text(f"name: mine\ndata: {file}\nlabeler: {{kind: preferences-file, path: labels.jsonl}}\n", encoding="utf-8")
     journal = Journal(run.journal)
     journal.append("run_started", num_rounds=1)
-    entry = {"original": 42, "kept": 41, "removed": {"chosen is empty": 1}, "moved": {}, "generated": {}}
+    entry = {"original": 46, "kept": 41, "removed": {"chosen is empty": 5}, "moved": {}, "generated": {}}
     keep = {"generated": 9, "carried": 0, "kept": 7, "newly_kept": {"original": 7}, "left_out": {"empty": 2}}
     for stage, number, metrics in (("data", None, {"ledger": {"original": entry}}), ("sample", 0, {"samples": 9}), ("keep", 0, keep)):
         journal.append("stage_committed", stage=stage, round=number, digest="d", manifest="m", seconds=1.0, metrics=metrics)
@@ -50,7 +50,7 @@ def test_a_run_shows_what_it_has_generated(file, tmp_path, capsys):
     assert main(["data", "--name", "mine", "--runs", str(tmp_path / "runs")]) == 0
     shown = lines_of(capsys)
     assert "source original removed moved kept round-000" in shown
-    assert any(line.startswith("original 42 1 ") and line.endswith(" 7") for line in shown)
+    assert any(line.startswith("original 46 5 ") and line.endswith(" 7") for line in shown)
 
 
 def test_mistakes_get_one_message(file, tmp_path, capsys):

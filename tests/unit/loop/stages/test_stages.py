@@ -199,6 +199,7 @@ def test_the_data_stage_writes_its_ledger(backbone, folders, tmp_path):
     (entry,) = metrics["ledger"].values()
     assert json.loads((tmp_path / "out" / "ledger.json").read_text()) == metrics["ledger"]
     assert entry["original"] == 42 and sum(entry["removed"].values()) == 2 and entry["removed"]["said before"] == 1
+    assert (metrics["duplicates"], metrics["contradictions"]) == (1, 0)
     assert entry["kept"] == metrics["pairs"] and entry["moved"] == {"held out": metrics["heldout_pairs"]}
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from configs.curation import CurationConfig
+from rewards.curation.applying import repeated_in
 from rewards.curation.deciding import contradictions, decide, look_near_heldout
 from rewards.curation.ledger import KEEP
 from tests.unit.rewards.curation.pairs import pair, sketch
@@ -126,3 +127,9 @@ def test_random_rows_against_a_slow_count():
             orders.setdefault((row.prompt, frozenset((row.chosen, row.rejected))), set()).add(row.chosen)
     assert len(left) > 20 and all(len(preferred) == 1 for preferred in orders.values())
     assert all((end == KEEP) == (side == "training") for (_, side), end in zip(pairs, found, strict=True) if end.step != "remove")
+
+
+def test_what_is_repeated_among_the_rows_of_a_reward_model_is_counted():
+    """The second row says what the first says, and the third says the opposite of both. The others are about other completions."""
+    rows = [pair(), pair(generation=0), pair(chosen="b", rejected="a"), pair(chosen="c"), pair("r", tie=True)]
+    assert repeated_in(rows) == {"duplicates": 1, "contradictions": 1}

@@ -56,7 +56,7 @@ def test_two_files(config):
     assert entry["kept"] == 25 - 2 - heldout
     assert found.ledger["thai.jsonl"]["original"] == 12 and found.ledger["thai.jsonl"]["removed"] == {}
     assert {reason: count["rows"] for reason, count in found.unusable.items()} == unusable
-    assert found.unusable["chosen is empty"]["first"].endswith("english.jsonl, line 24")
+    assert found.unusable["chosen is empty"]["places"] == [f"{config().data.source[0]}, line 24"]
     assert (found.exact.within, found.exact.across) == ({"english.jsonl": 1}, {"thai.jsonl of english.jsonl": 1})
     assert found.exact.heldout == 0  # equal prompts are on the same side
     assert found.contradictions == {"english.jsonl": 1} and found.several_raters == 1
@@ -89,7 +89,9 @@ def test_a_run_has_the_same_ledger(config, curation, limit):
     config = config.model_copy(update={"data": config.data.model_copy(update={"max_pairs": limit})})
     found, data = look(config), load_preference_data(config.data, 0, config.curation)
     assert data.ledger.as_json() == found.ledger
-    assert data.near_heldout == found.near_prompts
+    assert data.repeated.get("near_heldout") == found.near_prompts
+    counts = [sum(found.exact.within.values()) + sum(found.exact.across.values()), sum(found.contradictions.values())]
+    assert [data.repeated["duplicates"], data.repeated["contradictions"]] == counts == [2, 1]
     assert sum(entry["kept"] for entry in found.ledger.values()) == len(data.pairs)
     assert sum(entry["moved"].get("held out", 0) for entry in found.ledger.values()) == len(data.heldout)
 
