@@ -75,7 +75,8 @@ def shingles(text: str) -> np.ndarray:
     make no difference."""
     plain = " ".join(unicodedata.normalize("NFC", text).lower().split())
     letters = np.frombuffer(plain.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
-    letters = np.pad(letters, (0, max(0, SHINGLE - len(letters))))
+    if len(letters) < SHINGLE:
+        letters = np.concatenate((letters, np.zeros(SHINGLE - len(letters), np.uint64)))
     length = len(letters) - SHINGLE + 1
     mixed = sum((letters[i : i + length] * _OF_LETTERS[i] for i in range(1, SHINGLE)), letters[:length] * _OF_LETTERS[0])
     mixed ^= mixed >> np.uint64(32)  # the sum alone is linear, and neighbouring sequences are alike
