@@ -115,7 +115,6 @@ def _by_dpo(context: Context) -> Metrics:
         "reference": "sft",
         "pairs": len(pairs),
         "mixture": replay.composition(pairs),
-        **repeated_in(pairs),
         "loss": final_loss(log),
         "accuracy": final(log, "rewards/accuracies"),
     }
@@ -177,6 +176,7 @@ def retrain(context: Context) -> Metrics:
     return {
         "pairs": len(pairs),
         "mixture": replay.composition(pairs),
+        **repeated_in(pairs),
         "accuracy_fresh_before": right_before.accuracy(),
         "accuracy_fresh": right.accuracy(),
         "accuracy_fresh_gain": (right - right_before).mean(),
