@@ -1,13 +1,14 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py`, `data.py` and `judging.py`, and `docs/configuration.md` lists them. This module must never
-import an ML library, and it reads no file: `loading.py` does that.
+The settings themselves are in `sections.py`, `data.py`, `curation.py` and `judging.py`, and `docs/configuration.md` lists them. This module
+must never import an ML library, and it reads no file: `loading.py` does that.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from configs.curation import CurationConfig
 from configs.data import DataConfig
 from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
@@ -41,6 +42,7 @@ class RunConfig(Section):
     (`dpo`). All other stages are the same, so the two can be compared. With `dpo`, the policy does not depend on the settings of `ppo`."""
     base: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
+    curation: CurationConfig = CurationConfig()
     lora: LoraSection = LoraSection()
     generation: GenerationConfig = GenerationConfig()
     sft: TrainerSection = TrainerSection()

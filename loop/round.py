@@ -47,9 +47,9 @@ class Stage:
 _MODEL = ("base", "lora")
 _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 
-DATA = Stage("data", ("data",), version=5, calls=("data.source", "data.sources"))
+DATA = Stage("data", ("data", "curation"), version=6, calls=("data.source", "data.sources"))
 BASE = Stage("base", ("base",), seeded=False, version=2)
-FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=2)
+FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
 BASELINE = Stage(
@@ -84,7 +84,7 @@ LABEL = Stage(
     version=3,
     calls=("labeler.kind", "labeler.parts", "labeler.rules"),
 )
-RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=5)
+RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=6)
 SELECT = Stage(
     "select",
     (*_MODEL, "select", "generation.temperature", "evaluate.rules", "rules", "data.heldout_fraction", "ppo.score"),
@@ -94,7 +94,7 @@ SELECT = Stage(
 KEEP = Stage(
     "keep",
     ("data.source", "data.heldout_fraction", "keep.per_prompt", "keep.filters", "keep.max_rows", "evaluate.gold", "rules"),
-    version=2,
+    version=3,
     calls=("keep.filters", "evaluate.gold"),
 )
 REFRESH = Stage("refresh", (*_MODEL, "keep"))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from loop.commands.arguments import add_run, find_run, runs_folder
+from loop.ledger import run_ledger
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, fold, read_events
@@ -13,6 +14,7 @@ from loop.store.layout import RunFolder, stage_name
 from loop.store.lock import is_locked
 from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import read_progress
+from rewards.curation.ledger import line
 
 HELP = "show where a run stands and what it has measured"
 
@@ -44,19 +46,21 @@ def as_json(name: str, state: RunState) -> dict[str, Any]:
         return {name: known.get(name, StageState()).model_dump(exclude={"committed"}) for name in order}
 
     setup, stages = ([stage.name for stage in group] for group in (SETUP_STAGES, ROUND_STAGES))
+    ledger = run_ledger(state)
     numbers = range(max([state.num_rounds, *(number + 1 for number in state.rounds)]))
     return {
         "run": name,
         "state": state.state,
         "rounds": [{"round": n, "stages": rows(stages, state.rounds.get(n, {}))} for n in numbers],
         "setup": rows(setup, state.setup),
+        "ledger": ledger.as_json() if ledger else None,
         "dashboard": state.dashboard,
         "message": state.message,
     }
 
 
 def _lines(folder: RunFolder, state: RunState) -> list[str]:
-    """One line for the run, one for each stage that has started, and one for each warning of a stage."""
+    """One line for the run, one for each stage that has started, one for each warning of a stage, and the ledger in one line."""
     lines = [f"{folder.name}: {state.state}, {state.num_rounds} rounds"]
     lines += [state.message] if state.message else []
     for round_number, stage, row in state.stages():
@@ -67,4 +71,5 @@ def _lines(folder: RunFolder, state: RunState) -> list[str]:
             shown = f"{now.done} of {now.total}  {live(now.metrics)}" if now.total else ""
         lines.append(f"{stage_name(stage, round_number):<20} {row.state:<11} {seconds}  {shown}".rstrip())
         lines += warning_lines(row.metrics)
-    return lines
+    ledger = run_ledger(state)
+    return lines + ([line(ledger.sources)] if ledger else [])

@@ -35,9 +35,12 @@ def keep(context: Context) -> Metrics:
     kept, left_out = keeping.keep([*ranked, *earlier], config.keep, context.rules(config.keep.filters))
     context.save_rows(keeping.FILE, [row.row() for row in kept])
     context.report(1, 1)
+    drawn_now = {sample.id for sample in samples}
     counts = {
         "generated": len(samples),
+        "carried": len(earlier),
         "kept": len(kept),
+        "newly_kept": dict(Counter(row.source for row in kept if row.id in drawn_now)),
         "kept_by_round": dict(Counter(origin(row.generation) for row in kept)),
         "left_out": dict(left_out),
     }

@@ -23,6 +23,7 @@ from rewards import keeping, labelers, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.curation.applying import repeated_in
 from rewards.data.splits import Split
 from rewards.labelers import Earlier, LabelTask
 from rewards.labelers import committee as committees
@@ -179,6 +180,7 @@ def retrain(context: Context) -> Metrics:
     return {
         "pairs": len(pairs),
         "mixture": replay.composition(pairs),
+        **repeated_in(pairs),
         "accuracy_fresh_before": right_before.accuracy(),
         "accuracy_fresh": right.accuracy(),
         "accuracy_fresh_gain": (right - right_before).mean(),

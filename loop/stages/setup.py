@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from policies.tiny_base import train_tiny_base
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
 from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord
+from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, Ledger, move, remove
+from rewards.data.lengths import LONG_COMPLETION
 from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile
 from rewards.data.sources import hash_source
@@ -28,15 +31,19 @@ from rewards.world import writer
 NUM_PRETRAINING_DIALOGUES = 16_000
 PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
 PROMPT_FILES = ("prompts", "heldout_prompts")
+LEDGER = "ledger.json"
+END_OF_PART = {"pairs": KEEP, "heldout_pairs": move(HELD_OUT), "labeler_pairs": move(LABELER), "answers": KEEP}
+"""A file of pairs or answers -> the end of its rows in the ledger."""
 
 
 def data(context: Context) -> Metrics:
-    """Check the original pairs and split them into training, held-out, and the labeler's part.
+    """Check the original pairs, curate them, and split them into training, held-out, and the labeler's part.
 
-    `sources.json` has the account of each source: the hash of each file that was read, and how many rows were used and left out, and why.
-    Later stages do not need the files any more.
+    `ledger.json` says what happened to the rows of each source, and `sources.json` has the account of each: the hash of each file that was
+    read, and how many rows were used and left out, and why. Later stages do not need the files any more.
     """
-    loaded = load_preference_data(context.config.data, context.config.seed, context.scratch)
+    config = context.config
+    loaded = load_preference_data(config.data, config.seed, config.curation, context.scratch)
     context.report(1, 1)
     parts: dict[str, Sequence[Any]] = {
         "pairs": loaded.pairs,
@@ -48,6 +55,7 @@ def data(context: Context) -> Metrics:
     }
     for name, records in parts.items():
         context.save_rows(f"{name}.jsonl", records)
+    context.save(lambda folder: _write_json(folder / LEDGER, loaded.ledger.as_json()))
     if loaded.counts:
         accounts = [counts.as_json() | {"files": hash_source(counts.source)} for counts in loaded.counts]
         context.save(lambda folder: _write_json(folder / "sources.json", accounts))
@@ -56,6 +64,8 @@ def data(context: Context) -> Metrics:
         "skipped": dict(loaded.skipped),
         "by_source": dict(loaded.by_source),
         **({"normalized": dict(loaded.changed)} if loaded.changed else {}),
+        "ledger": loaded.ledger.as_json(),
+        **loaded.repeated,
     }
 
 
@@ -73,10 +83,12 @@ def base(context: Context) -> Metrics:
 def filter(context: Context) -> Metrics:
     """The data without the rows that are too long. All later stages read its output, so none of them has to check lengths.
 
-    A row is judged by what it contains: a prompt stays even if the completions of all its pairs are too long.
+    A row is judged by what it contains: a prompt stays even if the completions of all its pairs are too long. `ledger.json` is that of the
+    stage `data`, with these rows moved or removed.
     """
     check_positions(context.backbone.causal_lm.config.to_dict(), context.config.data, context.backbone.name or "the base")
     limits = context.limits
+    ledger = Ledger.from_json(json.loads((context.inputs["data"] / LEDGER).read_text(encoding="utf-8")))
     counts: dict[str, int] = {}
     left_out_pairs, left_out_answers = Counter[str](), Counter[str]()
     kinds: dict[str, type[Any]] = dict.fromkeys(PAIR_FILES, Comparison) | dict.fromkeys(PROMPT_FILES, PromptRecord)
@@ -84,7 +96,7 @@ def filter(context: Context) -> Metrics:
         kinds["answers"] = Demonstration
     for name, kind in kinds.items():
         kept: RowFile[Any] = RowFile(kind, context.scratch)
-        left_out = limits.keep_into(kept, context.read_rows(name, kind))
+        left_out = limits.keep_into(kept, context.read_rows(name, kind), partial(_enter, ledger, name))
         if left_out and not kept:
             raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
         context.save_rows(f"{name}.jsonl", kept)
@@ -93,8 +105,11 @@ def filter(context: Context) -> Metrics:
             left_out_pairs += left_out
         elif name == "answers":
             left_out_answers = left_out
+    ledger.check()
+    context.save(lambda folder: _write_json(folder / LEDGER, ledger.as_json()))
     context.report(1, 1)
-    return counts | {"left_out": dict(left_out_pairs)} | ({"answers_left_out": dict(left_out_answers)} if left_out_answers else {})
+    found: Metrics = counts | {"left_out": dict(left_out_pairs), "ledger": ledger.as_json()}
+    return found | ({"answers_left_out": dict(left_out_answers)} if left_out_answers else {})
 
 
 def sft(context: Context) -> Metrics:
@@ -131,6 +146,13 @@ def baseline(context: Context) -> Metrics:
     found = context.evaluate("sft")
     context.save(found.write)
     return found.summary()
+
+
+def _enter(ledger: Ledger, name: str, row: Comparison | Demonstration | PromptRecord, reason: str) -> None:
+    """Enter a pair or an answer that is left out. That with a long completion still has its prompt asked, but for the labeler's."""
+    if name in END_OF_PART:
+        only_prompt = reason == LONG_COMPLETION and name != "labeler_pairs"
+        ledger.change(row.source, END_OF_PART[name], move(PROMPTS) if only_prompt else remove(reason))
 
 
 def _record_base(context: Context, config: BaseConfig) -> Metrics:

@@ -38,6 +38,10 @@ MEASURES: dict[str, Measure] = {
     "skipped": Measure("rows that cannot be used, by reason", TEXTS),
     "normalized": Measure("texts that were normalised, by what was changed", TEXTS),
     "by_source": Measure("training comparisons by source", TEXTS),
+    "ledger": Measure("what happened to the rows of each source: original = kept + removed + moved", ROWS),
+    "duplicates": Measure("comparisons that say what an earlier one says", ROWS, "lower"),
+    "contradictions": Measure("pairs of completions that both have been preferred", ROWS, "lower"),
+    "near_heldout": Measure("training prompts that are nearly equal to a held-out one", ROWS, "lower"),
     "left_out": Measure("rows that were left out, by reason", TEXTS),
     "samples": Measure("completions that the policy gave", ROWS),
     "different": Measure("different completions among the samples", ROWS, "higher"),
@@ -51,7 +55,6 @@ MEASURES: dict[str, Measure] = {
     "unmatched": Measure("rows of label files that cannot be used, by place", "text"),
     "raters": Measure("raters who labelled in this round", "count"),
     "rater_alpha": Measure("Krippendorff's alpha (nominal) of the raters: 1 is perfect agreement, 0 is chance", "alpha", "higher"),
-    "contradictions": Measure("pairs with opposite verdicts of several raters", "pairs"),
     "late": Measure("labels of earlier rounds that came too late for them and are used now", ROWS),
     "by_part": Measure("comparisons by the part of the mixture that they come from", TEXTS),
     "labelled_twice": Measure("pairs that several parts of a mixture have labelled", "pairs"),
@@ -66,7 +69,9 @@ MEASURES: dict[str, Measure] = {
     "groups": Measure("prompts with candidates that the selector is trained on", ROWS),
     "heldout_comparisons": Measure("comparisons that judge the selector", ROWS),
     "generated": Measure("completions of the round's policy that could be kept", ROWS),
+    "carried": Measure("completions that the last round has kept, which could be kept again", ROWS),
     "kept": Measure("completions that are kept as training data", ROWS),
+    "newly_kept": Measure("completions drawn in this round that are kept, by the source of their prompt", TEXTS),
     "kept_by_round": Measure("kept completions by the round whose policy wrote them", TEXTS),
     "rows": Measure("completions that the policy is fine-tuned on", ROWS),
     "warnings": Measure("what the user should know before the run goes on", "text"),
@@ -120,7 +125,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 HEADLINES: dict[str, tuple[str, ...]] = {
-    "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized"),
+    "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized", "duplicates", "contradictions", "near_heldout"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),

@@ -1,13 +1,17 @@
 """How many rows of a source were read, used and left out, and why. Plain data; imports no ML library."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.data import DataConfig
 from configs.errors import UserError
+from configs.seeds import derive_seed
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
-from rewards.data.reading import ReadRow
-from rewards.data.sources import Source
+from rewards.data.drawing import Reservoir
+from rewards.data.reading import ReadRow, read_source
+from rewards.data.sources import Source, find_sources
 from rewards.data.unusable import Unusable
 
 BEYOND_CAP = "beyond the source's cap"
@@ -18,9 +22,8 @@ class SourceCounts:
     """The account of one source. Every row that was read is used, or left out for one reason: `rows` == `used` + what is in `left_out`.
 
     examples: the first row of each reason. left_out_parts: parts of used rows, as a deleted answer in a tree. pairs, prompts, answers: what
-    the used rows hold. pairs_not_drawn: those of them that `data.max_pairs` leaves out. prompts_left_out: prompts that were there before,
-    or belong to the labeler's part. answers_left_out: answers to prompts that are not trained on. changed: texts that were normalised, by
-    what was changed in them.
+    the used rows hold; the ledger says what becomes of each (`rewards/curation/ledger.py`). changed: texts that were normalised, by what
+    was changed in them.
     """
 
     source: Source
@@ -30,11 +33,8 @@ class SourceCounts:
     examples: dict[str, Unusable] = field(default_factory=dict)
     left_out_parts: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
-    pairs_not_drawn: int = 0
     prompts: int = 0
     answers: int = 0
-    prompts_left_out: Counter[str] = field(default_factory=Counter)
-    answers_left_out: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
 
     def leave_out(self, row: Unusable, is_refused: bool) -> None:
@@ -78,10 +78,38 @@ class SourceCounts:
             "left_out_parts": dict(self.left_out_parts),
             "examples": examples,
             "pairs": self.pairs,
-            "pairs_not_drawn": self.pairs_not_drawn,
             "prompts": self.prompts,
-            "prompts_left_out": dict(self.prompts_left_out),
             "answers": self.answers,
-            "answers_left_out": dict(self.answers_left_out),
             "changed": dict(self.changed),
         }
+
+
+def read_counted(
+    config: DataConfig, seed: int, accounts: list[SourceCounts], is_refused: bool
+) -> Iterator[tuple[SourceCounts, ReadRow | Unusable]]:
+    """Each row of each source, in order, with the account of its source, in which it is counted already.
+
+    Of a source with a `cap`, the rows that are drawn come at the source's end. accounts: gets the account of each source. Raises UserError
+    for a source that cannot be read, and for a row that cannot be used if such rows are refused.
+    """
+    for source in find_sources(config):
+        counts = SourceCounts(source)
+        accounts.append(counts)
+        capped: Reservoir[ReadRow] | None = None
+        if source.config.cap:
+            capped = Reservoir(source.config.cap, derive_seed(seed, "cap", source.name))
+        for row in read_source(source, config.normalize):
+            if isinstance(row, Unusable):
+                counts.leave_out(row, is_refused)
+                yield counts, row
+            elif capped is not None:
+                capped.add(row)
+            else:
+                counts.use(row)
+                yield counts, row
+        if capped is not None:
+            rows = capped.drawn()
+            counts.leave_out_beyond_cap(capped.added - len(rows))
+            for row in rows:
+                counts.use(row)
+                yield counts, row

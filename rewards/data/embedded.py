@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 from configs.data import DataConfig
 from configs.seeds import derive_seed, draw
@@ -48,6 +49,14 @@ def load(config: DataConfig, seed: int) -> PreferenceData:
         pairs["labeler"],
         by_source=Counter(pair.source for pair in pairs["training"]),
     )
+
+
+def by_side(data: PreferenceData) -> tuple[list[tuple[Comparison, Side]], list[tuple[PromptRecord, Side]]]:
+    """The pairs and the prompts that `load` has drawn, each with the side that it was drawn for."""
+    pairs: dict[Side, Sequence[Comparison]] = {"training": data.pairs, "heldout": data.heldout, "labeler": data.labeler_pairs}
+    prompts: dict[Side, Sequence[PromptRecord]] = {"training": data.prompts, "heldout": data.heldout_prompts}
+    sided_pairs = [(pair, side) for side, found in pairs.items() for pair in found]
+    return sided_pairs, [(record, side) for side, records in prompts.items() for record in records]
 
 
 def _write_pairs(prompts: list[writer.Prompt], count: int, seed: int, heldout: bool = False) -> list[Comparison]:

@@ -5,7 +5,7 @@ own texts. Samples of the run's policies are never left out, because `generation
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,8 +34,8 @@ class TokenLimits:
         reasons = [self.excess(row) for row in rows]
         return [row for row, reason in zip(rows, reasons, strict=True) if reason is None], Counter(filter(None, reasons))
 
-    def keep_into(self, kept: RowFile[Row], rows: Iterable[Row]) -> Counter[str]:
-        """Add the rows within the limits to `kept`, one by one. Returns how many others there are, by reason."""
+    def keep_into(self, kept: RowFile[Row], rows: Iterable[Row], tell: Callable[[Row, str], None]) -> Counter[str]:
+        """Add the rows within the limits to `kept`, one by one. Returns how many others there are, by reason; `tell` gets each of them."""
         left_out: Counter[str] = Counter()
         for row in rows:
             reason = self.excess(row)
@@ -43,6 +43,7 @@ class TokenLimits:
                 kept.append(row)
             else:
                 left_out[reason] += 1
+                tell(row, reason)
         return left_out
 
     def excess(self, row: Comparison | PromptRecord | Demonstration) -> str | None:

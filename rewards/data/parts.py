@@ -8,6 +8,7 @@ from typing import Any
 from configs.data import DataConfig
 from configs.errors import UserError
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.curation.ledger import Ledger
 from rewards.data.counts import SourceCounts
 from rewards.data.splits import Side
 
@@ -18,7 +19,8 @@ NAMES: dict[Side, str] = {"training": "training", "heldout": "held-out data", "l
 class PreferenceData:
     """What a run starts from. No prompt in `heldout` or `heldout_prompts` opens like a prompt of the other parts.
 
-    counts: the account of each source; the embedded world has none. ties, by_source: of all pairs, and of the training pairs.
+    counts: the account of each source; the embedded world has none. ties, by_source: of all pairs, and of the training pairs. ledger: the
+    end of each row. repeated: what was there twice before anything was removed (`Curator.repeated`).
     """
 
     pairs: Sequence[Comparison]
@@ -30,6 +32,8 @@ class PreferenceData:
     counts: list[SourceCounts] = field(default_factory=list)
     ties: int = 0
     by_source: Counter[str] = field(default_factory=Counter)
+    ledger: Ledger = field(default_factory=Ledger)
+    repeated: dict[str, int] = field(default_factory=dict)
 
     @property
     def skipped(self) -> Counter[str]:

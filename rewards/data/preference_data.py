@@ -1,8 +1,9 @@
-"""The original data: read from its sources row by row, drawn as the config says, and split.
+"""The original data: read from its sources row by row, curated, drawn as the config says, and split.
 
-Every row that is left out is counted by its reason. The opening of a pair's prompt decides on which side of the split the pair is, so
-dialogues that open alike stay together (`splits.py`). Memory holds at most what `cap` and `max_pairs` let through, and about 100 bytes
-for each different prompt; all else goes into files at once (`row_files.py`). Must never train anything.
+Every row that is left out is counted by its reason, and each row has one end in the ledger (`rewards/curation`). The opening of a pair's
+prompt decides on which side of the split the pair is, so dialogues that open alike stay together (`splits.py`). Memory holds at most what
+`cap` lets through, and what curation remembers of each row (`rewards/curation/sketches.py`); all else goes into files at once
+(`row_files.py`). Must never train anything.
 """
 
 from collections import Counter
@@ -10,125 +11,128 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs.curation import CurationConfig
 from configs.data import DataConfig
 from configs.errors import UserError
-from configs.seeds import derive_seed
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.curation.applying import PARTS, Curator
+from rewards.curation.ledger import HELD_OUT, KEEP, PROMPTS, End, move, remove
 from rewards.data import embedded
-from rewards.data.counts import SourceCounts
-from rewards.data.drawing import Reservoir
+from rewards.data.counts import SourceCounts, read_counted
 from rewards.data.parts import PreferenceData, check_parts
-from rewards.data.reading import ReadRow, read_source
+from rewards.data.reading import ReadRow
 from rewards.data.row_files import RowFile
-from rewards.data.sources import Source, find_sources
 from rewards.data.splits import Side, Split
-from rewards.data.unusable import Unusable
-
-SAID_BEFORE, FOR_THE_LABELER, HELD_OUT = "a prompt that was there before", "a prompt of the labeler's part", "a prompt that is held out"
 
 
-def load_preference_data(config: DataConfig, seed: int, folder: Path | None = None) -> PreferenceData:
+def load_preference_data(
+    config: DataConfig, seed: int, curation: CurationConfig | None = None, folder: Path | None = None
+) -> PreferenceData:
     """The pairs and prompts that the config names. Raises UserError for what cannot be read, and if there is no usable pair.
 
     folder: where the rows are kept while the run needs them, on a disk that has room for all of them. None keeps them in memory.
     """
+    curation = curation or CurationConfig()
     if config.source == "embedded":
-        return embedded.load(config, seed)
-    loader = _Loader(config, seed, folder)
-    for source in find_sources(config):
-        loader.read(source)
+        return _curate_embedded(embedded.load(config, seed), config, Curator(curation, None, seed))
+    loader = _Loader(config, seed, curation, folder)
+    for counts, row in read_counted(config, seed, loader.counts, config.bad_rows == "refuse"):
+        if isinstance(row, ReadRow):
+            loader.take(row, counts)
     return loader.finish()
 
 
-class _Loader:
-    """Takes row after row, and sorts what it holds into parts."""
+def _curate_embedded(data: PreferenceData, config: DataConfig, curator: Curator) -> PreferenceData:
+    """The world has all prompts of its users, whether a pair asks them or not."""
+    pairs, prompts = embedded.by_side(data)
+    for pair, side in pairs:
+        curator.add(pair, side)
+    for record, side in prompts:
+        curator.add_prompt(record, side)
+    parts: dict[Side, list[Comparison]] = {"training": [], "heldout": [], "labeler": []}
+    for (pair, _), (end, _) in zip(pairs, curator.decide(), strict=True):
+        if end in PARTS:
+            parts[PARTS[end]].append(pair)
+    check_parts(parts, config, "the embedded world")
+    return replace(
+        data,
+        pairs=parts["training"],
+        heldout=parts["heldout"],
+        labeler_pairs=parts["labeler"],
+        prompts=[record for record in data.prompts if not curator.is_near_heldout(record.prompt_id)],
+        by_source=Counter(pair.source for pair in parts["training"]),
+        ledger=curator.ledger,
+        repeated=curator.repeated,
+    )
 
-    def __init__(self, config: DataConfig, seed: int, folder: Path | None):
-        self.config, self.seed = config, seed
+
+class _Loader:
+    """Takes row after row. Once all are there, it has them curated, and sorts what they hold into parts."""
+
+    def __init__(self, config: DataConfig, seed: int, curation: CurationConfig, folder: Path | None):
+        self.config = config
+        self.curator = Curator(curation, config.max_pairs, seed)
         self.split = Split(seed, config.heldout_fraction, config.labeler_fraction)
         self.counts: list[SourceCounts] = []
+        self.taken: dict[type, Any] = {kind: _rows(kind, folder) for kind in (Comparison, PromptRecord, Demonstration)}
         self.pairs: dict[Side, Any] = {side: _rows(Comparison, folder) for side in ("training", "heldout", "labeler")}
         self.prompts: dict[Side, Any] = {side: _rows(PromptRecord, folder) for side in ("training", "heldout")}
         self.answers: Any = _rows(Demonstration, folder)
-        self.drawn: Reservoir[tuple[SourceCounts, Comparison]] | None = None
-        if config.max_pairs:
-            self.drawn = Reservoir(config.max_pairs, derive_seed(seed, "max_pairs"))
         self.ties, self.by_source = 0, Counter[str]()
-        self._seen: set[int] = set()  # ids of prompts, as numbers, which take the least memory
 
-    def read(self, source: Source) -> None:
-        """Read one source to its end."""
-        counts = SourceCounts(source)
-        self.counts.append(counts)
-        capped: Reservoir[ReadRow] | None = None
-        if source.config.cap:
-            capped = Reservoir(source.config.cap, derive_seed(self.seed, "cap", source.name))
-        for row in read_source(source, self.config.normalize):
-            if isinstance(row, Unusable):
-                counts.leave_out(row, self.config.bad_rows == "refuse")
-            elif capped is not None:
-                capped.add(row)
+    def take(self, row: ReadRow, counts: SourceCounts) -> None:
+        """Take a row that can be used."""
+        for record in row.records:
+            self.taken[type(record)].append(record)
+            if isinstance(record, Comparison):
+                self.curator.add(record, self.split.side(record.prompt), counts.source.config.weight)
             else:
-                self._use(row, counts)
-        if capped is not None:
-            rows = capped.drawn()
-            counts.leave_out_beyond_cap(capped.added - len(rows))
-            for row in rows:
-                self._use(row, counts)
+                self.curator.add_prompt(record, self.split.side(record.prompt))
 
     def finish(self) -> PreferenceData:
         """All parts. Raises UserError if one has nothing."""
         if not any(count.pairs for count in self.counts):
             raise UserError(f"no usable preference pair: {self._why()}", self._where(), "give data with prompt, chosen and rejected")
-        if self.drawn is not None:
-            for counts, pair in self.drawn.drawn():
-                counts.pairs_not_drawn -= 1
-                self._sort(pair)
+        ledger = self.curator.ledger
+        for count in self.counts:
+            for reason, number in count.left_out.items():
+                ledger.add(count.source.name, remove(reason), number)
+        for pair, (end, brings_prompt) in zip(self.taken[Comparison], self.curator.decide(), strict=True):
+            self._sort(pair, end, brings_prompt)
+        for record in self.taken[PromptRecord]:
+            self._ask(record)
+        for answer in self.taken[Demonstration]:
+            self._demonstrate(answer)
+        ledger.check()
         check_parts(self.pairs, self.config, self._where())
         pairs, prompts = self.pairs, self.prompts
         parts = pairs["training"], pairs["heldout"], prompts["training"], prompts["heldout"], pairs["labeler"]
-        return PreferenceData(*parts, self.answers, self.counts, self.ties, self.by_source)
+        return PreferenceData(*parts, self.answers, self.counts, self.ties, self.by_source, ledger, self.curator.repeated)
 
-    def _use(self, row: ReadRow, counts: SourceCounts) -> None:
-        counts.use(row)
-        for record in row.records:
-            if isinstance(record, PromptRecord):
-                self._ask(record, self.split.side(record.prompt), counts)
-            elif isinstance(record, Demonstration):
-                self._demonstrate(record, counts)
-            elif self.drawn is not None:
-                counts.pairs_not_drawn += 1
-                self.drawn.add((counts, record), counts.source.config.weight)
-            else:
-                self._sort(record)
-
-    def _sort(self, pair: Comparison) -> None:
-        """Put a pair into its part, and its prompt as well if the run may ask it."""
+    def _sort(self, pair: Comparison, end: End, brings_prompt: bool) -> None:
+        """Put a pair into its part, and its prompt as well if it brings one."""
         side = self.split.side(pair.prompt)
-        self.pairs[side].append(replace(pair, heldout=True) if side == "heldout" else pair)
-        self.ties += pair.tie
-        if side == "training":
-            self.by_source[pair.source] += 1
-        if side != "labeler":
-            self._ask(PromptRecord(pair.prompt_id, pair.prompt, pair.source), side, None)
+        if end in PARTS:
+            self.pairs[side].append(replace(pair, heldout=True) if side == "heldout" else pair)
+            self.ties += pair.tie
+            self.by_source.update([pair.source] if end == KEEP else [])
+        if brings_prompt:
+            self.prompts[side].append(PromptRecord(pair.prompt_id, pair.prompt, pair.source))
 
-    def _demonstrate(self, record: Demonstration, counts: SourceCounts) -> None:
-        """Keep an answer if its prompt is trained on, and its prompt as any other."""
+    def _ask(self, record: PromptRecord) -> None:
+        """Put a prompt without a pair into its part, unless it is there."""
         side = self.split.side(record.prompt)
-        if side == "training":
-            self.answers.append(record)
-        else:
-            counts.answers_left_out[HELD_OUT if side == "heldout" else FOR_THE_LABELER] += 1
-        self._ask(PromptRecord(record.prompt_id, record.prompt, record.source), side, counts)
+        if self.curator.end_of_prompt(record, side) in (move(HELD_OUT), move(PROMPTS)):
+            self.prompts[side].append(record)
 
-    def _ask(self, prompt: PromptRecord, side: Side, counts: SourceCounts | None) -> None:
-        """Put a prompt into its part, unless it is there. counts: of a source of prompts, which says why one is left out."""
-        number = int(prompt.prompt_id, 16)
-        if side != "labeler" and number not in self._seen:
-            self._seen.add(number)
+    def _demonstrate(self, record: Demonstration) -> None:
+        """Keep an answer if its prompt is trained on, and its prompt as any other."""
+        side, prompt = self.split.side(record.prompt), PromptRecord(record.prompt_id, record.prompt, record.source)
+        end = self.curator.end_of_answer(record, side)
+        if end == KEEP:
+            self.answers.append(record)
+        if end in (KEEP, move(HELD_OUT)) and self.curator.ask(record.prompt_id):
             self.prompts[side].append(prompt)
-        elif counts is not None:
-            counts.prompts_left_out[FOR_THE_LABELER if side == "labeler" else SAID_BEFORE] += 1
 
     def _where(self) -> str:
         return ", ".join(count.source.config.path for count in self.counts)

@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -128,6 +129,29 @@ def test_the_rows_of_a_mixture_can_be_had_again_from_a_run(two_rounds):
         metrics = stages["stages"]["retrain"]["metrics"]
         rows = mixture_rows(two_rounds.folder / "runs" / "whole", r)
         assert composition(rows) == metrics["mixture"] and len(rows) == metrics["pairs"] > 0
+        said = Counter((row.prompt_id, row.chosen, row.chosen_finished, row.rejected, row.rejected_finished) for row in rows if not row.tie)
+        assert metrics["duplicates"] == sum(said.values()) - len(said)  # there are no ties, and no raters
+        assert metrics["contradictions"] == sum((row[0], *row[3:], *row[1:3]) in said for row in said) / 2
+
+
+def test_the_ledger_of_a_run_adds_up(two_rounds):
+    """The files of the run, counted here, are what the ledger says."""
+    run, status = two_rounds.folder / "runs" / "whole", two_rounds.status("whole")
+
+    def rows(path):
+        return [json.loads(line) for line in (run / path).read_text(encoding="utf-8").splitlines()]
+
+    sources, written = status["ledger"]["sources"], rows("setup/filter/pairs.jsonl")
+    for source, entry in sources.items():
+        assert entry["original"] == entry["kept"] + sum(entry["removed"].values()) + sum(entry["moved"].values())
+        assert entry["kept"] == sum(row["source"] == source for row in written)
+    for account, stages in zip(status["ledger"]["rounds"], status["rounds"], strict=True):
+        drawn, kept = rows(f"{account['round']}/sample/samples.jsonl"), rows(f"{account['round']}/keep/kept.jsonl")
+        assert account["candidates"] + account["carried"] == account["kept"] + sum(account["left_out"].values())
+        assert (len(drawn), len(kept)) == (account["samples"], account["kept"]) and len(drawn) > account["heldout_samples"] > 0
+        assert account["labelled"] == stages["stages"]["label"]["metrics"]["comparisons"]
+        new = {row["id"] for row in drawn} & {row["id"] for row in kept}
+        assert len(new) == sum(entry["generated"].get(account["round"], 0) for entry in sources.values()) > 0
 
 
 def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):

@@ -6,19 +6,19 @@ from loop.forks import shared_stages
 from loop.keys import planned_keys
 
 PINNED = {
-    "setup/data": "6d2fe328",
+    "setup/data": "0c41d97a",
     "setup/base": "a8426e16",
-    "setup/filter": "20aa2c6e",
-    "setup/sft": "584cfef6",
-    "setup/baseline": "14a895e2",
-    "round-000/reward": "553be6e0",
-    "round-000/policy": "c31e51a0",
-    "round-000/sample": "73d8fdde",
-    "round-000/label": "5b1c5c28",
-    "round-000/retrain": "be381e6c",
-    "round-000/select": "eaac3d34",
-    "round-000/keep": "926e595f",
-    "round-000/evaluate": "f439af87",
+    "setup/filter": "c7e220c9",
+    "setup/sft": "e0fc6cac",
+    "setup/baseline": "357f2b1e",
+    "round-000/reward": "d1d52b9b",
+    "round-000/policy": "7669c219",
+    "round-000/sample": "025764e9",
+    "round-000/label": "e4e58ff1",
+    "round-000/retrain": "7244b94d",
+    "round-000/select": "61e14709",
+    "round-000/keep": "d01c4ac2",
+    "round-000/evaluate": "69ae5910",
 }
 
 

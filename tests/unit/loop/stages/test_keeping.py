@@ -114,7 +114,7 @@ def test_a_round_keeps_what_its_selector_likes_and_what_earlier_rounds_have_kept
     kept = read_kept(first)
     assert {row.prompt for row in kept} == set(TRAINING) and len(kept) == len(TRAINING) == metrics["kept"]
     assert {row.completion for row in kept} == {"the long one of round 0"} and {row.score for row in kept} == {23.0}
-    assert metrics["generated"] == 3 * len(TRAINING)
+    assert metrics["generated"] == 3 * len(TRAINING) and metrics["carried"] == 0 and metrics["newly_kept"] == {"mail": len(TRAINING)}
     assert metrics["left_out"] == {"empty": len(TRAINING), "beyond keep.per_prompt": len(TRAINING)}
     assert "gold" not in metrics
 
@@ -125,6 +125,7 @@ def test_a_round_keeps_what_its_selector_likes_and_what_earlier_rounds_have_kept
     assert {row.prompt for row in kept[: len(again)]} == set(again) and len({row.prompt_id for row in kept}) == len(kept)
     assert metrics["kept_by_round"] == {"round-001": len(again), "round-000": len(TRAINING) - len(again)}
     assert metrics["left_out"] == {"empty": len(again), "beyond keep.per_prompt": 2 * len(again)}
+    assert metrics["generated"] + metrics["carried"] == metrics["kept"] + sum(metrics["left_out"].values())
 
 
 def test_what_keeping_is_worth_is_measured_where_gold_is_known(run, tmp_path):

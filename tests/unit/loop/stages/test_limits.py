@@ -8,9 +8,10 @@ from configs import UserError
 from configs.schema import RunConfig
 from loop.round import STAGES, run_rounds
 from loop.stages import STAGES as FUNCTIONS
-from loop.stages.setup import PAIR_FILES, PROMPT_FILES
+from loop.stages.setup import END_OF_PART, LEDGER, PAIR_FILES, PROMPT_FILES
 from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
+from rewards.curation.ledger import Ledger, remove
 from rewards.data.splits import Split
 from tests.unit.loop.stages.contexts import SETTINGS, context
 
@@ -27,20 +28,29 @@ def limits(backbone):
 
 
 PAIRS = [
-    Comparison("p1", "12", "ab", "a"),
-    Comparison("p1", "12", "abc", "a", chosen_finished=False),  # three tokens and no end: as long as "ab" with its end
-    Comparison("p1", "12", "abc", "a"),
-    Comparison("p1", "12", "a", "abc"),
-    Comparison("p2", "123", "a", "b"),
+    Comparison("p1", "12", "ab", "a", source="mail"),
+    Comparison("p1", "12", "abc", "a", chosen_finished=False, source="mail"),  # three tokens and no end: as long as "ab" with its end
+    Comparison("p1", "12", "abc", "a", source="mail"),
+    Comparison("p1", "12", "a", "abc", source="mail"),
+    Comparison("p2", "123", "a", "b", source="mail"),
 ]
+
+
+def write_pairs(folder, pairs):
+    """The same pairs in each part, and a ledger that has them all, with one row that could not be read."""
+    ledger = Ledger()
+    ledger.add("mail", remove("chosen is empty"))
+    for name in PAIR_FILES:
+        write_jsonl(folder / f"{name}.jsonl", pairs)
+        ledger.add("mail", END_OF_PART[name], len(pairs))
+    (folder / LEDGER).write_text(json.dumps(ledger.as_json()))
 
 
 @pytest.fixture
 def original(tmp_path):
     folder = tmp_path / "original"
     folder.mkdir()
-    for name in PAIR_FILES:
-        write_jsonl(folder / f"{name}.jsonl", PAIRS)
+    write_pairs(folder, PAIRS)
     for name in PROMPT_FILES:
         write_jsonl(folder / f"{name}.jsonl", [PromptRecord("p1", "12"), PromptRecord("p2", "123")])
     return folder
@@ -56,6 +66,18 @@ def test_rows_too_long_are_left_out_once_and_counted(backbone, original, tmp_pat
     for name in PROMPT_FILES:
         assert read_jsonl(tmp_path / "filter" / f"{name}.jsonl", PromptRecord) == [PromptRecord("p1", "12")] and metrics[name] == 1
     assert metrics["left_out"] == {"completion too long": 6, "prompt too long": 3}
+
+
+def test_the_ledger_says_what_became_of_rows_too_long(backbone, original, tmp_path):
+    """Of the five rows of each part, two stay, one has a long prompt, and two a long completion. The prompt of these two is still asked,
+    but not that of the labeler's rows."""
+    metrics = FUNCTIONS["filter"](
+        context("filter", {"data": original, "base": tmp_path}, backbone, tmp_path / "filter", **limits(backbone)),
+    )
+    removed = {"chosen is empty": 1, "prompt too long": 3, "completion too long": 2}
+    moved = {"held out": 2, "the labeler": 2, "prompts only": 4}
+    assert metrics["ledger"] == {"mail": {"original": 16, "kept": 2, "removed": removed, "moved": moved, "generated": {}}}
+    assert json.loads((tmp_path / "filter" / LEDGER).read_text()) == metrics["ledger"]
 
 
 @pytest.mark.parametrize("name", [*PAIR_FILES, *PROMPT_FILES])
@@ -144,8 +166,7 @@ def test_completions_may_not_be_sampled_longer_than_the_limit():
 
 def test_a_prompt_of_which_the_tokenizer_keeps_nothing_is_left_out(backbone, original, tmp_path):
     """An empty prompt has no last token from which an answer could be predicted."""
-    for name in PAIR_FILES:
-        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", "", "a", "b")])
+    write_pairs(original, [*PAIRS, Comparison("p3", "", "a", "b", source="mail")])
     inputs = {"data": original, "base": tmp_path}
     metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
     assert metrics["left_out"]["prompt without tokens"] == len(PAIR_FILES) and metrics["pairs"] == 2
@@ -158,8 +179,7 @@ def test_a_prompt_that_the_chat_template_refuses_is_left_out(backbone, original,
         + backbone.tokenizer.chat_template
     )
     system = [{"role": "system", "content": "1"}, {"role": "user", "content": "1"}]
-    for name in PAIR_FILES:
-        write_jsonl(original / f"{name}.jsonl", [*PAIRS, Comparison("p3", system, "a", "b")])
+    write_pairs(original, [*PAIRS, Comparison("p3", system, "a", "b", source="mail")])
     inputs = {"data": original, "base": tmp_path}
     metrics = FUNCTIONS["filter"](context("filter", inputs, backbone, tmp_path / "filter", **limits(backbone)))
     reason = "prompt refused by the chat template (System role not supported)"

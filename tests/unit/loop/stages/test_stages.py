@@ -200,6 +200,19 @@ def test_the_data_stage_tells_which_files_it_read(backbone, folders, tmp_path):
     assert not (tmp_path / "embedded" / "sources.json").exists()
 
 
+def test_the_data_stage_writes_its_ledger(backbone, folders, tmp_path):
+    """40 Thai questions, one of them again, and a row without an answer."""
+    rows = [{"prompt": f"คำถามที่ {i}", "chosen": "ใช่", "rejected": "ไม่ใช่"} for i in [*range(40), 0]] + [{"chosen": "", "rejected": "b"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {"data": {"source": str(tmp_path / "pairs.jsonl")}, "curation": {"duplicates": "remove"}}
+    metrics = FUNCTIONS["data"](context("data", folders, backbone, tmp_path / "out", **settings))
+    (entry,) = metrics["ledger"].values()
+    assert json.loads((tmp_path / "out" / "ledger.json").read_text()) == metrics["ledger"]
+    assert entry["original"] == 42 and sum(entry["removed"].values()) == 2 and entry["removed"]["said before"] == 1
+    assert (metrics["duplicates"], metrics["contradictions"]) == (1, 0)
+    assert entry["kept"] == metrics["pairs"] and entry["moved"] == {"held out": metrics["heldout_pairs"]}
+
+
 def test_rounds_are_compared_prompt_by_prompt(backbone, folders, tmp_path, monkeypatch):
     """The policy writes one token more than SFT for 50 of 100 prompts: +0.5 over SFT, with variance 0.25 x 100 / 99 and so an error of
     sqrt(0.25 / 99) = 0.0503. The next round writes the same: +0 over the last one. A reward model's gain is of the same prompts too."""

@@ -9,9 +9,12 @@ import pytest
 from configs import UserError
 from configs.data import DataConfig
 from rewards.comparisons import Comparison, PromptRecord, read_jsonl
+from rewards.curation.applying import FOR_THE_LABELER, SAID_BEFORE
+from rewards.curation.deciding import BEYOND_MAX
+from rewards.curation.ledger import HELD_OUT, PROMPTS
 from rewards.data.counts import BEYOND_CAP
 from rewards.data.drawing import Reservoir
-from rewards.data.preference_data import FOR_THE_LABELER, HELD_OUT, SAID_BEFORE, load_preference_data
+from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile, StoredRows
 from rewards.data.splits import Split
 
@@ -33,14 +36,17 @@ def files(tmp_path):
 
 
 def load(files, folder=None, seed=0, **settings):
-    return load_preference_data(DataConfig(sources=[{"path": path} for path in files.values()], **settings), seed, folder)
+    return load_preference_data(DataConfig(sources=[{"path": path} for path in files.values()], **settings), seed, folder=folder)
 
 
 def check_accounts(data):
     for count in data.counts:
         assert count.rows == count.used + count.left_out.total()
+    for count in data.counts:
+        entry = data.ledger.entries[count.source.name]
+        assert entry.adds_up() and entry.original == count.pairs + count.prompts + count.answers + count.left_out.total()
     pairs = sum(len(part) for part in (data.pairs, data.heldout, data.labeler_pairs))
-    assert pairs == sum(count.pairs - count.pairs_not_drawn for count in data.counts)
+    assert pairs == sum(count.pairs for count in data.counts) - data.ledger.total().removed[BEYOND_MAX.why]
 
 
 def test_sources_add_up(files):
@@ -58,8 +64,8 @@ def test_sources_add_up(files):
     prompts = [*data.prompts, *data.heldout_prompts]
     assert len(prompts) == len({prompt.prompt_id for prompt in prompts}) == 540
     assert Counter(prompt.source for prompt in prompts) == {"mail": 300, "notes": 90, "asked": 150}
-    assert data.counts[2].prompts_left_out == {SAID_BEFORE: 50}
-    split = Split(0, 0.22)
+    split, entry = Split(0, 0.22), data.ledger.entries["asked"]
+    assert entry.removed == {SAID_BEFORE.why: 50} and entry.moved.total() == 150 and set(entry.moved) == {HELD_OUT, PROMPTS}
     assert all(split.holds_out(p.prompt) for p in data.heldout_prompts) and not any(split.holds_out(p.prompt) for p in data.prompts)
 
 
@@ -68,8 +74,8 @@ def test_prompts_of_the_labelers_part_are_not_asked(files):
     check_accounts(data)
     asked = {p.prompt for p in [*data.prompts, *data.heldout_prompts]}
     assert data.labeler_pairs and not asked & {pair.prompt for pair in data.labeler_pairs}
-    left_out = data.counts[2].prompts_left_out
-    assert left_out[FOR_THE_LABELER] > 30 and len([p for p in asked if p.startswith("question")]) + left_out.total() >= 150
+    left_out = data.ledger.entries["asked"].removed
+    assert left_out[FOR_THE_LABELER.why] > 30 and len([p for p in asked if p.startswith("question")]) + left_out.total() >= 150
 
 
 def test_answers_to_prompts_that_are_not_trained_on_are_left_out(files, tmp_path):
@@ -85,10 +91,16 @@ def test_answers_to_prompts_that_are_not_trained_on_are_left_out(files, tmp_path
     split, counts = Split(0, 0.22, 0.3), data.counts[1]
     sides = Counter(split.side(row["question"]) for row in rows)
     assert counts.answers == 200 and len(data.answers) == sides["training"] > 80
-    assert counts.answers_left_out == {HELD_OUT: sides["heldout"], FOR_THE_LABELER: sides["labeler"]}
+    entry = data.ledger.entries["solved"]
+    assert (entry.kept, entry.moved, entry.removed) == (
+        sides["training"],
+        {HELD_OUT: sides["heldout"]},
+        {FOR_THE_LABELER.why: sides["labeler"]},
+    )
     assert all(split.side(row.prompt) == "training" for row in data.answers)
     assert {row.prompt for row in data.answers} <= {row.prompt for row in data.prompts}
-    assert counts.prompts_left_out[SAID_BEFORE] + counts.prompts_left_out[FOR_THE_LABELER] >= 50
+    asked = [row.prompt for row in [*data.prompts, *data.heldout_prompts]]
+    assert len(asked) == len(set(asked))
 
 
 def test_a_file_holds_what_memory_holds(files, tmp_path):

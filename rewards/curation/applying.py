@@ -1,0 +1,102 @@
+"""Takes in original rows one by one, and says at the end what happens to each. Must never keep a text (`sketches.py`)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from configs.curation import CurationConfig
+from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.curation.deciding import NEAR_HELD_OUT, count_repeated, decide, look_near_heldout
+from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, End, Ledger, move, remove
+from rewards.curation.sketches import Sketches
+from rewards.data.splits import Side
+
+PARTS: dict[End, Side] = {KEEP: "training", move(HELD_OUT): "heldout", move(LABELER): "labeler"}
+"""The end of a pair -> the part of the run that it is in."""
+SAID_BEFORE, FOR_THE_LABELER = remove("a prompt that was there before"), remove("a prompt of the labeler's part")
+
+
+class Curator:
+    """First takes in all rows, then decides. The ledger gets the end of each row when it is asked for."""
+
+    def __init__(self, config: CurationConfig, max_pairs: int | None, seed: int):
+        self.config, self.max_pairs, self.seed = config, max_pairs, seed
+        self.ledger = Ledger()
+        self.sketches = Sketches(compares_prompts=config.near_heldout != "ignore")
+        self._near: np.ndarray | None = None
+        self._asked: set[int] = set()  # numbers of prompts
+
+    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> None:
+        """Take in the next pair, which is on this side of the split. weight: how likely `max_pairs` draws it."""
+        self.sketches.add(pair, side, weight)
+
+    def add_prompt(self, record: PromptRecord | Demonstration, side: Side) -> None:
+        """Take in a prompt that no pair needs to ask."""
+        self.sketches.add_prompt(record.prompt_id, record.prompt, side)
+
+    def decide(self) -> list[tuple[End, bool]]:
+        """What happens to each pair, in their order, and whether it brings a prompt to ask that no earlier one has brought."""
+        sketches = self.sketches
+        self._near = look_near_heldout(sketches, self.config)
+        decided = []
+        ends = decide(sketches, self.config, self._near, self.max_pairs, self.seed)
+        rows = zip(ends, sketches.source.tolist(), sketches.prompt.tolist(), sketches.on("labeler").tolist(), strict=True)
+        for end, source, prompt, for_labeler in rows:
+            self.ledger.add(sketches.sources[source], end)
+            may_be_asked = not for_labeler and (end in PARTS or end == move(PROMPTS))
+            decided.append((end, may_be_asked and self._is_new(prompt)))
+        return decided
+
+    def ask(self, prompt_id: str) -> bool:
+        """Whether nothing has brought this prompt before."""
+        return self._is_new(self.sketches.number_of(prompt_id))
+
+    def end_of_prompt(self, record: PromptRecord, side: Side) -> End:
+        """What happens to a prompt without a pair. The ledger gets it."""
+        if side == "labeler":
+            end = FOR_THE_LABELER
+        elif self.is_near_heldout(record.prompt_id):
+            end = NEAR_HELD_OUT
+        elif not self.ask(record.prompt_id):
+            end = SAID_BEFORE
+        else:
+            end = move(HELD_OUT) if side == "heldout" else move(PROMPTS)
+        self.ledger.add(record.source, end)
+        return end
+
+    def end_of_answer(self, record: Demonstration, side: Side) -> End:
+        """What happens to a single answer. The ledger gets it."""
+        if side == "labeler":
+            end = FOR_THE_LABELER
+        elif self.is_near_heldout(record.prompt_id):
+            end = NEAR_HELD_OUT
+        else:
+            end = move(HELD_OUT) if side == "heldout" else KEEP
+        self.ledger.add(record.source, end)
+        return end
+
+    def is_near_heldout(self, prompt_id: str) -> bool:
+        """Whether a prompt is left out because it is nearly a held-out one."""
+        if self.config.near_heldout != "remove" or self._near is None:
+            return False
+        return bool(self._near[self.sketches.number_of(prompt_id)])
+
+    def _is_new(self, number: int) -> bool:
+        is_new = number not in self._asked
+        self._asked.add(number)
+        return is_new
+
+    @property
+    def repeated(self) -> dict[str, int]:
+        """What was there twice before anything was removed: `duplicates` (pairs that say what an earlier one says), `contradictions` (pairs
+        of answers that both have been preferred) and `near_heldout` (training prompts nearly equal to a held-out one; missing if nobody
+        looked)."""
+        return count_repeated(self.sketches) | ({} if self._near is None else {"near_heldout": int(self._near.sum())})
+
+
+def repeated_in(pairs: Iterable[Comparison]) -> dict[str, int]:
+    """What is there twice among the rows that a reward model is trained on (`count_repeated`). Nothing is left out."""
+    sketches = Sketches(compares_prompts=False)
+    for pair in pairs:
+        sketches.add(pair, "training")
+    return count_repeated(sketches)

@@ -1,0 +1,117 @@
+"""What is remembered of each original pair, so that curation needs no text: hashes, the verdict, the rater, source and side.
+
+A row takes about 40 bytes, and a prompt about 300 more, however long they are. Hashes have 64 bits: among ten million pairs, two share one
+with a probability of 3e-6.
+"""
+
+import hashlib
+from array import array
+from typing import get_args
+
+import numpy as np
+
+from rewards.comparisons import Comparison, Prompt
+from rewards.curation.near import NearDuplicates, equal_values
+from rewards.data.splits import Side
+
+SIDES: tuple[Side, ...] = get_args(Side)
+TIE = 0
+
+
+class Sketches:
+    """The pairs of a run, in the order in which they were added."""
+
+    def __init__(self, compares_prompts: bool) -> None:
+        """compares_prompts: whether near-duplicates among the prompts will be asked for."""
+        self.sources: list[str] = []
+        self._source_numbers: dict[str, int] = {}
+        self._source, self._side, self._verdict = array("i"), array("b"), array("b")
+        self._pair, self._rater, self._prompt = array("Q"), array("Q"), array("Q")
+        self.weight = array("d")
+        self._prompts: dict[int, int] = {}
+        self._sides_of_prompts = array("b")
+        self.near_prompts = NearDuplicates() if compares_prompts else None
+
+    def __len__(self) -> int:
+        return len(self._pair)
+
+    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> None:
+        """Take in the next pair, which is on this side of the split. weight: how likely it is drawn."""
+        answers = [_hash(f"{pair.chosen_finished}{pair.chosen}"), _hash(f"{pair.rejected_finished}{pair.rejected}")]
+        number = self._source_numbers.setdefault(pair.source, len(self._source_numbers))
+        if number == len(self.sources):
+            self.sources.append(pair.source)
+        self._source.append(number)
+        self._side.append(SIDES.index(side))
+        self.weight.append(weight)
+        self._verdict.append(TIE if pair.tie else 1 if answers[0] < answers[1] else -1)
+        self._pair.append(_hash(f"{pair.prompt_id}/{min(answers)}/{max(answers)}"))
+        self._rater.append(_hash(pair.rater) if pair.rater else 0)
+        self._prompt.append(self.add_prompt(pair.prompt_id, pair.prompt, side))
+
+    def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side) -> int:
+        """Take in a prompt, of which there need not be a pair. Returns its number; that of an equal one that was there before."""
+        key = _hash(prompt_id)
+        if key not in self._prompts:
+            self._prompts[key] = len(self._prompts)
+            self._sides_of_prompts.append(SIDES.index(side))
+            if self.near_prompts is not None:
+                self.near_prompts.add(prompt_text(prompt))
+        return self._prompts[key]
+
+    @property
+    def source(self) -> np.ndarray:
+        """The number of each pair's source in `sources`."""
+        return np.frombuffer(self._source, np.int32)
+
+    @property
+    def prompt(self) -> np.ndarray:
+        """The number of each pair's prompt."""
+        return np.frombuffer(self._prompt, np.uint64).astype(np.int64)
+
+    @property
+    def verdict(self) -> np.ndarray:
+        """TIE, or which of the two answers is better, by their hashes: 1 or -1."""
+        return np.frombuffer(self._verdict, np.int8)
+
+    @property
+    def rater(self) -> np.ndarray:
+        """The hash of each pair's rater; 0 for none."""
+        return np.frombuffer(self._rater, np.uint64)
+
+    def on(self, side: Side) -> np.ndarray:
+        """Whether each pair is on this side."""
+        return np.frombuffer(self._side, np.int8) == SIDES.index(side)
+
+    def same_pairs(self) -> list[np.ndarray]:
+        """The places of pairs with the same prompt and the same two answers, whichever of them is better."""
+        return equal_values(np.frombuffer(self._pair, np.uint64))
+
+    def first_of_same(self) -> np.ndarray:
+        """For each pair, the place of the first one that says the same: the same answers, verdict and rater."""
+        first, verdict, rater = np.arange(len(self)), self.verdict, self.rater
+        for places in self.same_pairs():
+            said: dict[tuple[int, int], int] = {}
+            for place in places:
+                first[place] = said.setdefault((int(verdict[place]), int(rater[place])), int(place))
+        return first
+
+    def number_of(self, prompt_id: str) -> int:
+        """The number of a prompt that was taken in."""
+        return self._prompts[_hash(prompt_id)]
+
+    def prompts_near_heldout(self, threshold: float) -> np.ndarray:
+        """For each prompt by its number, whether it is not held out but nearly equal to one that is."""
+        if self.near_prompts is None:
+            raise ValueError("these sketches do not compare prompts")
+        group, heldout = self.near_prompts.groups(threshold), np.frombuffer(self._sides_of_prompts, np.int8) == SIDES.index("heldout")
+        return np.isin(group, group[heldout]) & ~heldout
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as one text."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")

@@ -1,0 +1,135 @@
+"""What happens to duplicates, contradictions, several raters and near-duplicates; every row has one end."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from configs.curation import CurationConfig
+from rewards.curation.applying import repeated_in
+from rewards.curation.deciding import contradictions, decide, look_near_heldout
+from rewards.curation.ledger import KEEP
+from tests.unit.rewards.curation.pairs import pair, sketch
+
+LONG = "แม่น้ำสายนี้มีต้นน้ำอยู่บนภูเขา ไหลผ่านที่ราบกว้างใหญ่ แล้วไหลลงสู่ทะเล"
+
+
+def ends(pairs, max_pairs=None, **settings):
+    """What happens to each pair: `keep`, or the reason or part."""
+    sketches, config = sketch(pairs), CurationConfig(**settings)
+    found = decide(sketches, config, look_near_heldout(sketches, config), max_pairs, 0)
+    return [end.why or end.step for end in found]
+
+
+def test_duplicates():
+    """The second row says what the first one says. The others are another prompt, another end, a tie, and another order."""
+    pairs = [pair(), pair(), pair("r"), pair(chosen_finished=False), pair(tie=True), pair(chosen="b", rejected="a")]
+    assert ends(pairs) == ["keep"] * 6
+    assert ends(pairs, duplicates="remove") == ["keep", "said before", "keep", "keep", "keep", "keep"]
+
+
+def test_ties_in_both_orders_are_the_same_judgement():
+    pairs = [pair("ถาม", "ก", "ข", tie=True), pair("ถาม", "ข", "ก", tie=True)]
+    assert ends(pairs, duplicates="remove") == ["keep", "said before"]
+
+
+def test_the_same_judgement_by_two_raters_is_no_duplicate():
+    pairs = [pair(rater="ann"), pair(rater="bob"), pair(rater="ann")]
+    assert ends(pairs, duplicates="remove") == ["keep", "keep", "said before"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        ("keep", ["keep"] * 4),
+        ("remove", ["contradiction", "contradiction", "contradiction", "keep"]),
+        ("move", ["prompts only", "prompts only", "prompts only", "keep"]),
+        ("majority", ["keep", "outvoted", "keep", "keep"]),  # two against one
+    ],
+)
+def test_contradictions(choice, expected):
+    pairs = [pair(), pair(chosen="b", rejected="a"), pair(), pair("another")]
+    assert ends(pairs, contradictions=choice) == expected
+
+
+def test_one_against_one_has_no_majority():
+    pairs = [pair(), pair(chosen="b", rejected="a")]
+    assert ends(pairs, contradictions="majority") == ["contradiction without a majority"] * 2
+
+
+def test_a_tie_contradicts_nothing_but_has_a_vote():
+    decided, opposite, tie = pair(), pair(chosen="b", rejected="a"), pair(tie=True)
+    assert ends([decided, tie], contradictions="remove") == ["keep", "keep"]
+    assert ends([decided, opposite, tie, tie], contradictions="majority") == ["outvoted", "outvoted", "keep", "keep"]
+    assert [places.tolist() for places in contradictions(sketch([tie, decided, decided, opposite]))] == [[0, 1, 2, 3]]
+
+
+def test_raters_become_one_row():
+    """Of five raters, three prefer a. The sixth row has no rater, so it is nobody's vote."""
+    a, b = pair(), {"chosen": "b", "rejected": "a"}
+    pairs = [pair(rater="1", **b), pair(rater="2"), pair(rater="3"), pair(rater="4", tie=True), pair(rater="5"), a]
+    merged = "merged into the majority of the raters"
+    assert ends(pairs) == ["keep"] * 6
+    assert ends(pairs, raters="majority") == [merged, "keep", merged, merged, merged, "keep"]
+
+
+def test_raters_without_a_majority():
+    pairs = [pair(rater="1"), pair(rater="2", chosen="b", rejected="a")]
+    assert ends(pairs, raters="majority") == ["no majority among the raters"] * 2
+    assert ends([pair(rater="1"), pair(rater="1")], raters="majority") == ["keep", "keep"]  # one rater is not several
+
+
+def test_what_the_raters_agree_on_can_still_contradict_others():
+    pairs = [pair(rater="1"), pair(rater="2"), pair(chosen="b", rejected="a")]
+    merged = "merged into the majority of the raters"
+    assert ends(pairs, raters="majority", contradictions="remove") == ["contradiction", merged, "contradiction"]
+
+
+def test_prompts_near_a_held_out_one():
+    pairs = [(pair(LONG), "heldout"), (pair(LONG + "?"), "training"), (pair("Which sea is it?"), "training"), (pair(LONG + "!"), "labeler")]
+    assert ends(pairs) == ["held out", "keep", "keep", "the labeler"]
+    near = "nearly a held-out prompt"
+    assert ends(pairs, near_heldout="remove") == ["held out", near, "keep", near]
+    config = CurationConfig()
+    assert look_near_heldout(sketch(pairs), config).tolist() == [False, True, False, True]
+    assert look_near_heldout(sketch(pairs), CurationConfig(near_heldout="ignore")) is None
+
+
+def test_moved_prompts_are_not_asked_where_only_the_labeler_trains():
+    pairs = [(pair(), "labeler"), (pair(chosen="b", rejected="a"), "labeler")]
+    assert ends(pairs, contradictions="move") == ["contradiction"] * 2
+
+
+def test_a_limit_counts_what_is_left():
+    pairs = [pair()] * 5 + [pair(f"q{i}") for i in range(5)]
+    found = Counter(ends(pairs, max_pairs=4, duplicates="remove"))
+    assert found == {"said before": 4, "beyond data.max_pairs": 2, "keep": 4}
+
+
+def test_random_rows_against_a_slow_count():
+    """300 rows of few prompts and answers, and sides by prompt. With everything on, no pair of answers is left with two verdicts."""
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(300):
+        prompt = rng.randrange(12)
+        chosen, rejected = rng.sample("กขคง", 2)
+        row = pair(f"{prompt}", chosen, rejected, rater=rng.choice(["", "ann", "bob"]), tie=rng.random() < 0.2)
+        pairs.append((row, ("training", "heldout", "labeler")[prompt % 3]))
+    sketches = sketch(pairs)
+    config = CurationConfig(duplicates="remove", raters="majority", contradictions="majority")
+    found = decide(sketches, config, None, None, 0)
+    said = {(p.prompt, p.rater, "" if p.tie else p.chosen, frozenset((p.chosen, p.rejected))) for p, _ in pairs}
+    assert sum(end.why == "said before" for end in found) == len(pairs) - len(said)
+    left = [(row, side) for (row, side), end in zip(pairs, found, strict=True) if end == KEEP or end.step == "move"]
+    orders = {}
+    for row, _ in left:
+        if not row.tie:
+            orders.setdefault((row.prompt, frozenset((row.chosen, row.rejected))), set()).add(row.chosen)
+    assert len(left) > 20 and all(len(preferred) == 1 for preferred in orders.values())
+    assert all((end == KEEP) == (side == "training") for (_, side), end in zip(pairs, found, strict=True) if end.step != "remove")
+
+
+def test_what_is_repeated_among_the_rows_of_a_reward_model_is_counted():
+    """The second row says what the first says, and the third says the opposite of both. The others are about other completions."""
+    rows = [pair(), pair(generation=0), pair(chosen="b", rejected="a"), pair(chosen="c"), pair("r", tie=True)]
+    assert repeated_in(rows) == {"duplicates": 1, "contradictions": 1}
