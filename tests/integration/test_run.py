@@ -135,7 +135,7 @@ def test_the_rows_of_a_mixture_can_be_had_again_from_a_run(two_rounds):
 
 
 def test_the_ledger_of_a_run_adds_up(two_rounds):
-    """The files of the run, counted here, are what the ledger says."""
+    """The files of the run, counted here, are what the ledger says. The rules may leave out all that so small a policy writes."""
     run, status = two_rounds.folder / "runs" / "whole", two_rounds.status("whole")
 
     def rows(path):
@@ -147,11 +147,12 @@ def test_the_ledger_of_a_run_adds_up(two_rounds):
         assert entry["kept"] == sum(row["source"] == source for row in written)
     for account, stages in zip(status["ledger"]["rounds"], status["rounds"], strict=True):
         drawn, kept = rows(f"{account['round']}/sample/samples.jsonl"), rows(f"{account['round']}/keep/kept.jsonl")
+        assert account["candidates"] + account["carried"] > 0
         assert account["candidates"] + account["carried"] == account["kept"] + sum(account["left_out"].values())
         assert (len(drawn), len(kept)) == (account["samples"], account["kept"]) and len(drawn) > account["heldout_samples"] > 0
         assert account["labelled"] == stages["stages"]["label"]["metrics"]["comparisons"]
         new = {row["id"] for row in drawn} & {row["id"] for row in kept}
-        assert len(new) == sum(entry["generated"].get(account["round"], 0) for entry in sources.values()) > 0
+        assert len(new) == sum(entry["generated"].get(account["round"], 0) for entry in sources.values())
 
 
 def test_a_finished_run_says_so_and_another_round_can_be_added(two_rounds):
