@@ -44,7 +44,6 @@ def test_two_rounds_on_real_pairs(workspace: Workspace, shared_data, tmp_path, f
         "ppo.num_minibatches=1",
         "ppo.num_updates=2",
         "sample.num_prompts=12",
-        "select.kinds=[reward-model]",
         "evaluate.num_prompts=8",
         "evaluate.best_of=0",
     )
