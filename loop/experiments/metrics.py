@@ -7,7 +7,7 @@ A path names the stage, and then the names inside its metrics. It leads to a num
 from typing import Any
 
 from configs.errors import UserError, did_you_mean
-from loop.round import ROUND_STAGES, STAGES
+from loop.round import LABELER, SETUP_STAGES, STAGES
 from loop.store.journal import RunState
 from loop.store.measures import MEASURES, find_measure
 
@@ -29,7 +29,7 @@ def check_path(path: str, place: str) -> None:
 
 def is_by_round(path: str) -> bool:
     """Whether the stage of the path is made in every round. The others are made once, before round 0."""
-    return path.partition(".")[0] in [stage.name for stage in ROUND_STAGES]
+    return path.partition(".")[0] not in [stage.name for stage in (*SETUP_STAGES, LABELER)]
 
 
 def read_metric(state: RunState, path: str, round_number: int) -> float | None:

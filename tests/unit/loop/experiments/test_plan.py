@@ -132,8 +132,10 @@ def test_a_path_leads_to_a_number_or_to_the_mean_of_a_summary():
         [
             Event(event="stage_committed", stage="evaluate", round=1, metrics=metrics),
             Event(event="stage_committed", stage="baseline", metrics={"gold": {"mean": 1.5}}),
+            *(Event(event="stage_committed", stage=stage, round=1, metrics={"loss": 0.5}) for stage in ("refresh", "committee")),
         ]
     )
+    assert read_metric(state, "refresh.loss", 1) == read_metric(state, "committee.loss", 1) == 0.5  # made in a round if the config asks
     for path, value in {"evaluate.gold": 2.5, "evaluate.gold.standard_error": 0.1, "evaluate.selector.pairwise": 0.75}.items():
         assert read_metric(state, path, 1) == value and read_metric(state, path, 0) is None
     assert read_metric(state, "evaluate.samples", 1) == 9.0 and read_metric(state, "baseline.gold", 0) == 1.5
