@@ -26,7 +26,7 @@ SETTINGS = [
     "ppo.num_updates=2",
     "runtime.checkpoint_seconds=0",
 ]
-SPARE_BYTES = {"sample": 60 * 2**20, "policy": 100 * 2**20}
+SPARE_BYTES = {"sample": 70 * 2**20, "policy": 100 * 2**20}
 """What the process may take beyond what it holds when the stage, or the second update of PPO, begins. A batch of 2,048 samples needs more
 (three arrays of 2,048 x 1,536 probabilities in float64 are 75 MB), and so does a minibatch of 1,024 rows in PPO. 64 samples and 16 rows
 need less."""

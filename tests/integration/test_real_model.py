@@ -67,17 +67,21 @@ def load(dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_knows_the_capital_of_france(workspace, dtype):
-    """Greedy decoding by transformers, then the most likely tokens of our own forward pass after the same answer."""
+    """Greedy decoding by transformers, then the most likely tokens of our own forward pass after the same answer.
+
+    bfloat16 has 0.125 between two logits near 25, and the two most likely first words differ by 0.08 in float32: they may change places.
+    """
     backbone = load(dtype)
     tokenizer = backbone.tokenizer
     prompt = encode_prompt(tokenizer, [{"role": "user", "content": "What is the capital of France?"}])
     answer = encode_completion(tokenizer, "The capital of France is Paris.")
     found = backbone.causal_lm.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)[0, len(prompt) :]
-    assert found.tolist() == answer
+    assert "Paris" in tokenizer.decode(found) and (found.tolist() == answer or dtype == "bfloat16")
     batch = backbone.pad([prompt], [answer])
     with torch.no_grad():
         logits = backbone.causal_lm.get_output_embeddings()(backbone.hidden_states(batch))
-    assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == answer
+    best, at = logits[len(prompt) - 1 : -1].float(), torch.arange(len(answer))
+    assert (best.max(-1).values - best[at, answer]).max() <= (0.25 if dtype == "bfloat16" else 0.0)
     if dtype == "float32":
         assert backbone.fast.paths.unpadded and backbone.start_layer == 15  # of 30
 
