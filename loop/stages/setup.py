@@ -43,7 +43,7 @@ def data(context: Context) -> Metrics:
     read, and how many rows were used and left out, and why. Later stages do not need the files any more.
     """
     config = context.config
-    loaded = load_preference_data(config.data, config.seed, config.curation, context.scratch)
+    loaded = load_preference_data(config.data, config.seed, config.curation, folder=context.scratch)
     context.report(1, 1)
     parts: dict[str, Sequence[Any]] = {
         "pairs": loaded.pairs,

@@ -26,7 +26,7 @@ from rewards.data.splits import Side, Split
 
 
 def load_preference_data(
-    config: DataConfig, seed: int, curation: CurationConfig | None = None, folder: Path | None = None
+    config: DataConfig, seed: int, curation: CurationConfig | None = None, *, folder: Path | None = None
 ) -> PreferenceData:
     """The pairs and prompts that the config names. Raises UserError for what cannot be read, and if there is no usable pair.
 

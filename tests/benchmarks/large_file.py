@@ -114,7 +114,7 @@ def _load(path: Path, **settings: Any) -> int:
     from configs.data import DataConfig
     from rewards.data.preference_data import load_preference_data
 
-    loaded = load_preference_data(DataConfig(source=str(path), **settings), 0, path.parent)
+    loaded = load_preference_data(DataConfig(source=str(path), **settings), 0, folder=path.parent)
     parts = {"pairs": loaded.pairs, "heldout": loaded.heldout, "prompts": loaded.prompts, "heldout_prompts": loaded.heldout_prompts}
     for name, rows in parts.items():
         rows.write(path.parent / f"{name}.rows")  # type: ignore[union-attr]

@@ -1,6 +1,9 @@
 """Several sources together: what is drawn, what is asked, and that everything is accounted for."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from rewards.data.drawing import Reservoir
 from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile, StoredRows
 from rewards.data.splits import Split
+from tests.benchmarks import large_file
 
 
 @pytest.fixture
@@ -142,6 +146,22 @@ def test_thai_is_normalised_unless_it_is_switched_off(tmp_path):
     assert {p.chosen for p in data.pairs} == {"ดีมาก"} and all(p.prompt.startswith("น\u0e49\u0e33 ") for p in data.prompts)
     data = load_preference_data(DataConfig(source=str(tmp_path / "d.jsonl"), normalize=False), 0)
     assert not data.changed and {p.chosen for p in data.pairs} == {"ดี\u200bมาก"}
+
+
+def test_changes_are_counted_in_one_order_in_every_process():
+    """A set of texts has another order for each PYTHONHASHSEED, and these counts are written into a stage's output."""
+    code = (
+        "from collections import Counter; from rewards.data.normalizing import normalize; found = Counter();"
+        "normalize('\\u200b\\u0e19\\u0e4d\\u0e32\\u00a0\\u0065\\u0301\\r', found); print(list(found))"
+    )
+    said = [subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, text=True) for seed in "012"]
+    assert len(set(said)) == 1 and said[0].count(",") == 4
+
+
+def test_the_benchmark_of_large_files_reads_its_file(tmp_path):
+    rows = large_file.write(tmp_path / "pairs.jsonl", 100_000)
+    assert large_file.parse(tmp_path / "pairs.jsonl") == rows
+    assert large_file.load_all(tmp_path / "pairs.jsonl") == 2 * rows  # each pair, and its prompt
 
 
 def test_what_becomes_equal_is_left_out(tmp_path):
