@@ -42,6 +42,7 @@ real: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ppo_speed
+	$(BIN)/python -m tests.benchmarks.shared_machine
 
 chaos: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.chaos --default

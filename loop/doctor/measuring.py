@@ -12,6 +12,7 @@ from typing import Any
 from configs.errors import LoopError
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
+from loop.executors.executor import thread_variables
 
 STEPS = 3
 """How many steps of each kind are timed, after one to warm up."""
@@ -42,7 +43,7 @@ def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: S
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH")))),
         "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": str(threads),
+        **thread_variables(threads),
     }
     command = [sys.executable, "-m", "loop.doctor.trial"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)

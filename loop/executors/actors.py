@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import LoopError, UserError
 from configs.schema import RuntimeConfig
-from loop.executors.executor import QUIET_LIBRARIES
+from loop.executors.executor import QUIET_LIBRARIES, thread_variables
 from loop.executors.processes import MARK, kill_marked_from_outside
 from loop.executors.worker import Worker
 from loop.failures import RESUMES, OutOfMemory, WorkerLost, error_to_json, stage_error
@@ -157,11 +157,14 @@ class Actors:
 
     def _variables(self) -> dict[str, str]:
         """The environment of a worker."""
-        return QUIET_LIBRARIES | {
-            "OMP_NUM_THREADS": str(self.config.threads_per_worker),
-            "PYTHONWARNINGS": "ignore",
-            "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
-        }
+        return (
+            QUIET_LIBRARIES
+            | thread_variables(self.config.threads_per_worker)
+            | {
+                "PYTHONWARNINGS": "ignore",
+                "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
+            }
+        )
 
     def _start_worker(self, rank: int, bundle: dict[str, float]) -> Any:
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)

@@ -4,6 +4,7 @@ An executor belongs to whoever makes it, not to a run: several drivers may use o
 it at the end. Must never import torch or Ray.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
@@ -16,6 +17,20 @@ QUIET_LIBRARIES = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
 """Environment variables that keep the libraries of a worker from printing."""
+SPIN_COUNT = 3000
+"""How often a thread of GNU OpenMP looks for work before it sleeps. See `thread_variables`."""
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """The environment of a process whose tensor operations use `threads` threads. It must be set before torch is imported.
+
+    Torch's threads wait for each other at the end of each operation. By default they wait in a loop that does nothing, for some
+    milliseconds. On a machine that does other work as well, the thread that they wait for may need this processor, and then an update
+    takes up to fifteen times as long. So they go to sleep much sooner (docs/performance.md has the figures). A user's own choice
+    stays: this sets nothing about waiting where OMP_WAIT_POLICY or GOMP_SPINCOUNT is set.
+    """
+    chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
+    return {"OMP_NUM_THREADS": str(threads)} | ({} if chosen else {"GOMP_SPINCOUNT": str(SPIN_COUNT)})
 
 
 class StageRequest(TypedDict):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from configs.schema import RuntimeConfig
-from loop.executors.executor import QUIET_LIBRARIES, OnWait, StageRequest, Startup
+from loop.executors.executor import QUIET_LIBRARIES, OnWait, StageRequest, Startup, thread_variables
 from loop.executors.worker import Worker
 from loop.failures import stage_error
 
@@ -32,7 +32,7 @@ class InProcess:
         if self._worker is not None:
             return None
         began = time.monotonic()
-        for name, value in QUIET_LIBRARIES.items():
+        for name, value in (QUIET_LIBRARIES | thread_variables(self.config.threads_per_worker)).items():
             os.environ.setdefault(name, value)
         self._worker = Worker(0, self.config.threads_per_worker)
         self._worker.ready()

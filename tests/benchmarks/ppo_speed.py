@@ -24,8 +24,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from loop.executors.executor import thread_variables
 
 PEER_VERSION = "1.12.0"
 VOCABULARY, PROMPT, RESPONSE, BATCH, MEAN_LENGTH = 2048, 16, 32, 64, 16
@@ -255,18 +258,34 @@ def child(side: str, case: str, updates: int, threads: int, rank: int, workers: 
 
 def measure(side: str, case: str, updates: int, peer: Path, threads: int = os.cpu_count() or 1, workers: int = 1) -> dict[str, Any]:
     """Run one side in a process of its own, or in as many as there are workers; returns what the first one measured."""
+    port = free_port()
+    processes = [
+        start(side, case, updates, peer, threads, ["--workers", str(workers), "--rank", str(i), "--port", str(port)])
+        for i in range(workers)
+    ]
+    return [result(process) for process in processes][0]
+
+
+def start(
+    side: str, case: str, updates: int, peer: Path, threads: int, more: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """A process that measures one side. Ours has the environment that a worker of a run has; `environment` comes on top."""
     path = os.pathsep.join([str(peer)] * (side == "theirs") + [str(Path(__file__).parents[2])])
     command = [sys.executable, "-m", "tests.benchmarks.ppo_speed", "--child", side, "--case", case, "--updates", str(updates)]
-    command += ["--threads", str(threads), "--workers", str(workers), "--port", str(free_port())]
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
+    variables = {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
+    variables |= thread_variables(threads) if side == "ours" else {}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen([*command, "--rank", str(rank)], env=environment, cwd=tempfile.gettempdir(), **pipes) for rank in range(workers)
-    ]
-    out, err = [process.communicate() for process in processes][0]
+    return subprocess.Popen(
+        [*command, "--threads", str(threads), *more], env=os.environ | variables | environment, cwd=tempfile.gettempdir(), **pipes
+    )
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a process of `start`, and return what it measured."""
+    out, err = process.communicate()
     lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise SystemExit(f"{side} failed on {case}:\n{out[-2000:]}\n{err[-4000:]}")
+        raise SystemExit(f"a measurement failed:\n{out[-2000:]}\n{err[-4000:]}")
     return json.loads(lines[-1].removeprefix("RESULT "))
 
 
