@@ -63,9 +63,11 @@ class LabelerConfig(Section):
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
     """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one."""
-    raters: Literal["all", "majority", "weighted"] = "all"
+    raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.
-    `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes."""
+    `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes.
+    `dawid-skene` learns from all votes of the round how often each rater errs, and makes the comparison that is most probable. Source:
+    Dawid and Skene, Applied Statistics 28 (1979), 20-28."""
     rater_weights: dict[str, PositiveFloat] = {}
     """Only for `raters: weighted`: the weight of a rater's vote, by name. A rater that is not named has weight 1."""
     late: Literal["leave-out", "use"] = "leave-out"

@@ -55,6 +55,7 @@ MEASURES: dict[str, Measure] = {
     "unmatched": Measure("rows of label files that cannot be used, by place", "text"),
     "raters": Measure("raters who labelled in this round", "count"),
     "rater_alpha": Measure("Krippendorff's alpha (nominal) of the raters: 1 is perfect agreement, 0 is chance", "alpha", "higher"),
+    "rater_accuracy": Measure("how probable it is that a rater says what is right, by `labeler.raters: dawid-skene`", FRACTION, "higher"),
     "late": Measure("labels of earlier rounds that came too late for them and are used now", ROWS),
     "by_part": Measure("comparisons by the part of the mixture that they come from", TEXTS),
     "labelled_twice": Measure("pairs that several parts of a mixture have labelled", "pairs"),
