@@ -80,8 +80,8 @@ COMMITTEE = Stage(
 )
 LABEL = Stage(
     "label",
-    (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler", "judge", "rules"),
-    version=3,
+    (*_MODEL, *_LIMITS, "data.source", "data.normalize", "data.heldout_fraction", "labeler", "judge", "rules"),
+    version=4,
     calls=("labeler.kind", "labeler.parts", "labeler.rules"),
 )
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=6)

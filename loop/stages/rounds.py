@@ -353,6 +353,7 @@ def _label_task(context: Context) -> LabelTask:
         checkpoints=context.checkpoints,
         report=context.report,
         get_limits=lambda: context.limits,
+        is_normalized=config.data.normalize and config.data.source != "embedded",
         get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
         expected_language=config.rules.expected_language,
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},

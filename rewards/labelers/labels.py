@@ -55,6 +55,8 @@ class LabelTask:
     """Only with `labeler.late: use`: the rounds before this one."""
     part: str = ""
     """Ends the names of this labeler's shards, where several labelers work on one task."""
+    is_normalized: bool = False
+    """Whether labels that bring their own texts are normalised, as the run's data was (rewards/data/normalizing.py)."""
     expected_language: ExpectedLanguage = "same"
     """What the rules of `labeler.kind: rules` are told."""
 
