@@ -106,13 +106,15 @@ def _estimate(pairs: Mapping[PairKey, Sequence[Comparison]]) -> tuple[dict[PairK
     """
     raters = sorted({row.rater for rows in pairs.values() for row in rows})
     column = {rater: number for number, rater in enumerate(raters)}
-    values = [[*sorted(sides), TIE] for _, sides in pairs]
-    counts = np.zeros((len(pairs), len(raters), 3))
+    values: list[list[Hashable]] = [[*sorted(sides), TIE] for _, sides in pairs]
+    counts: np.ndarray = np.zeros((len(pairs), len(raters), 3))
     for number, rows in enumerate(pairs.values()):
         for row in rows:
             counts[number, column[row.rater], values[number].index(vote(row))] += 1.0
     found = dawid_skene.fit(np.concatenate([counts, counts[:, :, [1, 0, 2]]]))
-    shares = {key: dict(zip(values[number], found.truth[number].tolist(), strict=True)) for number, key in enumerate(pairs)}
+    shares: dict[PairKey, Shares] = {
+        key: dict(zip(values[number], found.truth[number].tolist(), strict=True)) for number, key in enumerate(pairs)
+    }
     return shares, dict(zip(raters, found.accuracy.tolist(), strict=True))
 
 

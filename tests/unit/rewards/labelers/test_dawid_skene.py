@@ -91,10 +91,12 @@ def test_comparisons_of_simulated_raters():
 
 
 def test_one_vote_and_two_opposite_ones():
-    """Nothing tells two raters apart who have seen one pair and disagree, so it is a tie. A single vote stands."""
+    """Nothing tells two raters apart who have seen one pair and disagree, so it is a tie. A single vote stands: a fixed point of EM is at
+    (t + 0.1) / (t + 0.1 + 1 - t + 0.01) = t, which is 10/11."""
     votes = rows([[0, 1]])
     (row,), _ = combine(votes, LabelerConfig(raters="dawid-skene"))
     assert row.tie and row.confidence == pytest.approx(0.5, abs=1e-6)
     (row,), metrics = combine(votes[:1], LabelerConfig(raters="dawid-skene"))
-    assert not row.tie and row.chosen == votes[0].chosen and row.confidence > 0.9 and metrics.keys() == {"rater_accuracy"}
+    assert not row.tie and row.chosen == votes[0].chosen and metrics.keys() == {"rater_accuracy"}
+    assert row.confidence == pytest.approx(10 / 11, abs=1e-3)
     assert combine([], LabelerConfig(raters="dawid-skene")) == ([], {})
