@@ -206,6 +206,11 @@ def interpolate(first: AdapterState, second: AdapterState, weight: float) -> Ada
     return {key: torch.lerp(first[key].float(), second[key].float(), weight) for key in first}
 
 
+def put_adapter(model: Any, folder: Path) -> Any:
+    """Return a model that is not the run's base with the adapter of a PEFT folder on it, for reading only."""
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+
+
 def load_head(folder: Path) -> torch.Tensor:
     """Return the head [1, H] that `save_adapter` wrote beside the adapter."""
     return load_file(folder / WEIGHTS_FILE)[SCORE_KEY]

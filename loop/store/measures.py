@@ -76,9 +76,9 @@ MEASURES: dict[str, Measure] = {
     "kept_by_round": Measure("kept completions by the round whose policy wrote them", TEXTS),
     "rows": Measure("completions that the policy is fine-tuned on", ROWS),
     "warnings": Measure("what the user should know before the run goes on", "text"),
-    "functions": Measure("the user functions that the stage called, with the hashes of their files", "text"),
+    "functions": Measure("the user's functions and model folders that the stage used, with the hashes of their files", "text"),
     # training
-    "commit": Measure("the commit of a base model from the hub", "text"),
+    "commit": Measure("the commit of a model from the hub", "text"),
     "dialogues": Measure("dialogues that the tiny base is trained on", ROWS),
     "loss": Measure("training loss at the end", "nats", "lower"),
     "updates": Measure("PPO updates", "count"),

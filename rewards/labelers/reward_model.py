@@ -1,4 +1,4 @@
-"""A reward model that labels in place of people. It was trained on pairs that the run itself never sees.
+"""A reward model that labels in place of people. It was trained on pairs that the run itself never sees, or comes from elsewhere.
 
 P(a is better than b) = sigmoid(score(a) - score(b)), as in the Bradley-Terry model that it was trained with.
 """
@@ -17,5 +17,5 @@ def judge(task: LabelTask) -> Judge:
     """The judge who has scored the task's samples, on all workers."""
     scorer = task.get_scorer()
     scores = score_in_shards(scorer, task.samples, task.checkpoints, task.report)
-    scorer.backbone.delete_adapter(scorer.adapter)
+    scorer.release()
     return judge_by_scores(scores)
