@@ -46,8 +46,7 @@ def find_changed(config: RunConfig, stage: Stage, metrics: Mapping[str, Any]) ->
 
 def are_changed(config: RunConfig, state: RunState) -> bool:
     """Whether any committed stage of a run called a function that has changed since."""
-    by_name = {stage.name: stage for stage in STAGES}
-    committed = [(by_name[name], row.committed) for _, name, row in state.stages() if row.committed and name in by_name]
+    committed = [(stage, row.committed) for _, name, row in state.stages() if row.committed for stage in STAGES if stage.name == name]
     return any(find_changed(config, stage, event.metrics or {}) for stage, event in committed)
 
 
