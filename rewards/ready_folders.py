@@ -8,6 +8,7 @@ The driver runs the checks before Ray starts. What is on the hub is checked when
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ OF_A_RUN = "normalization.json"
 """What `Scorer.save` writes, and nobody else."""
 HEADS = ("score", "classifier")
 """The names under which models for sequence classification have their head."""
+LAST_LAYERS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+"""The layers of a head with one row for each label."""
 GIVE_ONE = "give a model for sequence classification with one label, by hub id or folder, or a reward model of a run"
 PICKLE = (
     "weights in other files (*.bin) are pickles, which can run code, and are not read: load the model where it can be trusted and save it "
@@ -61,6 +64,12 @@ class ReadyModel:
         shapes = tensor_shapes(self.adapter / ADAPTER_WEIGHTS)
         return {name: shape for name, shape in shapes.items() if is_of_head(name)}
 
+    @property
+    def other_base(self) -> str | None:
+        """The base that the adapter names, if that is not the model that it is put on."""
+        named = read_json(self.adapter / ADAPTER_CONFIG).get("base_model_name_or_path") if self.adapter else None
+        return named if named and os.path.realpath(named) != os.path.realpath(self.model) else None
+
 
 def find_model(config: LabelerConfig) -> ReadyModel | None:
     """The model that the config names; None if it names none."""
@@ -72,7 +81,15 @@ def find_model(config: LabelerConfig) -> ReadyModel | None:
     if not (folder / ADAPTER_CONFIG).exists():
         return ReadyModel(config.model, None, config.revision)
     found = read_json(folder / ADAPTER_CONFIG)
-    return ReadyModel(str(found.get("base_model_name_or_path") or ""), folder, found.get("revision"))
+    return ReadyModel(str(found.get("base_model_name_or_path") or ""), folder, config.revision or found.get("revision"))
+
+
+def weight_bytes(config: LabelerConfig) -> int:
+    """What the weights take in memory, by the files in the model's folders. 0 for a model of the hub, because nothing is downloaded."""
+    found = find_model(config)
+    files = [file for folder in (found.folders if found else []) for file in folder.glob("*.safetensors")]
+    numbers = sum(math.prod(shape) for file in files for shape in tensor_shapes(file).values())
+    return numbers * (4 if config.dtype == "float32" else 2)
 
 
 def check_ready_model(config: LabelerConfig, where: str) -> None:
@@ -88,8 +105,9 @@ def check_ready_model(config: LabelerConfig, where: str) -> None:
         raise UserError(f"the reward model is a file: {found.model}", where, "give the folder that holds it")
     elif looks_like_a_path(found.model):
         what = f"the base that the adapter names does not exist: {found.model}" if found.adapter else f"there is no folder {found.model}"
-        in_config = f"change base_model_name_or_path in {found.adapter}/{ADAPTER_CONFIG}"
-        raise UserError(what, where, in_config if found.adapter else f"check the path, from {os.getcwd()}, or give a hub id")
+        both = f"name both: labeler.model=BASE labeler.adapter={found.adapter}"
+        to_do = f"check the path, from {os.getcwd()}, give a hub id, or wait until the run that makes it has come so far"
+        raise UserError(what, where, both if found.adapter else to_do)
 
 
 def check_one_label(number: int, where: str) -> None:
@@ -129,7 +147,7 @@ def _check_adapter(found: ReadyModel, where: str) -> None:
     if not found.model:
         raise UserError(f"{folder / ADAPTER_CONFIG} names no base model", where, "add base_model_name_or_path")
     for name, shape in found.head.items():
-        if name.endswith("score.weight") and shape:
+        if name.endswith(LAST_LAYERS) and shape:
             check_one_label(shape[0], where)
 
 

@@ -5,11 +5,12 @@ An answer is read in the form that the model knows:
     a reward model of a run             the form in which runs train and judge (`encode_pair`)
     a tokenizer with a chat template    the dialogue with the answer as its last turn, as the template writes it. The template ends the turn
                                         even of an answer that was cut off
-    an encoder (BERT and the like)      two texts, the prompt and the answer, as the tokenizer joins them
+    a model with an encoder (BERT, T5)  two texts, the prompt and the answer, as the tokenizer joins them
     anything else                       as a reward model of a run
 
-Scores are the model's numbers as they are. Only answers of one length are scored together, so nothing is padded, and it does not matter
-what a model takes for padding. Weights come from safetensors only. The model's own code runs only with `labeler.trust_remote_code`.
+Scores are the model's numbers as they are. A text is never cut: where it is too long for the model, there is no score. Only answers of one
+length are scored together, so nothing is padded, and it does not matter what a model takes for padding. Weights come from safetensors only.
+The model's own code runs only with `labeler.trust_remote_code`.
 """
 
 import math
@@ -34,8 +35,6 @@ from rewards.scoring import encode_pair
 MAX_ROWS = 64
 NOT_PADDING = -1
 """A number that no token has. Models look for the last token that is no padding, and here all of them are none."""
-NO_LIMIT = 10**9
-"""Tokenizers that know no limit say 1e30."""
 SETTING = "labeler.model={}"
 
 Encoded = Mapping[str, list[int]]
@@ -48,8 +47,9 @@ class ReadyRewardModel:
         """name: what the user calls it, for messages."""
         self._model, self._tokenizer, self._name = model, tokenizer, name
         self._is_of_a_run, self._tokens_per_batch = is_of_a_run, tokens_per_batch
-        limits = (max_positions(model.config.get_text_config().to_dict()), tokenizer.model_max_length)
-        self._limit = min((limit for limit in limits if limit), default=NO_LIMIT)
+        self._has_encoder = model.config.is_encoder_decoder or bool(tokenizer.cls_token and tokenizer.sep_token)
+        self.window = _window(model, tokenizer)
+        """The most tokens that it reads."""
 
     @classmethod
     def load(cls, config: LabelerConfig, tokens_per_batch: int, commit: str | None = None) -> "ReadyRewardModel":
@@ -72,17 +72,17 @@ class ReadyRewardModel:
         self._model = None
 
     def score_samples(self, samples: Sequence[Sample]) -> list[float]:
-        """Return the scores of samples."""
+        """Return the scores of samples, as `score_answers` does."""
         return self.score_answers([Answer(sample.prompt, sample.completion, sample.finished) for sample in samples])
 
     @torch.no_grad()
     def score_answers(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the scores of texts. Raises UserError if one is too long for the model, or if its score is no number."""
+        """Return the scores of texts, and NaN for one that is too long for the model. Raises UserError if a score is no number."""
         encoded = [self._encode(answer) for answer in answers]
         lengths = [len(one["input_ids"]) for one in encoded]
-        self._check_lengths(lengths)
-        scores = [0.0] * len(answers)
-        for length, group in groupby(sorted(range(len(answers)), key=lengths.__getitem__), key=lengths.__getitem__):
+        readable = sorted((row for row, length in enumerate(lengths) if length <= self.window), key=lengths.__getitem__)
+        scores = [math.nan] * len(answers)
+        for length, group in groupby(readable, key=lengths.__getitem__):
             rows = list(group)
             size = max(1, min(MAX_ROWS, self._tokens_per_batch // length))
             for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
@@ -90,33 +90,30 @@ class ReadyRewardModel:
                 inputs = {name: torch.tensor([encoded[row][name] for row in batch], device=self._model.device) for name in names}
                 for row, score in zip(batch, self._model(**inputs).logits[:, 0].float().tolist(), strict=True):
                     scores[row] = score
-        if not all(map(math.isfinite, scores)):
+        if not all(math.isfinite(scores[row]) for row in readable):
             raise UserError("a score of the reward model is not a number", SETTING.format(self._name), "set labeler.dtype=float32")
         return scores
 
-    def _check_lengths(self, lengths: Sequence[int]) -> None:
-        too_long = [length for length in lengths if length > self._limit]
-        if too_long:
-            raise UserError(
-                f"the reward model reads at most {self._limit} tokens, and {len(too_long)} of {len(lengths)} prompts with their answers "
-                f"have more; the longest has {max(too_long)} of its tokens",
-                SETTING.format(self._name),
-                "lower data.max_prompt_tokens, data.max_completion_tokens and generation.max_new_tokens, or choose another model",
-            )
-        if 0 in lengths:
-            raise UserError(
-                "a prompt and its answer have no token for the reward model", SETTING.format(self._name), "choose another model"
-            )
+    def can_read(self, answer: Answer) -> bool:
+        """Whether an answer with its prompt is short enough for the model."""
+        return len(self._encode(answer)["input_ids"]) <= self.window
 
     def _encode(self, answer: Answer) -> Encoded:
+        """What the model reads. Special tokens inside an answer are plain text. Raises UserError if there is no token at all."""
         prompt, tokenizer = answer.prompt, self._tokenizer
-        if not self._is_of_a_run and tokenizer.chat_template:
+        found: Mapping[str, Any]
+        if self._is_of_a_run or not (tokenizer.chat_template or self._has_encoder):
+            ids = encode_pair(tokenizer, prompt, answer.completion, answer.finished and tokenizer.eos_token_id is not None)
+            found = {"input_ids": ids}
+        elif tokenizer.chat_template:
             turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-            return {"input_ids": self._written([*turns, {"role": "assistant", "content": answer.completion}])}
-        if not self._is_of_a_run and tokenizer.cls_token and tokenizer.sep_token:
-            found = tokenizer(_as_text(prompt), answer.completion)
-            return {name: found[name] for name in ("input_ids", "token_type_ids") if name in found}
-        return {"input_ids": encode_pair(tokenizer, prompt, answer.completion, answer.finished and tokenizer.eos_token_id is not None)}
+            found = {"input_ids": self._written([*turns, {"role": "assistant", "content": answer.completion}])}
+        else:
+            found = tokenizer(_as_text(prompt), answer.completion, split_special_tokens=True)
+        if not found["input_ids"]:
+            what = "a prompt and its answer have no token for the reward model"
+            raise UserError(what, SETTING.format(self._name), "choose another model")
+        return {name: found[name] for name in ("input_ids", "token_type_ids") if name in found}
 
     def _written(self, turns: list[dict[str, str]]) -> list[int]:
         try:
@@ -155,8 +152,29 @@ def _load_model(found: ReadyModel, config: LabelerConfig, options: dict[str, Any
         text_config.pad_token_id = NOT_PADDING
     model = model.requires_grad_(False).eval()
     if found.adapter:
-        model = put_adapter(model, found.adapter)
+        model = _with_adapter(model, found)
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _with_adapter(model: Any, found: ReadyModel) -> Any:
+    assert found.adapter is not None
+    try:
+        return put_adapter(model, found.adapter)
+    except (ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:  # what PEFT raises on names, shapes and settings
+        what = f"the adapter does not fit the model {found.model}: {first_line(error)}"
+        raise UserError(what, f"{found.adapter}", "give the adapter's own base as labeler.model") from None
+
+
+def _window(model: Any, tokenizer: Any) -> int:
+    """The most tokens that a model reads, as it and its tokenizer say.
+
+    RoBERTa and models like it count positions from the one after their pad token's number, so they read fewer tokens than they have
+    positions.
+    """
+    positions = max_positions(model.config.get_text_config().to_dict())
+    learnt = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    first = next((module.padding_idx + 1 for module in learnt if getattr(module, "padding_idx", None) is not None), 0)
+    return min(positions - first if positions else tokenizer.model_max_length, tokenizer.model_max_length)
 
 
 def _as_text(prompt: Prompt) -> str:

@@ -32,7 +32,7 @@ SHARD = 512
 
 
 class AnswerScorer(Protocol):
-    """Whatever gives scores, in log-odds or in other units: a `Scorer`, or a model from elsewhere (ready_model.py)."""
+    """Whatever gives scores: a `Scorer`, or a model from elsewhere (ready_model.py). NaN stands for a text that it cannot read."""
 
     def score_answers(self, answers: Sequence[Answer]) -> list[float]: ...
 

@@ -63,15 +63,21 @@ def reference_records(context: Context) -> list[ResponseRecord]:
 
 
 def judge_reward_model(
-    context: Context, scorer: AnswerScorer, training: Sequence[Comparison], model: str, danger: str, advice: str = ADVICE
+    context: Context,
+    scorer: AnswerScorer,
+    training: Sequence[Comparison],
+    model: str,
+    danger: str,
+    advice: str = ADVICE,
+    heldout: Sequence[Comparison] | None = None,
 ) -> Metrics:
-    """A reward model on the original held-out pairs, beside simple baselines. One of them is fitted on `training`.
+    """A reward model on held-out pairs, beside simple baselines. One of them is fitted on `training`.
 
     If the reward model does not beat each of them by more than a standard error, the metrics hold a warning. model: what the model is
-    called there. danger: what this means for the run. advice: what to do about it.
+    called there. danger: what this means for the run. advice: what to do about it. heldout: the pairs, if not all original ones are meant.
     """
     baselines = {SHORTER: shortest, BAG_OF_WORDS: fit_bag_of_words(training)}
-    found = judge_beside(scorer.score_answers, baselines, context.pairs("heldout_pairs"))
+    found = judge_beside(scorer.score_answers, baselines, context.pairs("heldout_pairs") if heldout is None else heldout)
     unbeaten = find_unbeaten(found, baselines)
     if not unbeaten:
         return dict(found)

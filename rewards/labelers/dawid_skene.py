@@ -43,7 +43,8 @@ def fit(counts: np.ndarray, smoothing: float = SMOOTHING) -> Fit:
         before, truth = truth, _expect(counts, prior, confusion)
         if np.abs(truth - before).max() < TOLERANCE:
             break
-    return Fit(truth, *reversed(_maximize(counts, truth, smoothing)))
+    prior, confusion = _maximize(counts, truth, smoothing)
+    return Fit(truth, confusion, prior)
 
 
 def _maximize(counts: np.ndarray, truth: np.ndarray, smoothing: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import torch
 import transformers
+from peft import LoraConfig, get_peft_model
 
 from rewards.scoring import Scorer
 from tests.conftest import make_causal_lm, perturb
@@ -22,16 +23,15 @@ def make_decoder(folder, labels=1, kind="LlamaForSequenceClassification", positi
     return model.eval(), tokenizer
 
 
-def make_encoder(folder):
-    """A BERT of two layers, which reads two texts."""
+def make_encoder(folder, kind="Bert", **settings):
+    """A BERT of two layers, or a model like it, which reads two texts."""
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
     torch.manual_seed(2)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40}
-    model = transformers.BertForSequenceClassification(
-        transformers.BertConfig(vocab_size=len(WORDS), num_labels=1, initializer_range=0.5, **sizes)
-    )
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(WORDS), num_labels=1, initializer_range=0.5, **sizes | settings)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model.eval(), tokenizer
@@ -51,3 +51,12 @@ def make_of_a_run(backbone, folder):
     scorer.save(retrain)
     backbone.tokenizer.save_pretrained(retrain)
     return scorer
+
+
+def make_adapter(model, folder, base, **settings):
+    """A PEFT adapter with a head on a model, whose config names `base`. Returns the model with it."""
+    torch.manual_seed(5)
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False, **settings))
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(folder, save_embedding_layers=False)  # or PEFT would look for the base on the hub
+    return adapted.eval()

@@ -1,18 +1,18 @@
 """Reward models from elsewhere: their scores are those that transformers gives for each answer alone, and what is none is refused."""
 
 import json
+import math
 import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from configs import UserError
 from configs.schema import LabelerConfig
 from rewards.comparisons import Answer, win_probability
-from rewards.ready_folders import check_ready_model, find_model, tensor_shapes
+from rewards.ready_folders import check_ready_model, find_model, tensor_shapes, weight_bytes
 from rewards.ready_model import ReadyRewardModel
-from tests.unit.rewards.ready_models import make_decoder, make_encoder, make_of_a_run
+from tests.unit.rewards.ready_models import make_adapter, make_decoder, make_encoder, make_of_a_run
 
 QUESTION = "what colour is a mango ?"
 ANSWERS = [
@@ -62,6 +62,10 @@ def test_an_encoder_reads_two_texts(tmp_path):
         assert 1 in row["token_type_ids"]
         expected.append(alone(model, *row["input_ids"].tolist(), token_type_ids=row["token_type_ids"]))
     assert load(tmp_path / "rm").score_answers(ANSWERS) == pytest.approx(expected, abs=1e-5)
+    row = tokenizer(QUESTION, "yellow [SEP]", split_special_tokens=True, return_tensors="pt")
+    assert row["input_ids"][0].tolist().count(tokenizer.sep_token_id) == 2  # an answer cannot end itself
+    expected = alone(model, *row["input_ids"].tolist(), token_type_ids=row["token_type_ids"])
+    assert load(tmp_path / "rm").score_answers([Answer(QUESTION, "yellow [SEP]", True)]) == pytest.approx([expected], abs=1e-5)
 
 
 def test_a_reward_model_of_a_run_gives_its_log_odds(backbone, tmp_path):
@@ -70,21 +74,45 @@ def test_a_reward_model_of_a_run_gives_its_log_odds(backbone, tmp_path):
     answers = [*ANSWERS, Answer(QUESTION, "yellow .", False)]
     expected = [score * 2.0 + 0.5 for score in scorer.score_answers(answers)]
     assert load(tmp_path / "retrain").score_answers(answers) == pytest.approx(expected, abs=1e-4)
+    assert load(tmp_path / "retrain", dtype="bfloat16").score_answers(answers) == pytest.approx(expected, abs=0.5)
+    shutil.move(tmp_path / "base", tmp_path / "moved")
+    with pytest.raises(UserError, match="the base that the adapter names does not exist") as refused:
+        load(tmp_path / "retrain")
+    assert refused.value.to_do == f"name both: labeler.model=BASE labeler.adapter={tmp_path / 'retrain'}"
+    both = load(tmp_path / "moved", adapter=str(tmp_path / "retrain"))
+    assert both.score_answers(answers) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_adapter_on_a_reward_model(tmp_path):
     model, tokenizer = make_decoder(tmp_path / "rm")
     before = load(tmp_path / "rm").score_answers(ANSWERS[:2])
-    torch.manual_seed(5)
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="SEQ_CLS", init_lora_weights=False))
-    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "rm")
-    adapted.save_pretrained(tmp_path / "adapter")
-    expected = adapted.eval()
+    expected = make_adapter(model, tmp_path / "adapter", base=tmp_path / "rm")
     ids = tokenizer.apply_chat_template([*ANSWERS[0].prompt, {"role": "assistant", "content": "yellow ."}], return_dict=True)["input_ids"]
     found = load(tmp_path / "rm", adapter=str(tmp_path / "adapter")).score_answers(ANSWERS[:2])
     assert found[0] == pytest.approx(alone(expected, ids), abs=1e-5) and abs(found[0] - before[0]) > 1e-3
     named = load(tmp_path / "adapter").score_answers(ANSWERS[:2])  # its config names the model
     assert named == found
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 32), (3, 32), (2, 16)])
+def test_an_adapter_of_another_base_is_refused(tmp_path, layers, width):
+    """PEFT would leave out layers that are too many, and take random numbers for those that are missing."""
+    make_decoder(tmp_path / "rm")
+    other, _ = make_decoder(tmp_path / "other", num_hidden_layers=layers, hidden_size=width)
+    make_adapter(other, tmp_path / "adapter", base=tmp_path / "other")
+    with pytest.raises(UserError, match="the adapter does not fit the model .*rm: ") as refused:
+        load(tmp_path / "rm", adapter=str(tmp_path / "adapter"))
+    assert refused.value.to_do == "give the adapter's own base as labeler.model"
+
+
+def test_an_adapter_says_which_base_it_is_for(tmp_path):
+    model, _ = make_decoder(tmp_path / "rm")
+    make_adapter(model, tmp_path / "adapter", base=tmp_path / "there" / ".." / "rm")
+    (tmp_path / "there").mkdir()
+    shutil.copytree(tmp_path / "rm", tmp_path / "copy")
+    adapter = str(tmp_path / "adapter")
+    same, copied = (find_model(LabelerConfig(kind="reward-model", model=str(tmp_path / name), adapter=adapter)) for name in ("rm", "copy"))
+    assert same.other_base is None and copied.other_base == str(tmp_path / "there" / ".." / "rm")
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +175,31 @@ def test_a_file_that_is_torn_is_refused(folders, tmp_path):
         load(tmp_path / "torn")
 
 
-def test_answers_that_are_too_long_are_refused(tmp_path):
-    make_decoder(tmp_path / "rm", positions=40)
-    model = load(tmp_path / "rm")
-    with pytest.raises(UserError, match=r"reads at most 40 tokens, and 1 of 2 prompts with their answers have more; the longest has \d\d"):
-        model.score_answers([ANSWERS[1], Answer(QUESTION, "yellow . " * 12, True)])
-    assert len(model.score_answers([ANSWERS[1]])) == 1
+def test_answers_that_are_too_long_have_no_score(tmp_path):
+    model, tokenizer = make_decoder(tmp_path / "rm", positions=40)
+    long = Answer(QUESTION, "yellow . " * 12, True)
+    found = load(tmp_path / "rm")
+    short, none = found.score_answers([ANSWERS[1], long])
+    assert math.isfinite(short) and math.isnan(none)
+    assert found.can_read(ANSWERS[1]) and not found.can_read(long)
+    tokenizer.model_max_length = 5
+    tokenizer.save_pretrained(tmp_path / "rm")
+    assert not load(tmp_path / "rm").can_read(ANSWERS[1])
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "MPNet"])
+def test_the_window_of_models_that_count_positions_after_the_pad_token(tmp_path, kind):
+    """Of 20 positions the first two are not used, since the pad token has number 1. [CLS] and two [SEP] leave 15 words."""
+    padding = {"pad_token_id": 1, "max_position_embeddings": 20} | ({"type_vocab_size": 2} if kind == "Roberta" else {})
+    model, tokenizer = make_encoder(tmp_path / "rm", kind=kind, **padding)
+    found = load(tmp_path / "rm")
+    assert found.window == 18
+    fits, too_long = (Answer("what is a mango ?", "yellow " * number, True) for number in (10, 11))
+    row = tokenizer(fits.prompt, fits.completion, return_tensors="pt")
+    assert row["input_ids"].shape == (1, 18)
+    more = {"token_type_ids": row["token_type_ids"]} if kind == "Roberta" else {}
+    score, none = found.score_answers([fits, too_long])
+    assert score == pytest.approx(alone(model, *row["input_ids"].tolist(), **more), abs=1e-5) and math.isnan(none)
 
 
 def test_a_template_that_refuses_a_dialogue(tmp_path):
@@ -186,3 +233,14 @@ def test_the_folders_of_a_model(folders):
 
 def test_scores_of_any_scale_are_probabilities():
     assert win_probability(-5000.0) == pytest.approx(0.0) and win_probability(5000.0) == 1.0
+
+
+def test_the_memory_of_a_model_follows_from_its_files(tmp_path):
+    model, _ = make_decoder(tmp_path / "rm")
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    adapted = make_adapter(model, tmp_path / "adapter", base=tmp_path / "rm")
+    added = sum(parameter.numel() for parameter in adapted.parameters()) - numbers
+    assert weight_bytes(LabelerConfig(kind="reward-model", model=str(tmp_path / "rm"))) == 4 * numbers
+    assert weight_bytes(LabelerConfig(kind="reward-model", model=str(tmp_path / "adapter"))) == 4 * (numbers + added)
+    assert weight_bytes(LabelerConfig(kind="reward-model", model=str(tmp_path / "rm"), dtype="bfloat16")) == 2 * numbers
+    assert weight_bytes(LabelerConfig(kind="reward-model", model="org/name")) == weight_bytes(LabelerConfig()) == 0

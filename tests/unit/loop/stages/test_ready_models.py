@@ -1,6 +1,8 @@
 """The stages `labeler` and `label` with a reward model from elsewhere, and the keys that its files are part of."""
 
 import json
+import os
+from dataclasses import replace
 
 import pytest
 
@@ -8,12 +10,14 @@ from configs import UserError, load_config
 from loop.keys import planned_keys
 from loop.round import LABEL, READY_LABELER
 from loop.stages import STAGES as FUNCTIONS
+from loop.stages.ready_models import load_recorded
 from loop.store.measures import find_measure
 from rewards.comparisons import Answer, Comparison, Sample, read_jsonl, sample_id, write_jsonl
 from rewards.data.splits import content_id
 from rewards.ready_model import ReadyRewardModel
+from tests.forked import HUB, Forked
 from tests.unit.loop.stages.contexts import context
-from tests.unit.rewards.ready_models import make_decoder
+from tests.unit.rewards.ready_models import make_adapter, make_decoder
 
 DATA = ("data=pairs.jsonl",)
 
@@ -67,6 +71,61 @@ def test_it_can_be_a_part_of_a_mixture(run):
     mixed = labeler(run, kind="mixture", parts=["reward-model", "rules"], shares=[0.5, 0.5], double_fraction=0.0)
     by = {row.prompt_id: row.labeler for row in label(run, labeler=mixed)}
     assert len(by) == 12 and set(by.values()) == {"reward-model", "rules"}
+
+
+def test_texts_that_are_too_long_for_it_get_no_label(run):
+    """A model of 64 positions. Of nine held-out pairs and 24 samples, one each has 100 words."""
+    make_decoder(run / "rm", positions=64)
+    long = "yes " * 100
+    pairs = read_jsonl(run / "data" / "heldout_pairs.jsonl", Comparison)
+    write_jsonl(run / "data" / "heldout_pairs.jsonl", [*pairs, replace(pairs[0], prompt_id="long", prompt="long?", chosen=long)])
+    first, *others = read_jsonl(run / "samples" / "samples.jsonl", Sample)
+    write_jsonl(run / "samples" / "samples.jsonl", [replace(first, completion=long), *others])
+    metrics = record(run)
+    assert metrics["accuracy_heldout"]["pairs"] == 8
+    assert "1 of 9 held-out pairs have more than the 64 tokens" in metrics["warnings"][0]
+    rows = label(run, labeler=labeler(run))
+    assert len(rows) == 11 and first.prompt_id not in {row.prompt_id for row in rows}
+
+    write_jsonl(run / "data" / "heldout_pairs.jsonl", [replace(pairs[0], chosen=long)])
+    with pytest.raises(UserError, match="reads at most 64 tokens, and all 1 held-out pairs have more"):
+        record(run)
+
+
+def record_and_move(folder, main, first, second):
+    """Record the hub's model while its main branch is at the first commit, and print a score of what is loaded once it is at the second."""
+    settings = {"kind": "reward-model", "model": "somebody/rm"}
+    main.write_text(first)
+    metrics = FUNCTIONS["labeler"](context(READY_LABELER, {"data": folder / "data"}, None, folder / "labeler", labeler=settings))
+    main.write_text(second)
+    model = load_recorded(context(LABEL, {"labeler": folder / "labeler"}, None, folder / "x", labeler=settings))
+    print(json.dumps([metrics["commit"], *model.score_answers([Answer("question 1", "yes", True)])]))
+
+
+def test_a_model_of_the_hub_stays_at_its_commit(run):
+    """A hub's cache as transformers reads it, offline."""
+    hub = HUB / "models--somebody--rm"
+    first, second = "a" * 40, "b" * 40
+    make_decoder(hub / "snapshots" / second, hidden_size=16)
+    make_decoder(hub / "snapshots" / first)
+    (hub / "refs").mkdir()
+    printed, said = run / "out", run / "err"
+    words = (run, hub / "refs" / "main", first, second)
+    process = Forked(record_and_move, *words, folder=run, environment=os.environ, out=printed, err=said)
+    assert process.wait(120) == 0, said.read_text()
+    settings = context(LABEL, {}, None, run / "x", labeler=labeler(run)).config.labeler  # `rm` has the weights of the first commit
+    expected = ReadyRewardModel.load(settings, 1000).score_answers([Answer("question 1", "yes", True)])
+    assert json.loads(printed.read_text().splitlines()[-1]) == [first, pytest.approx(expected[0], abs=1e-5)]
+
+
+def test_an_adapter_that_names_another_base_is_told(run):
+    model, _ = make_decoder(run / "rm")
+    make_adapter(model, run / "adapter", base="org/name")
+    settings = labeler(run, adapter=str(run / "adapter"))
+    metrics = FUNCTIONS["labeler"](context(READY_LABELER, {"data": run / "data"}, None, run / "labeler", labeler=settings))
+    assert f"names org/name as its base, and is put on {run / 'rm'}" in metrics["warnings"][0]
+    written = json.loads((run / "labeler" / "model.json").read_text())
+    assert written["files"].keys() == {str(run / "rm"), str(run / "adapter")}
 
 
 def test_files_that_were_changed_since_are_refused(run):
