@@ -43,7 +43,8 @@ class LabelerConfig(Section):
 
     kind: Literal["gold", "preferences-file", "reward-model", "judge", "rules", "mixture"] | FunctionName = "gold"
     """`gold` is the true reward of the embedded world. `preferences-file` reads comparisons that people or programs write into a file.
-    `reward-model` trains a model on `data.labeler_fraction` of the pairs and lets it answer for people. `judge` asks a language model
+    `reward-model` is a reward model that answers for people: the one that `labeler.model` names, or one that the run trains on
+    `data.labeler_fraction` of the pairs. `judge` asks a language model
     over HTTP (section `judge`). `rules` prefers the completion with fewer defects of `labeler.rules`, and calls equal numbers a tie.
     `mixture` divides the prompts among several of these (`labeler.parts`). Your own judge is named as
     `file.py:function` or `module:function`."""
@@ -54,6 +55,18 @@ class LabelerConfig(Section):
     prompt."""
     double_fraction: Fraction = 0.1
     """Only for `mixture`: the fraction of the prompts, drawn at random, that all parts label, so that their agreement can be measured."""
+    model: str | None = None
+    """Only for `reward-model`: a model for sequence classification with one label, by hub id or folder, or a reward model of an earlier
+    run, for example `runs/first/round-001/retrain`. None means that the run trains one on `data.labeler_fraction` of the pairs. Weights are
+    read from safetensors only."""
+    adapter: str | None = None
+    """Only with `labeler.model`: the folder of a PEFT adapter on it, for sequence classification."""
+    revision: str | None = None
+    """Only with `labeler.model`: the branch, tag or commit of a hub model. None means the default branch. The run records the commit."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Only with `labeler.model`: the number format that it computes in."""
+    trust_remote_code: bool = False
+    """Only with `labeler.model`: whether the model's own Python code may run."""
     path: str | None = None
     """Only for `preferences-file`: the file with the comparisons: .jsonl, .json or .csv, or an export of Label Studio or Argilla. A pattern
     such as `labels/*.jsonl` reads several files. `{round}` in the path stands for the round's number. Without it, one file serves all
@@ -63,9 +76,11 @@ class LabelerConfig(Section):
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
     """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one."""
-    raters: Literal["all", "majority", "weighted"] = "all"
+    raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.
-    `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes."""
+    `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes.
+    `dawid-skene` learns from all votes of the round how often each rater errs, and makes the comparison that is most probable. Source:
+    Dawid and Skene, Applied Statistics 28 (1979), 20-28."""
     rater_weights: dict[str, PositiveFloat] = {}
     """Only for `raters: weighted`: the weight of a rater's vote, by name. A rater that is not named has weight 1."""
     late: Literal["leave-out", "use"] = "leave-out"
@@ -109,6 +124,19 @@ class LabelerConfig(Section):
             )
         elif abs(sum(self.shares) - 1.0) > 1e-6:
             raise BadValue(f"labeler.shares add up to {sum(self.shares):g}", "choose shares that add up to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> "LabelerConfig":
+        if self.model is None:
+            given = [name for name in ("adapter", "revision", "trust_remote_code") if getattr(self, name)]
+            if given:
+                raise BadValue(f"labeler.{given[0]} is for a model that labeler.model names, and it names none", "set labeler.model")
+        elif "reward-model" not in self.kinds:
+            raise BadValue(
+                f"labeler.model is for labeler.kind=reward-model, not for {self.kind}",
+                "set labeler.kind=reward-model, or labeler.model=null",
+            )
         return self
 
     @model_validator(mode="after")

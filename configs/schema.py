@@ -125,10 +125,16 @@ class RunConfig(Section):
                 "labeler.kind=gold works with the embedded world only, but data.source names other data",
                 "with your own data, choose labeler.kind=preferences-file or labeler.kind=reward-model",
             )
-        if "reward-model" in self.labeler.kinds and not self.data.labeler_fraction:
+        if "reward-model" in self.labeler.kinds and not (self.labeler.model or self.data.labeler_fraction):
             raise BadValue(
                 "labeler.kind=reward-model is trained on a part of the pairs, but data.labeler_fraction is 0",
-                "set it, for example data.labeler_fraction=0.5",
+                "set it, for example data.labeler_fraction=0.5, or name a model that is trained already: labeler.model=FOLDER",
+            )
+        if self.labeler.model and self.data.labeler_fraction:
+            raise BadValue(
+                f"data.labeler_fraction={self.data.labeler_fraction:g} keeps pairs for a labeler that the run trains, but labeler.model "
+                "names one that is trained already, so nobody would use these pairs",
+                "set data.labeler_fraction=0, or leave out labeler.model",
             )
         return self
 

@@ -1,10 +1,12 @@
 """Which user functions the stages call, and whether they are still the same (`configs/user_functions.py`).
 
+The folder of a reward model that the user names (`labeler.model`) is treated as a function is: both are the user's own files.
 The hash of each function's file is part of the key of the stage that calls it, as the weights of the base are part of the base's. The
 metrics of the stage record it. Must never import torch or Ray.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from configs import user_functions
@@ -12,15 +14,21 @@ from configs.errors import UserError
 from configs.schema import RunConfig
 from configs.views import identity_at
 from loop.round import STAGES, Stage
+from loop.store.base_files import fingerprint, hash_files
 from loop.store.journal import RunState
+from rewards.ready_folders import find_model
 
 FUNCTIONS = "functions"
 """The metric of a stage that records the functions it called, with the hashes of their files."""
+MODEL = "labeler.model"
+"""The setting that names a folder and no function."""
 
 
 def hash_functions(config: RunConfig, stage: Stage) -> dict[str, str]:
-    """SHA-256 of the file of each function that a stage calls, by the function's name. Raises UserError if a file is missing."""
-    return {name: user_functions.find_hash(name, setting) for name, setting in _called(config, stage).items()}
+    """SHA-256 of the file of each function that a stage calls, by the function's name, and one hash for each folder of a reward model that
+    it loads. Raises UserError if the file of a function is missing."""
+    functions = {name: user_functions.find_hash(name, setting) for name, setting in _called(config, stage).items()}
+    return functions | {folder: _hash_now(folder) for folder in _loaded(config, stage)}
 
 
 def check_functions(config: RunConfig, place: Callable[[tuple[str, ...]], str]) -> None:
@@ -38,17 +46,27 @@ def find_changed(config: RunConfig, stage: Stage, metrics: Mapping[str, Any]) ->
 
 def are_changed(config: RunConfig, state: RunState) -> bool:
     """Whether any committed stage of a run called a function that has changed since."""
-    by_name = {stage.name: stage for stage in STAGES}
-    committed = [(by_name[name], row.committed) for _, name, row in state.stages() if row.committed and name in by_name]
+    committed = [(stage, row.committed) for _, name, row in state.stages() if row.committed for stage in STAGES if stage.name == name]
     return any(find_changed(config, stage, event.metrics or {}) for stage, event in committed)
 
 
 def check_unchanged(hashes: Mapping[str, str]) -> None:
     """Raises UserError if a function is not the one that the stage's key was made from."""
     for name, expected in hashes.items():
-        if user_functions.find_hash(name) != expected:
+        if _hash_now(name) != expected:
             to_do = "run the same command again: the stage is then made by the new function"
             raise UserError(f"{name} was edited while the run was using it", name, to_do)
+
+
+def _hash_now(name: str) -> str:
+    """The hash of a function's file, or of a folder."""
+    return user_functions.find_hash(name) if user_functions.is_function(name) else fingerprint(hash_files(Path(name)))
+
+
+def _loaded(config: RunConfig, stage: Stage) -> list[str]:
+    """The folders of the reward model that a stage loads."""
+    found = find_model(config.labeler) if MODEL in stage.calls else None
+    return [str(folder) for folder in found.folders] if found else []
 
 
 def _called(config: RunConfig, stage: Stage) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Stage:
     """What the key of a stage depends on besides its inputs.
 
     version: raised when the code of the stage computes something else. reads: all settings that the code reads. calls: those of them that
-    may name user functions, whose files are hashed too. seeded: whether the run's seed matters.
+    may name user functions or the folder of a reward model, whose files are hashed too. seeded: whether the run's seed matters.
     """
 
     name: str
@@ -52,6 +52,13 @@ BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
+READY_LABELER = Stage(
+    LABELER.name,
+    ("labeler.model", "labeler.adapter", "labeler.revision", "labeler.dtype", "labeler.trust_remote_code"),
+    seeded=False,
+    calls=("labeler.model",),
+)
+"""With `labeler.model`: a reward model that is trained already. It is checked and recorded, and has the place and the name of LABELER."""
 BASELINE = Stage(
     "baseline", (*_MODEL, "data.source", "generation", "evaluate", "rules"), version=2, calls=("evaluate.rules", "evaluate.gold")
 )
@@ -80,8 +87,8 @@ COMMITTEE = Stage(
 )
 LABEL = Stage(
     "label",
-    (*_MODEL, *_LIMITS, "data.heldout_fraction", "labeler", "judge", "rules"),
-    version=3,
+    (*_MODEL, *_LIMITS, "data.source", "data.normalize", "data.heldout_fraction", "labeler", "judge", "rules"),
+    version=4,
     calls=("labeler.kind", "labeler.parts", "labeler.rules"),
 )
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=6)
@@ -107,8 +114,9 @@ EVALUATE = Stage(
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
-"""All of them. LABELER, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config asks for them."""
+STAGES = (*SETUP_STAGES, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
+"""All of them. One of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config asks for
+them."""
 
 CHOOSE = Stage(
     "choose",
@@ -163,7 +171,9 @@ def set_up(run: Run) -> Setup:
     base = run.stage(BASE, data=original if reads_data else None)
     data = run.stage(FILTER, data=original, base=base)
     sft = run.stage(SFT, data=data, base=base)
-    labeler = run.stage(LABELER, data=data, base=base, sft=sft) if "reward-model" in run.config.labeler.kinds else None
+    labeler = None
+    if "reward-model" in run.config.labeler.kinds:
+        labeler = run.stage(READY_LABELER, data=data) if run.config.labeler.model else run.stage(LABELER, data=data, base=base, sft=sft)
     baseline = run.stage(BASELINE, data=data, base=base, sft=sft)
     return Setup(data, base, sft, labeler, baseline)
 

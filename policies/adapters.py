@@ -7,6 +7,7 @@ Adapters are PEFT's, in memory and on disk, so other programs can load them. Two
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import Linear as PeftLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -204,6 +206,23 @@ class AdaptedModel:
 def interpolate(first: AdapterState, second: AdapterState, weight: float) -> AdapterState:
     """Return (1 - weight) x first + weight x second, tensor by tensor. Both adapters must have the same shape."""
     return {key: torch.lerp(first[key].float(), second[key].float(), weight) for key in first}
+
+
+def put_adapter(model: Any, folder: Path) -> Any:
+    """Return a model that is not the run's base with the adapter of a PEFT folder on it, for reading only.
+
+    Raises an error of PEFT or ValueError if the adapter was made for another model. PEFT itself leaves out what finds no place, and keeps
+    random or empty what is missing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # they are refused below
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False).eval()
+    needed, own = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys(), adapted.state_dict().keys()
+    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+        given = set(file.keys())
+    if astray := sorted((needed - given) | (given - needed - own)):
+        raise ValueError(f"{astray[0]} is only in one of them")
+    return adapted
 
 
 def load_head(folder: Path) -> torch.Tensor:

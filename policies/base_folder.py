@@ -47,7 +47,7 @@ def check_base(config: RunConfig, where: str) -> None:
         _check_folder(Path(model), config, where)
     elif os.path.exists(model):
         raise UserError(f"the base is a file: {model}", where, "give the folder that holds config.json, the weights and the tokenizer")
-    elif model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+    elif looks_like_a_path(model):
         raise UserError(f"the base's folder does not exist: {model}", where, f"check the path, from {os.getcwd()}, or give a hub id")
 
 
@@ -113,13 +113,13 @@ def _check_folder(folder: Path, config: RunConfig, where: str) -> None:
         raise UserError(f"the base is an adapter, not a model: {folder}", where, merge)
     if not (folder / "config.json").exists():
         raise UserError(f"there is no config.json in the base's folder: {folder}", where, "give a folder that save_pretrained wrote")
-    found = _read_json(folder / "config.json")
+    found = read_json(folder / "config.json")
     check_architecture(found, where)
-    if not _has(folder, WEIGHT_FILES):
+    if not has_file(folder, WEIGHT_FILES):
         raise UserError(f"there are no weights in the base's folder: {folder}", where, "put model.safetensors there")
-    if not _has(folder, TOKENIZER_FILES) and not config.base.trust_remote_code:
+    if not has_file(folder, TOKENIZER_FILES) and not config.base.trust_remote_code:
         raise UserError(f"there is no tokenizer in the base's folder: {folder}", where, "save it there: tokenizer.save_pretrained(folder)")
-    settings = _read_json(folder / "tokenizer_config.json") | _read_json(folder / "special_tokens_map.json")
+    settings = read_json(folder / "tokenizer_config.json") | read_json(folder / "special_tokens_map.json")
     if settings.get("tokenizer_class") in PLAIN_TOKENIZERS and not settings.get("eos_token"):
         raise no_end_token(where)
     check_positions(found, config.data, str(folder))
@@ -132,11 +132,17 @@ def no_end_token(where: str) -> UserError:
     )
 
 
-def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+def looks_like_a_path(model: str) -> bool:
+    """Return whether this can be a folder only, and no hub id."""
+    return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
+
+
+def has_file(folder: Path, patterns: tuple[str, ...]) -> bool:
+    """Return whether a folder has a file of one of these names."""
     return any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, or an empty one if there is no file. Raises UserError for anything else."""
     if not path.exists():
         return {}

@@ -76,9 +76,9 @@ def load_tokenizer(folder: str, config: BaseConfig, model_config: Any) -> Any:
     return tokenizer
 
 
-def resolved_commit(config: BaseConfig) -> str | None:
-    """Return the commit of a hub model that `config.revision` means now, as the hub's cache records it. None if it is not recorded."""
-    path = cached_file(config.model, "config.json", revision=config.revision)
+def resolved_commit(model: str, revision: str | None) -> str | None:
+    """Return the commit of a hub model that a revision means now, as the hub's cache records it. None if it is not recorded."""
+    path = cached_file(model, "config.json", revision=revision)
     return extract_commit_hash(path, None)
 
 

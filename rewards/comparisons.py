@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 Prompt = str | list[dict[str, str]]
 Record = TypeVar("Record")
+MAX_LOG_ODDS = 700.0
+"""Beyond this, e^x is too large for a float. Scores of models from elsewhere may have any scale."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def turned(row: Comparison) -> Comparison:
 
 def win_probability(difference: float) -> float:
     """The probability that the first of two completions is better, given the difference of their scores in log-odds (Bradley-Terry)."""
-    return 1.0 / (1.0 + math.exp(-difference))
+    return 1.0 / (1.0 + math.exp(min(-difference, MAX_LOG_ODDS)))
 
 
 def sample_id(round_number: int | None, policy_round: int | None, prompt_id: str, k: int) -> str:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -29,6 +29,17 @@ SMALLEST_STD = 1e-6
 """Scores that are all the same are divided by this number instead of by 0."""
 SHARD = 512
 """Samples that one worker scores before it takes the next ones and saves what it has."""
+
+
+class AnswerScorer(Protocol):
+    """Whatever gives scores: a `Scorer`, or a model from elsewhere (ready_model.py). NaN stands for a text that it cannot read."""
+
+    def score_answers(self, answers: Sequence[Answer]) -> list[float]: ...
+
+    def score_samples(self, samples: Sequence[Sample]) -> list[float]: ...
+
+    def release(self) -> None:
+        """Free what it takes. It gives no scores after that."""
 
 
 class ScoringModel(transformers.PreTrainedModel):
@@ -125,13 +136,17 @@ class Scorer:
         """Return the normalised scores of samples."""
         return self.score_answers([Answer(sample.prompt, sample.completion, sample.finished) for sample in samples])
 
+    def release(self) -> None:
+        """Remove the adapter from the backbone."""
+        self.backbone.delete_adapter(self.adapter)
+
 
 def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool) -> list[int]:
     """Return prompt and completion as one sequence, the form in which every scorer is trained and asked."""
     return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)
 
 
-def score_in_shards(scorer: Scorer, samples: Sequence[Sample], checkpoints: Checkpoints, report: Report) -> dict[str, float]:
+def score_in_shards(scorer: AnswerScorer, samples: Sequence[Sample], checkpoints: Checkpoints, report: Report) -> dict[str, float]:
     """Return the score of each sample by its id. All workers share the work, and finished shards survive a kill."""
     scores = checkpoints.in_shards("scores", samples, SHARD, scorer.score_samples, lambda done, _: report(done, len(samples)))
     return dict(zip((sample.id for sample in samples), scores, strict=True))

@@ -21,6 +21,7 @@ from loop.store.run_config import read_config
 from loop.terminal import Terminal
 from policies.base_folder import check_base
 from rewards.data.sources import check_given_sources, check_labels
+from rewards.ready_folders import check_ready_model
 
 PROCESS_STARTED = time.monotonic()
 HELP = "start a run, or continue it: the same command again resumes"
@@ -83,4 +84,5 @@ def check_given(given: Given, data_was_read: bool) -> RunConfig:
     config = given.resolve()
     check_functions(config, given.place)
     check_base(config, given.place(("base", "model")))
+    check_ready_model(config.labeler, given.place(("labeler", "model")))
     return config

@@ -12,9 +12,11 @@ from configs.sections import TrainerSection
 from loop.doctor.lengths import Lengths
 from loop.doctor.machine import Machine
 from policies.footprint import FLOAT, Model
+from rewards.ready_folders import weight_bytes
 
-OWNERS = ("base", "adapters", "heads", "optimizer", "kv_cache", "merged", "activations", "logits")
-"""What memory is needed for. merged: copies of weights, while sampling. activations: the states of layers."""
+OWNERS = ("base", "adapters", "heads", "optimizer", "kv_cache", "merged", "activations", "logits", "labeler")
+"""What memory is needed for. merged: copies of weights, while sampling. activations: the states of layers. labeler: the weights of
+`labeler.model`."""
 PROGRAM_BYTES = 620 * 2**20
 """Memory of a worker without any model: Python, torch, transformers, TRL and what they load late. Measured with torch 2.13 on a CPU."""
 RAY_BYTES = 900 * 2**20
@@ -73,9 +75,14 @@ class Plan:
         if config.base.model == "embedded":
             yield [self._pretraining()]
         yield [self._sft("sft", config.sft, 1)]
+        labeler = weight_bytes(config.labeler)
+        if labeler:
+            yield [self._need("labeler", "labelling", 1, labeler=labeler)]
         yield [self._reward("reward", 2), self._sampling("reward", 2), self._scoring("reward", 2)]
         yield list(self._ppo(2 + rounds + has_value + starts))
         yield [self._sampling("sample", 2)]
+        if labeler:
+            yield [self._need("label", "labelling", 2, labeler=labeler)]
         yield [self._reward("retrain", 3), self._scoring("retrain", 3)]
         yield [self._scoring("select", 3), *([self._reward("select", 4)] if "model" in config.select.kinds else [])]
         if config.ppo.init == "selected":
@@ -90,7 +97,7 @@ class Plan:
         wasted = {"activations": round(owners.get("activations", 0) * self.waste)}
         stays = {"base": model.base_bytes, "adapters": adapters * model.adapter_bytes, "heads": 2 * model.head_bytes}
         stays["optimizer"] = model.optimizer_bytes(trained)
-        adds = {name: round(owners.get(name, 0)) for name in ("kv_cache", "merged", "logits")}
+        adds = {name: round(owners.get(name, 0)) for name in ("kv_cache", "merged", "logits", "labeler")}
         return Need(stage, phase, stays | adds | wasted)
 
     def _pretraining(self) -> Need:

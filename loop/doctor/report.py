@@ -13,7 +13,7 @@ from policies.footprint import Model
 from policies.shapes import Shape
 
 MINUTE, HOUR = 60, 3600
-TITLES = {"kv_cache": "KV cache", "merged": "merged weights"}
+TITLES = {"kv_cache": "KV cache", "merged": "merged weights", "labeler": "labelling model"}
 PATHS = {
     "unpadded": ("rows without padding", "attention of this model gives other numbers without padding"),
     "fused": ("fused layers", "the layers are of another form, or are quantised"),
@@ -61,7 +61,7 @@ def memory_rows(needs: Sequence[Need], flops: Mapping[str, float], seconds: Mapp
     headers = ["stage", "largest phase", *(TITLES.get(owner, owner) for owner in owners), "total", "FLOPs"] + ["time"] * bool(seconds)
     memory = {need.stage: [need.phase, *(_size(need.owners.get(owner, 0)) for owner in owners), in_gib(need.total)] for need in needs}
     rows = []
-    for stage in (stage.name for stage in STAGES if stage.name in memory or stage.name in flops):
+    for stage in dict.fromkeys(stage.name for stage in STAGES if stage.name in memory or stage.name in flops):
         cells = [stage, *memory.get(stage, [""] * (len(owners) + 2)), f"{flops[stage]:.1e}" if stage in flops else ""]
         rows.append(cells + [in_time(seconds[stage]) if stage in seconds else ""] * bool(seconds))
     return headers, rows

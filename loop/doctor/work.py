@@ -63,7 +63,8 @@ def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
         work["base"] = {"pretraining": config.base.pretraining_steps}
     work["sft"] = {"sft": _steps(pairs.training, config.sft)}
     if "reward-model" in config.labeler.kinds:
-        work["labeler"] = {"reward": _steps(pairs.training, config.reward), "score": 2 * pairs.heldout * score}
+        trained = {} if config.labeler.model else {"reward": _steps(pairs.training, config.reward)}
+        work["labeler"] = trained | {"score": 2 * pairs.heldout * score}
     work["baseline"] = {"sample": evaluated * draw}
     judged = {"sample": reference * draw, "score": (2 * pairs.heldout + reference) * score}
     work["reward"] = {"reward": _steps(pairs.training, config.reward)} | judged

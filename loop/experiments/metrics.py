@@ -19,7 +19,7 @@ MEANS = ("mean", "accuracy")
 def check_path(path: str, place: str) -> None:
     """Raises UserError for a path whose stage or metric does not exist. What is inside a metric is known only when it was measured."""
     stage, _, rest = path.partition(".")
-    names = [known.name for known in STAGES]
+    names = list(dict.fromkeys(known.name for known in STAGES))
     if stage not in names:
         raise UserError(f"the metric {path!r} names no stage{did_you_mean(stage, names)}", place, f"begin with one of: {', '.join(names)}")
     metric = rest.split(".")[0]

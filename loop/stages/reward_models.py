@@ -9,7 +9,9 @@ from policies.responses import ResponseRecord
 from rewards.baselines import BAG_OF_WORDS, SHORTER, describe_unbeaten, find_unbeaten, fit_bag_of_words, judge_beside, shortest
 from rewards.comparisons import Comparison
 from rewards.reward_model import normalize_on_reference, reference_responses, train_reward_model
-from rewards.scoring import Scorer
+from rewards.scoring import AnswerScorer, Scorer
+
+ADVICE = "give more pairs or a larger base, or choose by features beside the score"
 
 
 def trainable(context: Context, pairs: Sequence[Comparison]) -> list[Comparison]:
@@ -60,16 +62,23 @@ def reference_records(context: Context) -> list[ResponseRecord]:
     )
 
 
-def judge_reward_model(context: Context, scorer: Scorer, training: Sequence[Comparison], model: str, danger: str) -> Metrics:
-    """A reward model on the original held-out pairs, beside simple baselines. One of them is fitted on `training`.
+def judge_reward_model(
+    context: Context,
+    scorer: AnswerScorer,
+    training: Sequence[Comparison],
+    model: str,
+    danger: str,
+    advice: str = ADVICE,
+    heldout: Sequence[Comparison] | None = None,
+) -> Metrics:
+    """A reward model on held-out pairs, beside simple baselines. One of them is fitted on `training`.
 
     If the reward model does not beat each of them by more than a standard error, the metrics hold a warning. model: what the model is
-    called there. danger: what this means for the run.
+    called there. danger: what this means for the run. advice: what to do about it. heldout: the pairs, if not all original ones are meant.
     """
     baselines = {SHORTER: shortest, BAG_OF_WORDS: fit_bag_of_words(training)}
-    found = judge_beside(scorer.score_answers, baselines, context.pairs("heldout_pairs"))
+    found = judge_beside(scorer.score_answers, baselines, context.pairs("heldout_pairs") if heldout is None else heldout)
     unbeaten = find_unbeaten(found, baselines)
     if not unbeaten:
         return dict(found)
-    advice = "give more pairs or a larger base, or choose by features beside the score"
     return {**found, WARNINGS: [f"{describe_unbeaten(model, found, unbeaten)}, so {danger}: {advice}"]}

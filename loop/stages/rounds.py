@@ -9,6 +9,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
+from loop.stages.ready_models import load_recorded
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.store.layout import MANIFEST
@@ -31,7 +32,7 @@ from rewards.measurements import ends, over_updates, summarize
 from rewards.probes import probe
 from rewards.reward_model import measure_scores, outcomes
 from rewards.sampling import draw_prompts
-from rewards.scoring import Scorer
+from rewards.scoring import AnswerScorer, Scorer
 from rewards.selectors import SelectTask, features, group_samples, listwise
 from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.judging import judge
@@ -353,7 +354,8 @@ def _label_task(context: Context) -> LabelTask:
         checkpoints=context.checkpoints,
         report=context.report,
         get_limits=lambda: context.limits,
-        get_scorer=lambda: Scorer.load(context.backbone, "labeler", context.inputs["labeler"]),
+        is_normalized=config.data.normalize and config.data.source != "embedded",
+        get_scorer=lambda: _labeling_model(context),
         expected_language=config.rules.expected_language,
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
         judge=config.judge,
@@ -362,6 +364,12 @@ def _label_task(context: Context) -> LabelTask:
             for number, (samples, labels) in enumerate(zip(inputs.get("earlier_samples", []), inputs.get("labels", []), strict=True))
         ],
     )
+
+
+def _labeling_model(context: Context) -> AnswerScorer:
+    if context.config.labeler.model:
+        return load_recorded(context)
+    return Scorer.load(context.backbone, "labeler", context.inputs["labeler"])
 
 
 def _accuracies(context: Context, used: Scorer, retrained: Scorer) -> Metrics:

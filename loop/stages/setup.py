@@ -11,6 +11,7 @@ from configs.errors import UserError
 from configs.schema import BaseConfig
 from configs.seeds import derive_seed
 from loop.stages.context import Context, Metrics
+from loop.stages.ready_models import record_reward_model
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, trainable
 from loop.store.base_files import RECORD, hash_files
 from policies.base_folder import check_positions
@@ -131,7 +132,10 @@ def sft(context: Context) -> Metrics:
 
 
 def labeler(context: Context) -> Metrics:
-    """For `labeler.kind: reward-model`: the model that labels in place of people, trained on pairs that the run never sees."""
+    """For `labeler.kind: reward-model`: the model that labels in place of people. It is trained on pairs that the run never sees, from the
+    SFT policy, or it comes from elsewhere (`labeler.model`) and is only recorded."""
+    if "sft" not in context.inputs:
+        return record_reward_model(context)
     context.backbone_with_sft()
     pairs = trainable(context, context.pairs("labeler_pairs"))
     scorer = fit_reward_model(context, "labeler", pairs)
@@ -161,7 +165,7 @@ def _record_base(context: Context, config: BaseConfig) -> Metrics:
     found = check_causal_lm(source, config)
     load_tokenizer(source, config, found)
     folder = Path(source)
-    what: dict[str, Any] = {"files": hash_files(folder)} if folder.is_dir() else {"commit": resolved_commit(config)}
+    what: dict[str, Any] = {"files": hash_files(folder)} if folder.is_dir() else {"commit": resolved_commit(config.model, config.revision)}
     record = {"model": config.model, "revision": config.revision, **what}
     context.save(lambda output: _write_json(output / RECORD, record))
     context.report(1, 1)

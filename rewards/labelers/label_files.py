@@ -1,7 +1,8 @@
 """Label files of all formats, as rows of one form (label_rows.py). Every row of a file comes out, with its place, or with what is wrong.
 
     .jsonl, .json, .csv    rows as `label_rows.py` describes them; each also as .gz
-    Label Studio           its JSON export: tasks with `annotations`, whose results are of the tags Pairwise or Choices
+    Label Studio           its JSON export: tasks with `annotations`, whose results are of the tags Pairwise or Choices; and its exports
+                           JSON_MIN and CSV: one row for each annotation, with the task's data and a column with the name of the tag
     Argilla                records as `to_json` and `to_list` write them, with answers to a label question or a ranking question
 
 The exports carry the two completions in one of these forms, in `data` (Label Studio) or in `fields` and `metadata` (Argilla): `ids`, a list
@@ -11,6 +12,7 @@ letter only, such as answer1 and answer2, or response_a and response_b.
 
 import csv
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,8 @@ Row = dict[str, Any]
 Found = Row | BadRow | str
 """A row, or what is wrong with it, or the reason why it holds no label."""
 
+OF_AN_ANNOTATION = {"annotator", "annotation_id"}
+"""The columns that tell Label Studio's JSON_MIN and CSV exports."""
 SIDES = ({"first", "left", "a", "1"}, {"second", "right", "b", "2"})
 TIES = {"tie", "equal", "same", "both", "neither", "none", "none,none"}
 """What raters' forms call the sides, beside the names of the texts themselves, and what they call a tie."""
@@ -41,6 +45,8 @@ def read_labels(path: Path) -> Iterator[tuple[str, Found]]:
     for place, found in _rows(path):
         if isinstance(found, dict) and isinstance(found.get("annotations"), list) and isinstance(found.get("data"), dict):
             yield from _label_studio(place, found)
+        elif isinstance(found, dict) and found.keys() >= OF_AN_ANNOTATION:
+            yield place, _from_flat(found)
         elif isinstance(found, dict) and isinstance(found.get("responses"), dict) and isinstance(found.get("fields"), dict):
             yield from _argilla(place, found)
         else:
@@ -134,6 +140,38 @@ def _from_annotation(data: Row, annotation: Row) -> Row:
     return _Pair(data, data).row(choices, None if rater is None else str(rater), at)
 
 
+def _from_flat(row: Row) -> Row | BadRow:
+    """A row of JSON_MIN or CSV. In CSV, lists are JSON in a cell. Its form says nothing of skipped annotations, which it leaves out.
+
+    Source: Label Studio's guide, "Export annotations", and its converter: the data, then each tag by its name, where a single choice is its
+    text, and any other result a list of objects. A text of one letter is not taken for a choice, because data may have such columns.
+    """
+    rater, at = row["annotator"], row.get("updated_at") or row.get("created_at")
+    if isinstance(rater, dict):
+        rater = rater.get("email") or rater.get("id")
+    try:
+        texts = row | {name: _unpacked(row[name]) for name in ("prompt", "ids") if name in row}
+        pair = _Pair(texts, texts)
+        tags = [_unpacked(value) for name, value in row.items() if name not in OF_AN_ANNOTATION | {"id", "ids", "prompt", *pair.columns}]
+        results = [one for value in tags if isinstance(value, list) for one in value if isinstance(one, dict)]
+        choices = [str(one["selected"]) for one in results if "selected" in one]
+        choices += [str(choice) for one in results if isinstance(one.get("choices"), list) for choice in one["choices"]]
+        choices = choices or [name for value in tags if isinstance(value, str) and len(value) > 1 for name in pair.named_in(value)]
+        return pair.row(choices, None if rater is None else str(rater), at)
+    except BadRow as error:
+        return error
+
+
+def _unpacked(value: Any) -> Any:
+    """The list of objects or of texts that a cell of CSV has as JSON, or the value as it is."""
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+            if found and all(isinstance(one, dict | str) for one in found):
+                return found
+    return value
+
+
 def _argilla(place: str, record: Row) -> Iterator[tuple[str, Found]]:
     """The responses to one record. A question whose answers name no side, such as a rating, is not about the pair."""
     metadata = record.get("metadata")
@@ -174,6 +212,7 @@ class _Pair:
         names = next(
             ([stem + end for end in ends] for stem in sorted(stems) for ends in ("12", "ab") if all(stem + e in texts for e in ends)), []
         )
+        self.columns = names
         self.names = [name.casefold() for name in names]
         if isinstance(given, list) and len(given) == 2 and all(given):
             self.sides, self.key = given, "_id"

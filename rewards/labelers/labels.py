@@ -14,7 +14,7 @@ from rewards.comparisons import Comparison, Sample
 from rewards.data.lengths import TokenLimits
 from rewards.data.splits import Split
 from rewards.rules.reply import ExpectedLanguage
-from rewards.scoring import Scorer
+from rewards.scoring import AnswerScorer
 
 Committee = Mapping[str, Mapping[str, float]]
 """Name of a member -> the score of each sample by its id. The member that is listed first knows most."""
@@ -45,7 +45,7 @@ class LabelTask:
     report: Report
     get_limits: Callable[[], TokenLimits]
     """The token limits for labels that bring their own texts. A function, because the base's tokenizer has to be loaded for it."""
-    get_scorer: Callable[[], Scorer]
+    get_scorer: Callable[[], AnswerScorer]
     """Loads the reward model of `labeler.kind: reward-model`."""
     committee: Committee = field(default_factory=dict)
     """Picks the pairs (committee.py). Empty if `labeler.pick` is `random`."""
@@ -55,6 +55,8 @@ class LabelTask:
     """Only with `labeler.late: use`: the rounds before this one."""
     part: str = ""
     """Ends the names of this labeler's shards, where several labelers work on one task."""
+    is_normalized: bool = False
+    """Whether labels that bring their own texts are normalised, as the run's data was (rewards/data/normalizing.py)."""
     expected_language: ExpectedLanguage = "same"
     """What the rules of `labeler.kind: rules` are told."""
 

@@ -16,7 +16,9 @@ from typing import Any
 from configs.errors import UserError
 from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, Sample, round_of
-from rewards.data.rows import BadRow, parse_row
+from rewards.data.normalizing import normalize, normalize_prompt
+from rewards.data.rows import BadRow, Pair, parse_row
+from rewards.data.rows import check as check_pair
 from rewards.data.splits import Split, content_id
 from rewards.labelers.label_rows import ByIds, ByTexts, check, shown
 from rewards.labelers.labels import Earlier, Labels
@@ -59,29 +61,46 @@ class Entry:
 class _Round:
     """The samples of one round, by what a row may call them, and which of its pairs each rater has compared already."""
 
-    def __init__(self, number: int, samples: Sequence[Sample], comparisons: Sequence[Comparison] = ()):
+    def __init__(self, number: int, samples: Sequence[Sample], comparisons: Sequence[Comparison] = (), is_normalized: bool = False):
         self.number = number
         self.by_id = {sample.id: sample for sample in samples}
         self.order = {sample.id: place for place, sample in enumerate(samples)}
-        self.by_text: dict[tuple[str, str], list[Sample]] = {}
+        self._by_text: dict[tuple[str, str], list[Sample]] = {}
+        self._by_normal_text: dict[tuple[str, str], list[Sample]] = {}
         for sample in sorted(samples, key=lambda s: not s.finished):  # if two have the same text, the finished one is meant
-            self.by_text.setdefault((content_id(sample.prompt), sample.completion), []).append(sample)
+            prompt = content_id(sample.prompt)
+            self._by_text.setdefault((prompt, sample.completion), []).append(sample)
+            if is_normalized:
+                self._by_normal_text.setdefault((prompt, normalize(sample.completion, Counter())), []).append(sample)
         self.said = {(rater, pair_key(row)) for row in comparisons for rater in row.rater.split(", ")}
+
+    def find(self, prompt_id: str, text: str) -> list[Sample]:
+        """The samples that have this text, or else those that have it once both are normalised: policies may write any form."""
+        return self._by_text.get((prompt_id, text)) or self._by_normal_text.get((prompt_id, normalize(text, Counter())), [])
 
 
 class Matcher:
     """Takes row after row, and says at the end which comparisons they are. Must never depend on the order of the rows.
 
-    earlier: the rounds whose late labels are used.
+    earlier: the rounds whose late labels are used. is_normalized: whether texts are normalised, as those of the run's own prompts were.
     """
 
-    def __init__(self, samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, earlier: Sequence[Earlier] = ()):
-        self.config, self.split = config, split
-        self.now = _Round(round_number, samples)
-        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons) for past in earlier}
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        config: LabelerConfig,
+        split: Split,
+        round_number: int,
+        earlier: Sequence[Earlier] = (),
+        is_normalized: bool = False,
+    ):
+        self.config, self.split, self.is_normalized = config, split, is_normalized
+        self.now = _Round(round_number, samples, is_normalized=is_normalized)
+        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons, is_normalized) for past in earlier}
         self._rounds[round_number] = self.now
         self._round_by_id = {id: one.number for one in self._rounds.values() for id in one.by_id}
         self.left_out = Counter[str]()
+        self.normalized = Counter[str]()
         self.unusable: dict[str, str] = {}
         self.elsewhere: dict[str, str] = {}
         self._entries: list[Entry] = []
@@ -158,18 +177,36 @@ class Matcher:
         """The text of one of this round's samples stands for that sample."""
         if form.round is None and "{round}" not in str(self.config.path):
             raise BadRow('it does not say which round it is for: add "round": N, or have {round} in labeler.path')
-        pair = parse_row(row)
+        pair = self._with_normal_prompt(parse_row(row))
         about = self.now if form.round is None else self._rounds.get(form.round)
         if about is None:
             return ANOTHER_ROUND
-        chosen, rejected = (about.by_text.get((pair.prompt_id, text), []) for text in (pair.chosen, pair.rejected))
+        chosen, rejected = about.find(pair.prompt_id, pair.chosen), about.find(pair.prompt_id, pair.rejected)
         if chosen and rejected:
+            if chosen[0].completion == rejected[0].completion:
+                return EQUAL_TEXTS
             return about, self._compare(about, chosen[0], rejected[0], pair.tie)[0], [(a.id, b.id) for a in chosen for b in rejected]
+        pair = self._with_normal_answers(pair)
         text, other = pair.chosen, pair.rejected
         if pair.tie and pair.rejected < pair.chosen:  # neither is better, so the order must not depend on who wrote the row
             pair = replace(pair, chosen=pair.rejected, rejected=pair.chosen)
         pair = replace(pair, generation=about.number, labeler="preferences-file", heldout=self.split.holds_out(pair.prompt))
         return about, pair, [(_content([pair.prompt, text, about.number]), _content([pair.prompt, other, about.number]))]
+
+    def _with_normal_prompt(self, pair: Comparison) -> Comparison:
+        """The pair with the prompt, and so the prompt's id, that the data stage would make of it."""
+        if not self.is_normalized:
+            return pair
+        prompt = normalize_prompt(pair.prompt, self.normalized)
+        return replace(pair, prompt=prompt, prompt_id=content_id(prompt))
+
+    def _with_normal_answers(self, pair: Comparison) -> Comparison:
+        """The same for answers that are not samples of the run. Raises BadRow if nothing is left to compare."""
+        if not self.is_normalized:
+            return pair
+        chosen, rejected = normalize(pair.chosen, self.normalized), normalize(pair.rejected, self.normalized)
+        check_pair(Pair(pair.prompt, chosen, rejected))
+        return replace(pair, chosen=chosen, rejected=rejected)
 
     def _compare(self, about: _Round, chosen: Sample, rejected: Sample, tie: bool) -> tuple[Comparison, Sides]:
         if tie and about.order[rejected.id] < about.order[chosen.id]:
@@ -185,9 +222,12 @@ class Matcher:
         self.left_out[USED_EARLIER] += len(said) - len(kept)
         kept.sort(key=lambda entry: (entry.round.number, self._place_of(entry), entry.pair.rater, entry.rank))
         unmatched = self.unusable if kept else self.unusable | self.elsewhere  # where nothing fits, all that does not is to be seen
-        metrics = {"unmatched": dict(list(unmatched.items())[:SHOWN_ROWS])} if unmatched else {}
-        late = sum(entry.round is not self.now for entry in kept)
-        return Labels([entry.pair for entry in kept], +self.left_out, metrics | ({"late": late} if late else {}))
+        metrics: dict[str, Any] = {"unmatched": dict(list(unmatched.items())[:SHOWN_ROWS])} if unmatched else {}
+        if late := sum(entry.round is not self.now for entry in kept):
+            metrics |= {"late": late}
+        if self.normalized:
+            metrics |= {"normalized": dict(self.normalized)}
+        return Labels([entry.pair for entry in kept], +self.left_out, metrics)
 
     def _votes(self) -> list[list[Entry]]:
         """All rows by which one rater speaks of one pair. Rows with ids come first: a text may stand for several samples."""

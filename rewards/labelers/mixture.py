@@ -53,7 +53,8 @@ def _config_of(config: LabelerConfig, kind: str) -> LabelerConfig:
 
 def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labelled than `labeler.min_labels`, or not all."""
-    found = preferences_file.read_votes(task.samples, task.config, task.split, task.round_number, task.earlier) or Labels()
+    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized)
+    found = preferences_file.read_votes(*given) or Labels()
     votes = len(found.comparisons)
     found.comparisons, of_raters = combine(found.comparisons, task.config)
     there = {_ids(row) for row in found.comparisons}

@@ -20,7 +20,8 @@ from rewards.labelers.raters import combine, pair_key
 
 def label(task: LabelTask) -> Labels:
     """The files' comparisons for this round. Labels that bring their own texts are left out if these are longer than the token limits."""
-    return within_limits(task, compare_by_file(task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier))
+    given = (task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier, task.is_normalized)
+    return within_limits(task, compare_by_file(*given))
 
 
 def within_limits(task: LabelTask, found: Labels) -> Labels:
@@ -43,6 +44,7 @@ def compare_by_file(
     round_number: int,
     samples_path: Path,
     earlier: Sequence[Earlier] = (),
+    is_normalized: bool = False,
 ) -> Labels:
     """The files' comparisons for this round, in the order of the samples. The order of rows and files does not matter.
 
@@ -50,7 +52,7 @@ def compare_by_file(
     if a row cannot be used.
     """
     path = find_path(config, round_number)
-    found = read_votes(samples, config, split, round_number, earlier)
+    found = read_votes(samples, config, split, round_number, earlier, is_normalized)
     if found is None:
         raise WaitingForLabels(ask(path, samples_path, "there is no such file yet"))
     now, wanted = {sample.id for sample in samples}, config.min_labels or 1
@@ -73,7 +75,12 @@ def described(found: Labels) -> str:
 
 
 def read_votes(
-    samples: Sequence[Sample], config: LabelerConfig, split: Split, round_number: int, earlier: Sequence[Earlier] = ()
+    samples: Sequence[Sample],
+    config: LabelerConfig,
+    split: Split,
+    round_number: int,
+    earlier: Sequence[Earlier] = (),
+    is_normalized: bool = False,
 ) -> Labels | None:
     """What each rater says of each pair of this round. None if there is no file. Raises UserError as `compare_by_file` does."""
     path = find_path(config, round_number)
@@ -81,7 +88,7 @@ def read_votes(
     files = [file for file in files if file.exists()]
     if not files:
         return None
-    matcher = Matcher(samples, config, split, round_number, earlier if config.late == "use" else ())
+    matcher = Matcher(samples, config, split, round_number, earlier if config.late == "use" else (), is_normalized)
     for file in files:
         for place, row in read_labels(file):
             matcher.add(place if len(files) == 1 else f"{file.name}, {place}", f"{file}, {place}", row)

@@ -3,6 +3,7 @@
 all         every vote is a comparison of its own, as it is
 majority    one comparison for each pair: what most raters said; a tie where no answer has most votes
 weighted    the same, where a vote counts as `labeler.rater_weights` says (1 for raters that are not named there)
+dawid-skene one comparison for each pair: what is most probable, by a model that learns from all pairs how each rater errs (dawid_skene.py)
 """
 
 from collections import Counter
@@ -10,12 +11,19 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import numpy as np
+
 from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, turned
+from rewards.labelers import dawid_skene
 
 TIE = "tie"
 Side = tuple[str, str, bool]
 PairKey = tuple[str, frozenset[Side]]
+EQUAL = 1e-9
+"""Shares that differ by less are equal: they are sums and products of fractions."""
+Shares = Mapping[Hashable, float]
+"""What speaks for each side of a pair, and for a tie. The numbers add up to 1."""
 
 
 def combine(rows: Sequence[Comparison], config: LabelerConfig) -> tuple[list[Comparison], dict[str, Any]]:
@@ -26,8 +34,11 @@ def combine(rows: Sequence[Comparison], config: LabelerConfig) -> tuple[list[Com
     metrics = measure(pairs) if len({row.rater for row in rows}) > 1 else {}
     if config.raters == "all":
         return list(rows), metrics
+    if config.raters == "dawid-skene" and pairs:
+        shares, accuracies = _estimate(pairs)
+        return [_decide(votes, shares[key]) for key, votes in pairs.items()], metrics | {"rater_accuracy": accuracies}
     weights = config.rater_weights if config.raters == "weighted" else {}
-    return [_decide(votes, weights) for votes in pairs.values()], metrics
+    return [votes[0] if len(votes) == 1 else _decide(votes, _count(votes, weights)) for votes in pairs.values()], metrics
 
 
 def measure(pairs: Mapping[PairKey, Sequence[Comparison]]) -> dict[str, Any]:
@@ -80,19 +91,41 @@ def alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     return 1.0 - (n - 1) * observed / expected
 
 
-def _decide(rows: Sequence[Comparison], weights: Mapping[str, float]) -> Comparison:
-    """One comparison from the votes on one pair. Its confidence is the share of the chosen side, where a tie gives half to each side."""
-    if len(rows) == 1:
-        return rows[0]
+def _count(rows: Sequence[Comparison], weights: Mapping[str, float]) -> Shares:
+    """The shares of the weighted votes on one pair."""
     given: dict[Hashable, float] = {}
     for row in rows:
         given[vote(row)] = given.get(vote(row), 0.0) + weights.get(row.rater, 1.0)
+    return {said: weight / sum(given.values()) for said, weight in given.items()}
+
+
+def _estimate(pairs: Mapping[PairKey, Sequence[Comparison]]) -> tuple[dict[PairKey, Shares], dict[str, float]]:
+    """The probability of each side and of a tie, for each pair, and the probability that a rater is right, both by the model.
+
+    The values are first, second and tie. Every pair counts in both orders, as in `alpha_of_pairs`.
+    """
+    raters = sorted({row.rater for rows in pairs.values() for row in rows})
+    column = {rater: number for number, rater in enumerate(raters)}
+    values: list[list[Hashable]] = [[*sorted(sides), TIE] for _, sides in pairs]
+    counts: np.ndarray = np.zeros((len(pairs), len(raters), 3))
+    for number, rows in enumerate(pairs.values()):
+        for row in rows:
+            counts[number, column[row.rater], values[number].index(vote(row))] += 1.0
+    found = dawid_skene.fit(np.concatenate([counts, counts[:, :, [1, 0, 2]]]))
+    shares: dict[PairKey, Shares] = {
+        key: dict(zip(values[number], found.truth[number].tolist(), strict=True)) for number, key in enumerate(pairs)
+    }
+    return shares, dict(zip(raters, found.accuracy.tolist(), strict=True))
+
+
+def _decide(rows: Sequence[Comparison], given: Shares) -> Comparison:
+    """One comparison from the votes on one pair. Its confidence is the share of the chosen side, where a tie gives half to each side."""
     sides = {side: row for row in rows for side in _sides(row)}
     best, other = sorted(sides, key=lambda side: (-given.get(side, 0.0), side))
     most = given.get(best, 0.0)
-    tie = most <= max(given.get(other, 0.0), given.get(TIE, 0.0))
+    tie = most <= max(given.get(other, 0.0), given.get(TIE, 0.0)) + EQUAL
     row = next((row for row in rows if _sides(row)[0] == best), None) or turned(rows[0])
-    share = (most + 0.5 * given.get(TIE, 0.0)) / sum(given.values())
+    share = most + 0.5 * given.get(TIE, 0.0)
     raters = ", ".join(sorted({row.rater for row in rows}))
     return replace(row, tie=tie, confidence=share, rater=raters, labeled_at=max(row.labeled_at for row in rows), shown_first="")
 

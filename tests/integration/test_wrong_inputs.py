@@ -50,6 +50,10 @@ BEFORE_RAY = {
         "the command line: labeler.kind=golden",
     ),
     "run labeler.kind=judge.py:judge": ("the file judge.py does not exist", "the command line: labeler.kind=judge.py:judge"),
+    "run data=pairs-1.jsonl labeler.kind=reward-model labeler.model=bert": (
+        "gives no scores (BertForMaskedLM)",
+        "the command line: labeler.model=bert",
+    ),
     "run data=rows.py:pairs": ("the file rows.py does not exist", "the command line: data=rows.py:pairs"),
     "run data=missing.jsonl": ("the data file does not exist: missing.jsonl", "the command line: data=missing.jsonl"),
     "run data=folder": ("the data is a folder: folder", "the command line: data=folder"),

@@ -39,6 +39,16 @@ def test_an_edited_function_makes_its_stage_again_and_says_so(here):
     assert again.made == [] and not any("edited" in line for line in again.terminal.lines)
 
 
+def test_an_edited_score_of_a_finished_run_is_noticed(here):
+    """Two stages have the name `policy`, and only one of them calls functions."""
+    words = ("ppo.score=mine.py:score", "data.source=embedded")
+    FakeDriver(here / "x", *words).execute()
+    (here / "mine.py").write_text("def score(answers): return [1.0] * len(answers)\n")
+    edited = FakeDriver(here / "x", *words)
+    edited.execute()
+    assert edited.made == ["round-000/policy"]
+
+
 def test_other_labels_make_what_follows_again(here):
     words = ("labeler.kind=mine.py:judge", "data.source=embedded")
     FakeDriver(here / "x", *words).execute()

@@ -14,11 +14,11 @@ PINNED = {
     "round-000/reward": "d1d52b9b",
     "round-000/policy": "7669c219",
     "round-000/sample": "025764e9",
-    "round-000/label": "e4e58ff1",
-    "round-000/retrain": "7244b94d",
-    "round-000/select": "61e14709",
-    "round-000/keep": "d01c4ac2",
-    "round-000/evaluate": "69ae5910",
+    "round-000/label": "2c0faca4",
+    "round-000/retrain": "0d0749b3",
+    "round-000/select": "346f8f52",
+    "round-000/keep": "9bcb13c0",
+    "round-000/evaluate": "f89de71a",
 }
 
 

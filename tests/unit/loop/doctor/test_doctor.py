@@ -16,6 +16,7 @@ from loop.doctor.model import find_base_model
 from loop.doctor.needs import GPU_PROGRAM_BYTES, PROGRAM_BYTES, RAY_BYTES, Room, find_room
 from loop.doctor.work import count_pairs, stage_seconds, stage_work, whole_run
 from policies.known_models import KNOWN_MODELS
+from tests.unit.rewards.ready_models import make_decoder
 
 GIB = 2**30
 HERE = Machine(cores=2, memory=24 * GIB, free_memory=20 * GIB, free_disk=100 * GIB)
@@ -103,6 +104,29 @@ def test_memory_follows_the_settings_that_lower_it():
     one, two = (need("sample", "sampling", f"generation.batch_size={rows}")["kv_cache"] for rows in (8, 16))
     # 16 rows of 512 + 192 tokens; keys and values of 2 heads x 128 numbers of 2 bytes in 28 layers
     assert two == 2 * one == 16 * 704 * 2 * 256 * 2 * 28
+
+
+def test_a_labelling_model_is_beside_the_base(tmp_path):
+    """Its weights are counted where it is loaded. A model of the hub is not downloaded for it."""
+    model, _ = make_decoder(tmp_path / "rm")
+    words = ("data.labeler_fraction=0", "labeler.kind=reward-model")
+
+    def needs(name):
+        shape, config, lengths, _, on_gpu = predicted("thai", *words, f"labeler.model={name}")
+        return {need.stage: need.owners for need in plan_for(shape, config, lengths, on_gpu).needs()}
+
+    local = needs(tmp_path / "rm")
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    assert {stage for stage, owners in local.items() if owners["labeler"]} == {"labeler", "label"}
+    assert local["label"]["labeler"] == size and local["label"]["base"] == local["sft"]["base"]
+    assert not {"labeler", "label"} & needs("org/name").keys()
+
+
+def test_no_stage_is_listed_twice(capsys):
+    """Some stages share their name with another that takes their place."""
+    main(["doctor", "thai", "data.labeler_fraction=0.5", "labeler.kind=reward-model"])
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.split()]
+    assert rows.count("labeler") == rows.count("policy") == 1
 
 
 def test_room_is_a_share_of_the_machine_or_a_gpu():

@@ -2,7 +2,7 @@
 
 from configs.schema import RunConfig
 from configs.views import visible
-from loop.round import STAGES
+from loop.round import STAGES, Stage
 from loop.stages import Context
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
@@ -17,8 +17,10 @@ SETTINGS = {
 
 
 def context(stage, folders, backbone, output, seed=0, round_number=None, **settings):
-    """A context of the stage, with these folders as its inputs."""
+    """A context of the stage, which is a name or a Stage, with these folders as its inputs."""
     output.mkdir(parents=True, exist_ok=True)
-    declared = next(found for found in STAGES if found.name == stage)
+    declared = stage if isinstance(stage, Stage) else next(found for found in STAGES if found.name == stage)
     config = visible(RunConfig.model_validate(SETTINGS | {"seed": seed} | settings), declared.visible)
-    return Context(stage, round_number, config, folders, output, Checkpoints(), report_nothing, get_backbone=lambda folder: backbone)
+    return Context(
+        declared.name, round_number, config, folders, output, Checkpoints(), report_nothing, get_backbone=lambda folder: backbone
+    )

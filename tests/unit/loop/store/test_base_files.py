@@ -191,7 +191,7 @@ def load_at_commits(base: Path, main: Path, commits: list[str]) -> None:
     for commit in commits:
         main.write_text(commit)
         backbone = Worker(0, 1)._backbone(config, base)
-        print(json.dumps([resolved_commit(config.base), sum_of_weights(backbone.causal_lm)]))
+        print(json.dumps([resolved_commit(config.base.model, config.base.revision), sum_of_weights(backbone.causal_lm)]))
 
 
 def sum_of_weights(model) -> float:

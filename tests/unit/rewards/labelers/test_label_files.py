@@ -1,5 +1,6 @@
 """Label files of other forms: CSV, and the exports of Label Studio and Argilla, as their documents describe them."""
 
+import csv
 import gzip
 import json
 
@@ -149,6 +150,51 @@ def test_label_studio(tmp_path):
 def test_an_annotation_that_is_not_clear_is_refused_with_its_row(tmp_path, data, results, why):
     path = tmp_path / "export.json"
     path.write_text(json.dumps([{"data": data, "annotations": [annotation("left", result=results)]}]))
+    with pytest.raises(UserError, match=f"row 1 cannot be used: .*{why}"):
+        read(path)
+
+
+FLAT = {"annotation_id": 5, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-02T00:00:00Z", "lead_time": 3.5}
+"""What Label Studio adds to each annotation in JSON_MIN and CSV."""
+
+
+def flat_rows():
+    """Three annotations as JSON_MIN has them: a Pairwise tag is a list, a single choice of a Choices tag is its text."""
+    by_ids = {"prompt": "prompt 0", "ids": [id_of(0, 0), id_of(0, 1)], "group": "b"}
+    by_texts = {"prompt": "prompt 1", "text1": "answer 1 0", "text2": "answer 1 2", "round": 1}
+    return [
+        by_ids | {"id": 1, "pw": [{"selected": "right"}], "annotator": 3} | FLAT,
+        by_ids | {"id": 1, "pw": [{"selected": "left"}], "annotator": {"id": 8, "email": "ann@x"}} | FLAT,
+        by_texts | {"id": 2, "better": "tie", "annotator": 7} | FLAT,
+    ]
+
+
+def test_label_studios_short_exports(tmp_path):
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(flat_rows()))
+    found = read(path)
+    assert said(found) == [("0", "1", "0", False, "3"), ("0", "0", "1", False, "ann@x"), ("1", "0", "2", True, "7")]
+    assert [row.shown_first for row in found.comparisons] == ["rejected", "chosen", "chosen"]
+    assert {row.labeled_at for row in found.comparisons} == {"2026-01-02T00:00:00Z"}
+    rows = [
+        row | {"annotator": row["annotator"]["email"] if isinstance(row["annotator"], dict) else row["annotator"]} for row in flat_rows()
+    ]
+    cells = [{name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()} for row in rows]
+    with (tmp_path / "export.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in cells for name in row)))
+        writer.writeheader()
+        writer.writerows(cells)
+    assert read(tmp_path / "export.csv").comparisons == found.comparisons
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"pw": []}, "it holds no choice"), ({"pw": [{"selected": "middle"}]}, "the choice is"), ({"ids": None}, "which two completions")],
+)
+def test_a_row_of_a_short_export_that_is_not_clear_is_refused(tmp_path, change, why):
+    """A column of the data with the text "b" is no choice."""
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([flat_rows()[0] | change]))
     with pytest.raises(UserError, match=f"row 1 cannot be used: .*{why}"):
         read(path)
 

@@ -178,3 +178,41 @@ def test_labels_by_id_and_by_text_are_on_the_same_side(tmp_path):
         assert found[0].prompt_id == found[2].prompt_id != found[1].prompt_id
         sides.add(found[0].heldout)
     assert sides == {True, False}
+
+
+COMPOSED, DECOMPOSED = "\u0e19\u0e49\u0e33", "\u0e19\u0e4d\u0e49\u0e32"
+"""The Thai word for water: with sara am as one character, and as two around the tone mark."""
+
+
+def read_normalized(folder, rows, is_normalized=True):
+    """The labels of two samples of the prompt "water?", of which the second has sara am as two characters."""
+    prompt, path = f"{COMPOSED}?", folder / "labels.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = [Sample(sample_id(1, 1, "p", k), content_id(prompt), prompt, text, True, 1, k) for k, text in enumerate(["no", DECOMPOSED])]
+    config = LabelerConfig(kind="preferences-file", path=str(path), bad_rows="skip")
+    return compare_by_file(made, config, SPLIT, ROUND, folder / "samples.jsonl", is_normalized=is_normalized)
+
+
+def test_texts_are_normalised_as_the_data_was(tmp_path):
+    """A prompt has the same id in any form, so the row finds the samples, in whatever form a tool has written their texts."""
+    rows = [
+        {"prompt": f"{asked}?", "chosen": text, "rejected": "no", "round": 1}
+        for asked in (DECOMPOSED, COMPOSED)
+        for text in (DECOMPOSED, COMPOSED)
+    ]
+    found = read_normalized(tmp_path, rows)
+    assert [(row.chosen_id, row.rejected_id, row.chosen) for row in found.comparisons] == [("1-1-p-1", "1-1-p-0", DECOMPOSED)]
+    assert found.left_out == {SAID_BEFORE: 3} and found.metrics["normalized"] == {"sara am": 2}
+    as_they_are = read_normalized(tmp_path, rows, is_normalized=False)
+    assert sorted(row.chosen_id for row in as_they_are.comparisons) == ["", "", "", "1-1-p-1"] and "normalized" not in as_they_are.metrics
+
+
+def test_texts_of_other_origin_are_normalised_too(tmp_path):
+    """Of another answer, the normal form is kept. Two forms of one text are nothing to compare."""
+    rows = [{"prompt": f"{DECOMPOSED}?", "chosen": f"{text}!", "rejected": "no", "round": 1} for text in (DECOMPOSED, COMPOSED)]
+    rows.append({"prompt": "q", "chosen": DECOMPOSED, "rejected": COMPOSED, "round": 1})
+    rows.append({"prompt": f"{COMPOSED}?", "chosen": DECOMPOSED, "rejected": COMPOSED, "round": 1})
+    found = read_normalized(tmp_path, rows)
+    assert [(row.prompt_id, row.chosen) for row in found.comparisons] == [(content_id(f"{COMPOSED}?"), f"{COMPOSED}!")]
+    assert found.left_out == {SAID_BEFORE: 1, "cannot be used": 1, EQUAL_TEXTS: 1}
+    assert "line 3" in found.metrics["unmatched"]
