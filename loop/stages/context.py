@@ -1,6 +1,6 @@
 """What a stage is given: its part of the config, its inputs, an empty output directory, and ways to report and to save."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.model_card import write_card
 from policies.reporting import Report
-from rewards.comparisons import Comparison, Demonstration, PromptRecord, iterate_jsonl, read_jsonl, write_jsonl
+from rewards.comparisons import Comparison, Demonstration, PromptRecord, read_jsonl, write_jsonl
 from rewards.data.lengths import TokenLimits
 from rewards.data.row_files import RowFile, StoredRows
 from rewards.evaluation import Evaluation, evaluate_policy
@@ -82,7 +82,7 @@ class Context:
 
         They stay in their file until somebody asks for one: a run may have millions of prompts, and a stage draws a few hundred.
         """
-        return StoredRows.of(self.inputs["data"] / f"{name}.jsonl", PromptRecord)
+        return self.stored_rows(name, PromptRecord)
 
     def pairs(self, name: str) -> list[Comparison]:
         """`pairs`, `heldout_pairs` or `labeler_pairs`. After the `filter` stage these are the ones that are short enough."""
@@ -97,9 +97,9 @@ class Context:
         """Whether the run has single answers."""
         return (self.inputs["data"] / "answers.jsonl").exists()
 
-    def read_rows(self, name: str, kind: type[Any]) -> Iterator[Any]:
-        """The rows of one of the files that `pairs` and `prompts` read, one at a time, because the original data may be large."""
-        return iterate_jsonl(self.inputs["data"] / f"{name}.jsonl", kind)
+    def stored_rows(self, name: str, kind: type[Any]) -> StoredRows[Any]:
+        """The rows of one of the files that `pairs` and `prompts` read. They stay there, because the original data may be large."""
+        return StoredRows.of(self.inputs["data"] / f"{name}.jsonl", kind)
 
     def labels(self) -> list[list[Comparison]]:
         """The comparisons of all rounds so far, by round. The last entry is this round's, once they are there."""

@@ -97,7 +97,7 @@ def filter(context: Context) -> Metrics:
         kinds["answers"] = Demonstration
     for name, kind in kinds.items():
         kept: RowFile[Any] = RowFile(kind, context.scratch)
-        left_out = limits.keep_into(kept, context.read_rows(name, kind), partial(_enter, ledger, name))
+        left_out = limits.keep_into(kept, context.stored_rows(name, kind), partial(_enter, ledger, name))
         if left_out and not kept:
             raise limits.nothing_left(name.replace("_", " ").replace("heldout", "held-out"), "the data", left_out)
         context.save_rows(f"{name}.jsonl", kept)

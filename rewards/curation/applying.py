@@ -1,14 +1,16 @@
 """Takes in original rows one by one, and says at the end what happens to each. Must never keep a text (`sketches.py`)."""
 
+from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from configs.curation import CurationConfig
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
-from rewards.curation.deciding import NEAR_HELD_OUT, count_repeated, decide, look_near_heldout
+from rewards.curation.deciding import NEAR_HELD_OUT, count_repeated, decide, draws_at_once, look_near_heldout, reservoir
 from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, End, Ledger, move, remove
-from rewards.curation.sketches import Sketches
+from rewards.curation.sketches import SIDES, TIE, Sketches
 from rewards.data.splits import Side
 
 PARTS: dict[End, Side] = {KEEP: "training", move(HELD_OUT): "heldout", move(LABELER): "labeler"}
@@ -16,35 +18,55 @@ PARTS: dict[End, Side] = {KEEP: "training", move(HELD_OUT): "heldout", move(LABE
 SAID_BEFORE, FOR_THE_LABELER = remove("a prompt that was there before"), remove("a prompt of the labeler's part")
 
 
+class Decision(NamedTuple):
+    """What happens to a pair. brings_prompt: whether it brings a prompt to ask that no earlier pair has brought."""
+
+    end: End
+    side: Side
+    brings_prompt: bool
+
+
 class Curator:
-    """First takes in all rows, then decides. The ledger gets the end of each row when it is asked for."""
+    """First takes in all rows, then decides. The ledger gets the end of each row when it is asked for.
+
+    ties, by_source: how many pairs of the run's parts are ties, and how many training pairs each source has, once it is decided.
+    """
 
     def __init__(self, config: CurationConfig, max_pairs: int | None, seed: int):
         self.config, self.max_pairs, self.seed = config, max_pairs, seed
         self.ledger = Ledger()
         self.sketches = Sketches(compares_prompts=config.near_heldout != "ignore")
+        self.ties, self.by_source = 0, Counter[str]()
+        self._drawn = reservoir(max_pairs, seed) if max_pairs and draws_at_once(config) else None
         self._near: np.ndarray | None = None
         self._asked: set[int] = set()  # numbers of prompts
 
-    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> None:
-        """Take in the next pair, which is on this side of the split. weight: how likely `max_pairs` draws it."""
+    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> bool:
+        """Take in the next pair, which is on this side of the split. weight: how likely `max_pairs` draws it.
+
+        Returns False if it is certain already that nothing of this pair is used, so that nobody has to keep it.
+        """
         self.sketches.add(pair, side, weight)
+        return self._drawn is None or self._drawn.add(len(self.sketches) - 1, weight)
 
     def add_prompt(self, record: PromptRecord | Demonstration, side: Side) -> None:
         """Take in a prompt that no pair needs to ask."""
         self.sketches.add_prompt(record.prompt_id, record.prompt, side)
 
-    def decide(self) -> list[tuple[End, bool]]:
-        """What happens to each pair, in their order, and whether it brings a prompt to ask that no earlier one has brought."""
+    def decide(self) -> list[Decision]:
+        """What happens to each pair, in their order."""
         sketches = self.sketches
         self._near = look_near_heldout(sketches, self.config)
+        ends = decide(sketches, self.config, self._near, self.max_pairs, self.seed, self._drawn)
+        for (source, end), number in Counter(zip(sketches.source.tolist(), ends, strict=True)).items():
+            self.ledger.add(sketches.sources[source], end, number)
+            if end == KEEP:
+                self.by_source[sketches.sources[source]] += number
+        self.ties = sum(ends[place] in PARTS for place in np.flatnonzero(sketches.verdict == TIE).tolist())
         decided = []
-        ends = decide(sketches, self.config, self._near, self.max_pairs, self.seed)
-        rows = zip(ends, sketches.source.tolist(), sketches.prompt.tolist(), sketches.on("labeler").tolist(), strict=True)
-        for end, source, prompt, for_labeler in rows:
-            self.ledger.add(sketches.sources[source], end)
-            may_be_asked = not for_labeler and (end in PARTS or end == move(PROMPTS))
-            decided.append((end, may_be_asked and self._is_new(prompt)))
+        for end, side, prompt in zip(ends, sketches.side.tolist(), sketches.prompt.tolist(), strict=True):
+            may_be_asked = SIDES[side] != "labeler" and (end in PARTS or end == move(PROMPTS))
+            decided.append(Decision(end, SIDES[side], may_be_asked and self._is_new(prompt)))
         return decided
 
     def ask(self, prompt_id: str) -> bool:

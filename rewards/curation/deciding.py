@@ -26,17 +26,27 @@ BEYOND_MAX = remove("beyond data.max_pairs")
 NEAR_HELD_OUT = remove("nearly a held-out prompt")
 
 
-def decide(sketches: Sketches, config: CurationConfig, near: np.ndarray | None, max_pairs: int | None, seed: int) -> list[End]:
+def decide(
+    sketches: Sketches,
+    config: CurationConfig,
+    near: np.ndarray | None,
+    max_pairs: int | None,
+    seed: int,
+    drawn: Reservoir[int] | None = None,
+) -> list[End]:
     """What happens to each pair, in their order.
 
-    near: for each prompt by its number, whether it is nearly a held-out one; None if nobody looked. seed: the run's.
+    near: for each prompt by its number, whether it is nearly a held-out one; None if nobody looked. seed: the run's. drawn: what
+    `max_pairs` has drawn, if that happened while the pairs came in (`draws_at_once`).
     """
     ends: list[End] = [KEEP] * len(sketches)
     _judge_same_pairs(sketches, config, ends)
     if max_pairs:
-        there, drawn = _kept(ends, range(len(ends))), Reservoir[int](max_pairs, derive_seed(seed, "max_pairs"))
-        for place in there:
-            drawn.add(place, sketches.weight[place])
+        there = _kept(ends, range(len(ends)))
+        if drawn is None:
+            drawn = reservoir(max_pairs, seed)
+            for place in there:
+                drawn.add(place, sketches.weight[place])
         _give(ends, set(there) - set(drawn.drawn()), BEYOND_MAX)
     moves: dict[Side, str] = {"heldout": HELD_OUT, "labeler": LABELER}
     for side, part in moves.items():
@@ -45,6 +55,16 @@ def decide(sketches: Sketches, config: CurationConfig, near: np.ndarray | None, 
         used = (KEEP, move(PROMPTS), move(LABELER))
         _give(ends, (place for place in np.flatnonzero(near[sketches.prompt]).tolist() if ends[place] in used), NEAR_HELD_OUT)
     return ends
+
+
+def reservoir(max_pairs: int, seed: int) -> Reservoir[int]:
+    """What draws the places of `max_pairs` pairs."""
+    return Reservoir(max_pairs, derive_seed(seed, "max_pairs"))
+
+
+def draws_at_once(config: CurationConfig) -> bool:
+    """Whether no pair is taken out before `max_pairs` draws, so that it can draw while pairs come in."""
+    return config.duplicates == config.raters == config.contradictions == "keep"
 
 
 def look_near_heldout(sketches: Sketches, config: CurationConfig) -> np.ndarray | None:

@@ -79,9 +79,14 @@ class Sketches:
         """The hash of each pair's rater; 0 for none."""
         return np.frombuffer(self._rater, np.uint64)
 
+    @property
+    def side(self) -> np.ndarray:
+        """The number of each pair's side in SIDES."""
+        return np.frombuffer(self._side, np.int8)
+
     def on(self, side: Side) -> np.ndarray:
         """Whether each pair is on this side."""
-        return np.frombuffer(self._side, np.int8) == SIDES.index(side)
+        return self.side == SIDES.index(side)
 
     def same_pairs(self) -> list[np.ndarray]:
         """The places of pairs with the same prompt and the same two answers, whichever of them is better."""

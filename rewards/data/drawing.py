@@ -20,14 +20,14 @@ class Reservoir(Generic[Item]):
         self._heap: list[tuple[float, int, Item]] = []
         self.added = 0
 
-    def add(self, item: Item, weight: float = 1.0) -> None:
-        """Add the next item of the stream."""
+    def add(self, item: Item, weight: float = 1.0) -> bool:
+        """Add the next item of the stream. Returns whether it stays for now; if not, it will not be drawn."""
         entry = (-self._random.expovariate(weight), self.added, item)
         self.added += 1
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
-        else:
-            heapq.heappushpop(self._heap, entry)
+            return True
+        return heapq.heappushpop(self._heap, entry) is not entry
 
     def drawn(self) -> list[Item]:
         """The items that stay, in the order in which they were added."""

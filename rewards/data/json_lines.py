@@ -208,7 +208,7 @@ def _value(text: str) -> Any:
 
 def _check_characters(text: str, value: Any) -> None:
     """Raises UnicodeEncodeError for half of a surrogate pair."""
-    if "\\ud" in text.lower():
+    if "\\ud" in text or "\\uD" in text:
         json.dumps(value, ensure_ascii=False).encode()
 
 

@@ -3,10 +3,10 @@
 Every row that is left out is counted by its reason, and each row has one end in the ledger (`rewards/curation`). The opening of a pair's
 prompt decides on which side of the split the pair is, so dialogues that open alike stay together (`splits.py`). Memory holds at most what
 `cap` lets through, and what curation remembers of each row (`rewards/curation/sketches.py`); all else goes into files at once
-(`row_files.py`). Must never train anything.
+(`row_files.py`). A pair is written once, and then its line is copied. Must never train anything.
 """
 
-from collections import Counter
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from configs.data import DataConfig
 from configs.errors import UserError
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.curation.applying import PARTS, Curator
-from rewards.curation.ledger import HELD_OUT, KEEP, PROMPTS, End, move, remove
+from rewards.curation.ledger import HELD_OUT, KEEP, PROMPTS, move, remove
 from rewards.data import embedded
 from rewards.data.counts import SourceCounts, read_counted
 from rewards.data.parts import PreferenceData, check_parts
@@ -50,9 +50,9 @@ def _curate_embedded(data: PreferenceData, config: DataConfig, curator: Curator)
     for record, side in prompts:
         curator.add_prompt(record, side)
     parts: dict[Side, list[Comparison]] = {"training": [], "heldout": [], "labeler": []}
-    for (pair, _), (end, _) in zip(pairs, curator.decide(), strict=True):
-        if end in PARTS:
-            parts[PARTS[end]].append(pair)
+    for (pair, _), decision in zip(pairs, curator.decide(), strict=True):
+        if decision.end in PARTS:
+            parts[PARTS[decision.end]].append(pair)
     check_parts(parts, config, "the embedded world")
     return replace(
         data,
@@ -60,14 +60,18 @@ def _curate_embedded(data: PreferenceData, config: DataConfig, curator: Curator)
         heldout=parts["heldout"],
         labeler_pairs=parts["labeler"],
         prompts=[record for record in data.prompts if not curator.is_near_heldout(record.prompt_id)],
-        by_source=Counter(pair.source for pair in parts["training"]),
+        by_source=curator.by_source,
         ledger=curator.ledger,
         repeated=curator.repeated,
     )
 
 
 class _Loader:
-    """Takes row after row. Once all are there, it has them curated, and sorts what they hold into parts."""
+    """Takes row after row. Once all are there, it has them curated, and sorts what they hold into parts.
+
+    taken: the records that may be used; beside each pair stands its prompt, in case the pair brings it. places: that of each pair among all
+    pairs that were read.
+    """
 
     def __init__(self, config: DataConfig, seed: int, curation: CurationConfig, folder: Path | None):
         self.config = config
@@ -78,16 +82,25 @@ class _Loader:
         self.pairs: dict[Side, Any] = {side: _rows(Comparison, folder) for side in ("training", "heldout", "labeler")}
         self.prompts: dict[Side, Any] = {side: _rows(PromptRecord, folder) for side in ("training", "heldout")}
         self.answers: Any = _rows(Demonstration, folder)
-        self.ties, self.by_source = 0, Counter[str]()
+        self.prompts_of_pairs: Any = _rows(PromptRecord, folder)
+        self.places, self.num_pairs = array("Q"), 0
 
     def take(self, row: ReadRow, counts: SourceCounts) -> None:
         """Take a row that can be used."""
         for record in row.records:
-            self.taken[type(record)].append(record)
+            side = self.split.side(record.prompt)
             if isinstance(record, Comparison):
-                self.curator.add(record, self.split.side(record.prompt), counts.source.config.weight)
+                self._take_pair(record, side, counts.source.config.weight)
             else:
-                self.curator.add_prompt(record, self.split.side(record.prompt))
+                self.taken[type(record)].append(record)
+                self.curator.add_prompt(record, side)
+
+    def _take_pair(self, pair: Comparison, side: Side, weight: float) -> None:
+        if self.curator.add(pair, side, weight):
+            self.places.append(self.num_pairs)
+            self.taken[Comparison].append(replace(pair, heldout=True) if side == "heldout" else pair)
+            self.prompts_of_pairs.append(PromptRecord(pair.prompt_id, pair.prompt, pair.source))
+        self.num_pairs += 1
 
     def finish(self) -> PreferenceData:
         """All parts. Raises UserError if one has nothing."""
@@ -97,8 +110,7 @@ class _Loader:
         for count in self.counts:
             for reason, number in count.left_out.items():
                 ledger.add(count.source.name, remove(reason), number)
-        for pair, (end, brings_prompt) in zip(self.taken[Comparison], self.curator.decide(), strict=True):
-            self._sort(pair, end, brings_prompt)
+        self._sort_pairs()
         for record in self.taken[PromptRecord]:
             self._ask(record)
         for answer in self.taken[Demonstration]:
@@ -107,17 +119,17 @@ class _Loader:
         check_parts(self.pairs, self.config, self._where())
         pairs, prompts = self.pairs, self.prompts
         parts = pairs["training"], pairs["heldout"], prompts["training"], prompts["heldout"], pairs["labeler"]
-        return PreferenceData(*parts, self.answers, self.counts, self.ties, self.by_source, ledger, self.curator.repeated)
+        return PreferenceData(*parts, self.answers, self.counts, self.curator.ties, self.curator.by_source, ledger, self.curator.repeated)
 
-    def _sort(self, pair: Comparison, end: End, brings_prompt: bool) -> None:
-        """Put a pair into its part, and its prompt as well if it brings one."""
-        side = self.split.side(pair.prompt)
-        if end in PARTS:
-            self.pairs[side].append(replace(pair, heldout=True) if side == "heldout" else pair)
-            self.ties += pair.tie
-            self.by_source.update([pair.source] if end == KEEP else [])
-        if brings_prompt:
-            self.prompts[side].append(PromptRecord(pair.prompt_id, pair.prompt, pair.source))
+    def _sort_pairs(self) -> None:
+        """Put each pair into its part, and its prompt as well if it brings one."""
+        decided = self.curator.decide()
+        for number, place in enumerate(self.places):
+            end, side, brings_prompt = decided[place]
+            if end in PARTS:
+                _copy(self.taken[Comparison], number, self.pairs[side])
+            if brings_prompt:
+                _copy(self.prompts_of_pairs, number, self.prompts[side])
 
     def _ask(self, record: PromptRecord) -> None:
         """Put a prompt without a pair into its part, unless it is there."""
@@ -155,3 +167,11 @@ def _in_words(counts: SourceCounts) -> str:
 
 def _rows(kind: type[Any], folder: Path | None) -> Any:
     return RowFile(kind, folder) if folder is not None else []
+
+
+def _copy(rows: Any, number: int, to: Any) -> None:
+    """Add a record of some rows to others of the same kind."""
+    if isinstance(to, RowFile):
+        to.append_line(rows.line(number))
+    else:
+        to.append(rows[number])

@@ -13,6 +13,8 @@ from typing import IO, Any, Generic, TypeVar, overload
 from rewards.comparisons import from_line, to_line
 
 Record = TypeVar("Record")
+BUFFER = 1 << 18
+"""How many bytes are written at once."""
 
 
 class StoredRows(Sequence[Record], Generic[Record]):
@@ -42,9 +44,12 @@ class StoredRows(Sequence[Record], Generic[Record]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
+        return from_line(self.line(range(len(self))[index]), self._kind)
+
+    def line(self, number: int) -> bytes:
+        """A record as it stands in the file, with the line feed. Copying it is faster than reading and writing the record."""
         begin, end = self._ends[number], self._ends[number + 1]
-        return from_line(os.pread(self._file.fileno(), end - begin, begin), self._kind)
+        return os.pread(self._file.fileno(), end - begin, begin)
 
     def __iter__(self) -> Iterator[Record]:
         return (self[number] for number in range(len(self)))
@@ -54,19 +59,24 @@ class RowFile(StoredRows[Record]):
     """Records that are added one by one. The file has no name, and is gone with this object."""
 
     def __init__(self, kind: type[Record], folder: Path):
-        super().__init__(kind, tempfile.TemporaryFile(dir=folder), array("Q", [0]))  # noqa: SIM115 (it lives as long as this object)
+        file = tempfile.TemporaryFile(buffering=BUFFER, dir=folder)  # noqa: SIM115 (it lives as long as this object)
+        super().__init__(kind, file, array("Q", [0]))
         self._is_flushed = True
 
     def append(self, record: Record) -> None:
         """Add a record at the end."""
-        line = to_line(record).encode()
+        self.append_line(to_line(record).encode())
+
+    def append_line(self, line: bytes) -> None:
+        """Add a record as it stands in another file (`line`)."""
         self._file.write(line)
         self._ends.append(self._ends[-1] + len(line))
         self._is_flushed = False
 
-    def __getitem__(self, index: Any) -> Any:
+    def line(self, number: int) -> bytes:
+        """As for other stored rows, also of records that were just added."""
         self._flush()
-        return super().__getitem__(index)
+        return super().line(number)
 
     def write(self, path: Path) -> None:
         """Write all records into a file of JSON lines."""

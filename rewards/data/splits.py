@@ -20,6 +20,7 @@ ID_LENGTH = 16
 """Hexadecimal digits of an id. These are 64 bits: among ten million prompts, two share an id with a probability of 3e-6."""
 HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
 """The first turn of a dialogue in HH's text form."""
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def content_id(prompt: Prompt) -> str:
@@ -27,8 +28,7 @@ def content_id(prompt: Prompt) -> str:
 
     A text and a single message with the same content have different ids, but the same opening and so the same side.
     """
-    canonical = json.dumps(prompt, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
+    return hashlib.sha256(_CANONICAL.encode(prompt).encode()).hexdigest()[:ID_LENGTH]
 
 
 def opening(prompt: Prompt) -> str:

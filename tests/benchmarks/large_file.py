@@ -1,14 +1,17 @@
 """How much memory and time a large file of preference pairs takes.
 
-    python -m tests.benchmarks.large_file [--megabytes 300] [--kind jsonl]
+    python -m tests.benchmarks.large_file [--megabytes 300] [--kind jsonl] [--only parse data]
 
 Writes a file of random pairs, and has child processes read it, so that each has its own peak of memory. A child notes its memory after its
-imports, loads the data as the stage `data` does, and writes the parts. Beside it stands one pass over the file that only parses the rows.
+imports, loads the data as the stage `data` does, and writes the parts; another one measures these rows as the stage `filter` does, with a
+small tokenizer of its own, and a last one loads with `data.max_pairs=10000`. Beside them stands one pass over the file that only parses the
+rows.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import resource
 import sys
@@ -17,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from loop.executors.executor import QUIET_LIBRARIES
 
 WORDS = [f"{syllable}{ending}" for syllable in ("ban", "dor", "kel", "มะม่วง", "สวัสดี", "tur") for ending in ("", "a", "ing", "ครับ", "s")]
 """A third of the words has Thai letters, which take three bytes each."""
@@ -27,14 +32,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--kind", choices=("jsonl", "parquet"), default="jsonl")
+    works = {"parse": parse, "data": load_all, "filter": filter_all, "max_pairs": load_some}
+    parser.add_argument("--only", nargs="+", choices=works, default=list(works), help="what is measured; filter needs data before it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"pairs.{options.kind}"
         rows = write(path, options.megabytes * 1_000_000)
         print(f"{path.stat().st_size / 1e6:.0f} MB, {rows} pairs, {options.kind}")
         print(f"{'':24} {'seconds':>8} {'of CPU':>8} {'MB beyond imports':>18}  rows in the parts")
-        for name, work in {"one pass that parses": parse, "load all": load_all, "load, max_pairs=10000": load_some}.items():
-            seconds, busy, megabytes, kept = in_a_child(work, path)
+        for name in options.only:
+            seconds, busy, megabytes, kept = in_a_child(works[name], path)
             print(f"{name:24} {seconds:8.1f} {busy:8.1f} {megabytes:18.0f}  {kept}", flush=True)
 
 
@@ -66,6 +73,7 @@ def in_a_child(work: Callable[[Path], int], path: Path) -> tuple[float, float, f
 
 
 def _measured(work: Callable[[Path], int], path: Path) -> tuple[float, float, float, int]:
+    os.environ.update(QUIET_LIBRARIES)  # as in the run's workers: a tokenizer has one thread there
     import_all()
     before, start, start_busy = peak(), time.perf_counter(), time.process_time()
     kept = work(path)
@@ -77,9 +85,11 @@ def import_all() -> None:
     import datasets
     import pyarrow.parquet
 
+    import policies.tiny_base
+    import rewards.data.lengths
     import rewards.data.preference_data
 
-    assert datasets and pyarrow and rewards.data.preference_data
+    assert datasets and pyarrow and policies.tiny_base and rewards.data.lengths and rewards.data.preference_data
 
 
 def peak() -> int:
@@ -107,6 +117,24 @@ def load_all(path: Path) -> int:
 
 def load_some(path: Path) -> int:
     return _load(path, max_pairs=10_000)
+
+
+def filter_all(path: Path) -> int:
+    """What the stage `filter` does with what `load_all` has written. No row is too long."""
+    from policies.tiny_base import train_tokenizer
+    from rewards.comparisons import Comparison, PromptRecord
+    from rewards.data.lengths import TokenLimits
+    from rewards.data.row_files import RowFile, StoredRows
+
+    limits = TokenLimits(train_tokenizer(WORDS, 1000), 10_000, 10_000)
+    kinds: dict[str, type[Any]] = {"pairs": Comparison, "heldout": Comparison, "prompts": PromptRecord, "heldout_prompts": PromptRecord}
+    counts = []
+    for name, kind in kinds.items():
+        kept: RowFile[Any] = RowFile(kind, path.parent)
+        limits.keep_into(kept, StoredRows.of(path.parent / f"{name}.rows", kind), lambda row, reason: None)
+        kept.write(path.parent / f"{name}.filtered")
+        counts.append(len(kept))
+    return sum(counts)
 
 
 def _load(path: Path, **settings: Any) -> int:

@@ -6,7 +6,16 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from policies.tokenization import DialogueRefused, as_read, decode_completion, encode_completion, encode_messages, encode_prompt
+from policies.tokenization import (
+    DialogueRefused,
+    as_read,
+    decode_completion,
+    encode_completion,
+    encode_completions,
+    encode_messages,
+    encode_prompt,
+    encode_prompts,
+)
 from tests.conftest import make_causal_lm
 
 MISTRAL_FORM = "{% for m in messages %}{{ '<s>[INST] ' + m['content'] | trim + ' [/INST]' }}{% endfor %}"
@@ -129,3 +138,10 @@ def test_without_a_template_calls_of_tools_are_refused(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(DialogueRefused, match="has none"):
         encode_messages(tokenizer, CALLING)
+
+
+def test_many_texts_are_encoded_as_one(tokenizer):
+    prompts = ["one two", [{"role": "user", "content": "three"}], "", "สวัสดี<|end|>"]
+    assert encode_prompts(tokenizer, prompts) == [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    completions = [("one", True), ("", True), ("two<|end|>", False), ("", False)]
+    assert encode_completions(tokenizer, completions) == [encode_completion(tokenizer, text, finished) for text, finished in completions]

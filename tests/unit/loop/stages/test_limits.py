@@ -12,6 +12,8 @@ from loop.stages.setup import END_OF_PART, LEDGER, PAIR_FILES, PROMPT_FILES
 from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.curation.ledger import Ledger, remove
+from rewards.data.lengths import LONG_COMPLETION, LONG_PROMPT, TokenLimits
+from rewards.data.row_files import RowFile, StoredRows
 from rewards.data.splits import Split
 from tests.unit.loop.stages.contexts import SETTINGS, context
 
@@ -78,6 +80,18 @@ def test_the_ledger_says_what_became_of_rows_too_long(backbone, original, tmp_pa
     moved = {"held out": 2, "the labeler": 2, "prompts only": 4}
     assert metrics["ledger"] == {"mail": {"original": 16, "kept": 2, "removed": removed, "moved": moved, "generated": {}}}
     assert json.loads((tmp_path / "filter" / LEDGER).read_text()) == metrics["ledger"]
+
+
+def test_many_rows_are_told_apart_as_one(backbone, tmp_path):
+    """Of each three rows, the second has a long prompt and the third a long completion. Rows are encoded 256 at once, 600 in all."""
+    texts = [("12", "ab"), ("123", "ab"), ("12", "abc")]
+    rows = [Comparison("p", prompt, chosen, "a", source=f"{number}") for number in range(200) for prompt, chosen in texts]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    kept, told = RowFile(Comparison, tmp_path), []
+    stored = StoredRows.of(tmp_path / "rows.jsonl", Comparison)
+    left_out = TokenLimits(backbone.tokenizer, 2, 3).keep_into(kept, stored, lambda *row_and_reason: told.append(row_and_reason))
+    assert list(kept) == rows[::3] and left_out == {LONG_PROMPT: 200, LONG_COMPLETION: 200}
+    assert told[::2] == [(row, LONG_PROMPT) for row in rows[1::3]] and told[1::2] == [(row, LONG_COMPLETION) for row in rows[2::3]]
 
 
 @pytest.mark.parametrize("name", [*PAIR_FILES, *PROMPT_FILES])

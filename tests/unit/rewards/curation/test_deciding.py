@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from configs.curation import CurationConfig
-from rewards.curation.applying import repeated_in
+from rewards.curation.applying import Curator, repeated_in
 from rewards.curation.deciding import contradictions, decide, look_near_heldout
 from rewards.curation.ledger import KEEP
 from tests.unit.rewards.curation.pairs import pair, sketch
@@ -133,3 +133,14 @@ def test_what_is_repeated_among_the_rows_of_a_reward_model_is_counted():
     """The second row says what the first says, and the third says the opposite of both. The others are about other completions."""
     rows = [pair(), pair(generation=0), pair(chosen="b", rejected="a"), pair(chosen="c"), pair("r", tie=True)]
     assert repeated_in(rows) == {"duplicates": 1, "contradictions": 1}
+
+
+def test_max_pairs_draws_the_same_pairs_while_they_come_in():
+    """The reference draws once all pairs are there. A pair that was refused on its way in is not drawn, and most are refused."""
+    pairs, curator = [pair(f"question {i}") for i in range(200)], Curator(CurationConfig(), 10, 0)
+    stays = [curator.add(row, "training") for row in pairs]
+    decided = curator.decide()
+    assert [decision.end.why or decision.end.step for decision in decided] == ends(pairs, max_pairs=10)
+    kept = [decision.end == KEEP for decision in decided]
+    assert sum(kept) == 10 and all(stay for stay, is_kept in zip(stays, kept, strict=True) if is_kept)
+    assert sum(stays) < 100  # in the mean 10 (1 + ln 20) = 40

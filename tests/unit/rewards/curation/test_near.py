@@ -1,9 +1,12 @@
 """Near-duplicates, beside the exact Jaccard similarity; scripts of texts."""
 
+import random
+import string
 import unicodedata
 
 import pytest
 
+from rewards.curation import near
 from rewards.curation.languages import language_of
 from rewards.curation.near import SHINGLE, NearDuplicates
 from tests.unit.rewards.curation.pairs import number
@@ -68,6 +71,20 @@ def test_agrees_with_the_exact_similarity(text):
 def test_the_first_text_of_a_group_stands_for_it():
     chain = [ENGLISH, THAI, ENGLISH + " Yes.", THAI + " ครับ", ENGLISH]
     assert groups(*chain) == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("firsts", [near.FIRSTS, 2])
+def test_many_texts_that_look_alike(firsts, monkeypatch):
+    """150 texts share 300 of 430 letters, so two of them have a similarity of about 296 / 556 = 0.53: often a band in common, never near.
+    Each comes again with other last letters, and a similarity of 421 / 431 = 0.98 to itself.
+    The two agree in 0.98^8 = 83 % of the bands, so they are found although a text is compared with only two others in each."""
+    monkeypatch.setattr(near, "FIRSTS", firsts)
+    rng = random.Random(0)
+    shared = "".join(rng.choices(string.ascii_lowercase, k=300))
+    texts = [shared + "".join(rng.choices(string.ascii_lowercase, k=130)) for _ in range(150)]
+    again = [text[:-5] + "12345" for text in texts]
+    assert sum(map(len, texts + again)) > near.BATCH
+    assert groups(*texts, *again) == [*range(150), *range(150)]
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_the_benchmark_of_large_files_reads_its_file(tmp_path):
     rows = large_file.write(tmp_path / "pairs.jsonl", 100_000)
     assert large_file.parse(tmp_path / "pairs.jsonl") == rows
     assert large_file.load_all(tmp_path / "pairs.jsonl") == 2 * rows  # each pair, and its prompt
+    assert large_file.filter_all(tmp_path / "pairs.jsonl") == 2 * rows
 
 
 def test_what_becomes_equal_is_left_out(tmp_path):
@@ -210,6 +211,10 @@ def test_a_row_file_is_a_sequence(tmp_path):
     assert read_jsonl(tmp_path / "rows.jsonl", PromptRecord) == records
     stored = StoredRows.of(tmp_path / "rows.jsonl", PromptRecord)
     assert list(stored) == records and stored[-2:] == records[-2:] and len(stored) == 50
+    copied = RowFile(PromptRecord, tmp_path)
+    copied.append_line(stored.line(7))
+    copied.append_line(rows.line(3))
+    assert list(copied) == [records[7], records[3]]
     (tmp_path / "empty.jsonl").touch()
     assert not StoredRows.of(tmp_path / "empty.jsonl", PromptRecord)
     assert not RowFile(Comparison, tmp_path)
