@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from configs.errors import LoopError, Stopped, UserError
-from loop.commands import choose, data, doctor, experiment, gc, resume, run, status, verify
+from loop.commands import choose, data, doctor, experiment, gc, plan, resume, run, status, verify
 from loop.printing import say
 from loop.signals import SIGNALS
 
@@ -28,6 +28,7 @@ COMMANDS: dict[str, ModuleType] = {
     "status": status,
     "choose": choose,
     "doctor": doctor,
+    "plan": plan,
     "data": data,
     "verify": verify,
     "gc": gc,

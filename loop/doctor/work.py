@@ -48,41 +48,92 @@ def count_pairs(config: RunConfig) -> Pairs:
     return Pairs(round((pairs - heldout) * (1 - data.labeler_fraction)), heldout, lines is None and data.max_pairs is None)
 
 
-def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
-    """Stage -> unit -> how often it is done, in the mean over the rounds. Comparisons of earlier rounds are not counted."""
-    generation, evaluated = config.generation.batch_size, config.evaluate.num_prompts
-    sampled = config.sample.num_prompts * config.sample.num_completions * (1 + config.sample.earlier_fraction)
-    labels = config.sample.num_prompts * config.labeler.pairs_per_prompt
-    mixture = min(config.retrain.max_pairs or 10**9, pairs.training + labels)
-    reference = config.reward.normalization_samples
-    best_of = max(config.evaluate.best_of, 1)
-    score, draw = 1 / SCORING_ROWS, 1 / generation
-    reads = 2 * sampled * score  # log-probs under the SFT adapter and under the base, for the features
+def setup_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Stage before round 0 -> unit -> how often it is done."""
     work: dict[str, dict[str, float]] = {}
     if config.base.model == "embedded":
         work["base"] = {"pretraining": config.base.pretraining_steps}
     work["sft"] = {"sft": _steps(pairs.training, config.sft)}
     if "reward-model" in config.labeler.kinds:
         trained = {} if config.labeler.model else {"reward": _steps(pairs.training, config.reward)}
-        work["labeler"] = trained | {"score": 2 * pairs.heldout * score}
-    work["baseline"] = {"sample": evaluated * draw}
+        work["labeler"] = trained | {"score": 2 * pairs.heldout / SCORING_ROWS}
+    work["baseline"] = {"sample": config.evaluate.num_prompts / config.generation.batch_size}
+    return work
+
+
+def round_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str, dict[str, float]]:
+    """Stage of a round -> unit -> how often it is done. Only round 0 trains a reward model before PPO. `keep` computes nothing new."""
+    generation, evaluated = config.generation.batch_size, config.evaluate.num_prompts
+    sampled = config.sample.num_prompts * config.sample.num_completions * (1 + config.sample.earlier_fraction)
+    reference, is_first = config.reward.normalization_samples, round_number == 0
+    score, draw = 1 / SCORING_ROWS, 1 / generation
+    heldout = {"score": 2 * pairs.heldout * score}
     judged = {"sample": reference * draw, "score": (2 * pairs.heldout + reference) * score}
-    work["reward"] = {"reward": _steps(pairs.training, config.reward)} | judged
-    work["policy"] = {"policy": config.ppo.num_updates}
-    if config.ppo.score == "features":  # from round 1 on, each response is read under two adapters as well
-        read = 2 * config.ppo.num_updates * config.ppo.batch_size * score
-        work["policy"]["logprobs"] = read * (config.num_rounds - 1) / config.num_rounds
+    work: dict[str, dict[str, float]] = {}
+    work["reward"] = {"reward": _steps(pairs.training, config.reward)} | judged if is_first else heldout
+    work["policy"] = _policy_work(config, pairs, round_number)
     work["sample"] = {"sample": sampled * draw}
-    work["retrain"] = {"reward": _steps(mixture, config.reward)} | judged
-    work["select"] = {"score": 2 * sampled * score, "logprobs": reads}
-    work["keep"] = {"score": sampled * score, "logprobs": reads}
+    looked_at = {"score": sampled * score, "logprobs": 2 * sampled * score}  # log-probs under the SFT adapter and under the base
+    if config.labeler.pick != "random":
+        work["committee"] = looked_at
+    work["retrain"] = {"reward": _steps(_mixture(config, pairs, round_number), config.reward)} | judged
+    work["select"] = looked_at | {"score": 2 * sampled * score}
+    work["keep"] = {}
     if config.ppo.init == "selected":
         work["refresh"] = {"sft": _steps(config.keep.max_rows, config.keep)}
-    answered = evaluated * best_of
+    answered = evaluated * max(config.evaluate.best_of, 1)
     probed = min(config.evaluate.probes, evaluated) * PROBE_FORMS
     scored = answered + probed + 4 * pairs.heldout
     work["evaluate"] = {"sample": (answered + probed) * draw, "score": scored * score, "logprobs": (2 * evaluated + 2 * answered) * score}
     return work
+
+
+def _policy_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str, float]:
+    """What makes the policy of a round. A pair of DPO counts as one of the reward model's, and its reference as log-probs of two rows."""
+    if config.trainer == "dpo":
+        rows = _mixture(config, pairs, round_number - 1) if round_number else pairs.training
+        return {"reward": rows * config.dpo.num_epochs / config.reward.batch_size, "logprobs": 2 * rows / SCORING_ROWS}
+    work: dict[str, float] = {"policy": config.ppo.num_updates}
+    if config.ppo.score == "features" and round_number:  # each response is read under two adapters, and so are those of the reference
+        reference = config.reward.normalization_samples
+        read = config.ppo.num_updates * config.ppo.batch_size + reference
+        work |= {"logprobs": 2 * read / SCORING_ROWS, "sample": reference / config.generation.batch_size}
+    return work
+
+
+def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
+    """Stage -> unit -> how often it is done, in the mean over the rounds; `reward` as in round 0, because later rounds do not train it."""
+    rounds = [round_work(config, pairs, number) for number in range(config.num_rounds)]
+    means = {
+        stage: {
+            unit: sum(done[stage].get(unit, 0) for done in rounds) / len(rounds) for unit in {k: 0 for done in rounds for k in done[stage]}
+        }
+        for stage in rounds[0]
+    }
+    return setup_work(config, pairs) | means | {"reward": rounds[0]["reward"]}
+
+
+def labels_of_round(config: RunConfig) -> int:
+    """How many comparisons the labeler is asked for in each round, at most: equal completions of a prompt are not compared.
+
+    With `labeler.kind: preferences-file` it is what the file would hold if it had as many pairs as another labeler is asked for.
+    """
+    sample, completions = config.sample, config.sample.num_completions
+    of_a_prompt = min(config.labeler.pairs_per_prompt, completions * (completions - 1) // 2)
+    if config.labeler.budget is None:
+        return sample.num_prompts * of_a_prompt
+    heldout = round(sample.num_prompts * sample.heldout_fraction)
+    return min(config.labeler.budget, (sample.num_prompts - heldout) * of_a_prompt) + heldout * of_a_prompt
+
+
+def _mixture(config: RunConfig, pairs: Pairs, round_number: int) -> int:
+    """How many rows the reward model of a round is retrained on, at most (rewards/replay.py)."""
+    labels = round(labels_of_round(config) * (1 - config.sample.heldout_fraction))
+    everything = pairs.training + (round_number + 1) * labels
+    if config.retrain.data == "last":
+        return labels
+    limit = config.retrain.mixture_pairs if config.retrain.data == "sample" else config.retrain.max_pairs
+    return min(limit or everything, everything)
 
 
 def stage_seconds(work: Mapping[str, Mapping[str, float]], unit_seconds: Mapping[str, float]) -> dict[str, float]:

@@ -47,6 +47,7 @@ def test_every_preset_goes_through_doctor(preset, capsys):
     assert code == 0 if preset == "embedded" else code in (0, 2)
     for words in ("machine: 2 cores, 24.0 GiB of memory", "base: ", "policy", "evaluate", "memory: at most", "disk: about"):
         assert words in out
+    assert out.count("\n  policy ") == 1  # PPO and DPO have one name, and a run has one of them
     assert ("to do: it fits with" in err or "no setting makes it fit" in err) == (code == 2)
     assert ("the table of known models" in out) == (preset != "embedded")
 
@@ -225,7 +226,9 @@ def test_time_is_the_sum_of_what_stages_do():
     work = stage_work(config, count_pairs(config))
     # 2,000 pairs in batches of 64: 32 steps; in batches of 16, twice: 250; 80 updates; 450 x 4 samples in batches of 128
     assert work["sft"] == {"sft": 32} and work["reward"]["reward"] == 250 and work["policy"]["policy"] == 80
-    assert work["policy"]["logprobs"] == pytest.approx(2 * 80 * 64 / 128 * 2 / 3)  # twice in two of three rounds
+    # In two of three rounds, those of PPO and 256 of the reference are read twice
+    assert work["policy"]["logprobs"] == pytest.approx(2 * (80 * 64 + 256) / 128 * 2 / 3)
+    assert work["keep"] == {} and "score" in work["evaluate"]
     assert work["sample"] == {"sample": 1800 / 128}
     seconds = stage_seconds(work, dict.fromkeys(("pretraining", "sft", "reward", "policy", "sample", "score", "logprobs"), 1.0))
     assert seconds["sft"] == 32 + 4  # a trainer of TRL takes 4 s to start
