@@ -29,6 +29,7 @@ COMMANDS = {
     "resume": "resume",
     "status": "status",
     "choose": "choose",
+    "promote": "promote",
     "doctor": "doctor",
     "plan": "plan",
     "data": "data",
