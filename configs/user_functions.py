@@ -28,6 +28,8 @@ from configs.errors import UserError
 
 PATTERN = r"^(?:[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):[A-Za-z_]\w*$"
 """`file.py:function` or `module:function`."""
+OWN_PACKAGES = ("configs", "policies", "rewards", "loop")
+"""A user's package of such a name cannot be imported where ours are."""
 _IMPORTED: dict[str, str] = {}
 """Modules that were imported for a user's function -> SHA-256 of the file at that time."""
 
@@ -86,6 +88,8 @@ def _find(name: str, where: str = "") -> tuple[Path, str]:
         spec = None
     if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
         to_do = f"install it, start the command in its folder (this is {os.getcwd()}), or give a file: path/to/file.py:{function}"
+        if (package := source.partition(".")[0]) in OWN_PACKAGES:
+            to_do = f"{package!r} is a package of loop itself, so give the file of yours: path/to/file.py:{function}"
         raise UserError(f"there is no Python module {source!r}", where or name, to_do)
     return Path(spec.origin), function
 

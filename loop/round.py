@@ -124,6 +124,9 @@ CHOOSE = Stage(
     calls=("select.use", "evaluate.rules"),
 )
 """No stage of a run: what `loop choose` asks of a worker."""
+PROMOTE = Stage("promote", (*_MODEL, "generation"), seeded=False)
+PROMOTE_ADAPTER = replace(PROMOTE, name="promote_adapter")
+"""No stages of a run: what `loop promote` asks of a worker."""
 
 
 class Run(Protocol):

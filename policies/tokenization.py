@@ -58,6 +58,14 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
     return list(_encode_turns(tokenizer, tokenizer.chat_template, json.dumps(list(messages)), add_generation_prompt))
 
 
+def hh_template(tokenizer: Any) -> str:
+    """Return a chat template that writes what `encode_messages` writes for this tokenizer, which has none."""
+    begins = "{{ bos_token }}" if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
+    name = f"{json.dumps(HH_NAMES)}.get(message['role'], message['role'])"
+    turns = f"{{% for message in messages %}}{{{{ '\\n\\n' + {name} + ': ' + message['content'] }}}}{{% endfor %}}"
+    return f"{begins}{turns}{{% if add_generation_prompt %}}{{{{ '\\n\\nAssistant:' }}}}{{% endif %}}"
+
+
 @lru_cache(maxsize=8192)
 def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool) -> tuple[int, ...]:
     """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow.

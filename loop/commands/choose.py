@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.loading import validate
 from configs.schema import RunConfig
 from loop.commands.arguments import check_has_config, find_run, number_from, runs_folder
-from loop.executors import executor_for
-from loop.executors.executor import StageRequest
+from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
-from loop.functions import hash_functions
 from loop.printing import say
 from loop.round import BASE, CHOOSE, FILTER, POLICY, RETRAIN, SELECT, SFT, Stage
-from loop.store.artifacts import find_damage, write_synced
+from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
-from loop.store.layout import RunFolder, StageWork
-from loop.store.progress import read_progress
-from loop.store.run_config import read_config
-from loop.terminal import Terminal
+from loop.store.layout import RunFolder
 from rewards.comparisons import PromptRecord, read_jsonl, write_jsonl
 from rewards.data.prompts import read_prompts
 
@@ -48,7 +42,9 @@ def run(options: argparse.Namespace) -> int:
     folder = RunFolder(find_run(runs_folder(options).resolve(), options.name))
     check_has_config(folder)
     state = fold(read_events(folder.journal))
-    config, round_number = _config(folder, state, options.n), _find_round(folder, state, options.round)
+    # What is asked here takes the place of what the run's own samples have.
+    config = config_in_this_process(folder, state, sample={"num_completions": options.n})
+    round_number = _find_round(folder, state, options.round)
     inputs = _inputs(folder, state, round_number)
     records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]))
     out = _writable(Path(options.out)) if options.out else None
@@ -62,14 +58,6 @@ def run(options: argparse.Namespace) -> int:
         write_synced(out, "\n".join(lines) + "\n")
     say(f"{len(lines)} prompts answered by {folder.name}, round {round_number}: {out}")
     return 0
-
-
-def _config(folder: RunFolder, state: RunState, num_completions: int) -> RunConfig:
-    """The config of the run, with what is asked here in place of what the run's own samples have."""
-    values = read_config(folder.path, state).model_dump()
-    values["sample"] |= {"num_completions": num_completions}
-    values["runtime"] |= {"executor": "in-process", "workers": 1}
-    return validate(values, str(folder.config))
 
 
 def _find_round(folder: RunFolder, state: RunState, wanted: int | None) -> int:
@@ -93,12 +81,7 @@ def _inputs(folder: RunFolder, state: RunState, round_number: int) -> dict[str, 
         "retrained": (RETRAIN, round_number),
         "select": (SELECT, round_number),
     }
-    for stage, number in places.values():
-        committed = state.stage(stage.name, number).committed
-        if damage := find_damage(folder.stage(stage.name, number), committed.manifest if committed else None):
-            to_do = f"delete that directory, and `loop resume {folder.name}` makes it again"
-            raise UserError(f"{stage.name} is damaged: {damage[0]}", str(folder.stage(stage.name, number)), to_do)
-    return {name: folder.stage(stage.name, number) for name, (stage, number) in places.items()}
+    return whole_stages(folder, state, places)
 
 
 def _prompts_are_messages(data: Path) -> bool:
@@ -119,26 +102,11 @@ def _choose(
     config: RunConfig, round_number: int, inputs: dict[str, Path], records: list[PromptRecord], place: Path
 ) -> list[dict[str, Any]]:
     """The choice for each record, in order. Equal prompts are answered once and have equal rows."""
-    work, output, prompts = StageWork(place / "work"), place / "output", place / "prompts"
-    for path in (work.path, output, prompts):
+    output, prompts = place / "output", place / "prompts"
+    for path in (output, prompts):
         path.mkdir()
     write_jsonl(prompts / "prompts.jsonl", {record.prompt_id: record for record in records}.values())
-    request = StageRequest(
-        stage=CHOOSE.name,
-        round=round_number,
-        config=config.model_dump(mode="json"),
-        reads=CHOOSE.visible,
-        functions=hash_functions(config, CHOOSE),
-        inputs={name: str(path) for name, path in (inputs | {"prompts": prompts}).items()},
-        work=str(work.path),
-        output=str(output),
-    )
-    terminal = Terminal()
-    with executor_for(config, place) as executor:
-        with terminal.stage("starting"):
-            executor.start()
-        with terminal.stage("choosing") as show:
-            executor.run(CHOOSE.name, request, lambda: show(read_progress(work.progress)))
+    ask(CHOOSE, round_number, config, inputs | {"prompts": prompts}, place, output, "choosing")
     rows = [json.loads(line) for line in (output / "chosen.jsonl").read_text(encoding="utf-8").splitlines()]
     by_id = {row["prompt_id"]: row for row in rows}
     return [by_id[record.prompt_id] for record in records]

@@ -81,7 +81,7 @@ def _survey(config: RunConfig, show: Callable[[int], None]) -> dict[str, Any]:
     project = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-m", "rewards.curation.program"]
+    command = [sys.executable, "-P", "-m", "rewards.curation.program"]
     request, pipe = json.dumps({"config": config.model_dump(mode="json")}), subprocess.PIPE
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, encoding="utf-8", env=environment) as child:

@@ -6,35 +6,40 @@
     4    a stage failed
     130  interrupted; the same command continues
 
-Each command is a module with `HELP`, `add_arguments` and `run`. Must never import torch or Ray.
+Each command is a module with `HELP`, `add_arguments` and `run`, which is imported only if it is asked for: `status` has to answer at once.
+Must never import torch or Ray.
 """
 
 import argparse
+import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from configs.errors import LoopError, Stopped, UserError
-from loop.commands import choose, data, doctor, experiment, gc, plan, resume, run, status, verify
+from loop import __version__
+from loop.commands.explaining import about_a_run, about_the_end
 from loop.printing import say
 from loop.signals import SIGNALS
 
-COMMANDS: dict[str, ModuleType] = {
-    "run": run,
-    "resume": resume,
-    "status": status,
-    "choose": choose,
-    "doctor": doctor,
-    "plan": plan,
-    "data": data,
-    "verify": verify,
-    "gc": gc,
-    "experiment": experiment,
+COMMANDS = {
+    "run": "run",
+    "resume": "resume",
+    "status": "status",
+    "choose": "choose",
+    "promote": "promote",
+    "doctor": "doctor",
+    "plan": "plan",
+    "data": "data",
+    "verify": "verify",
+    "gc": "gc",
+    "experiment": "experiment",
 }
+"""Each command, and its module in this package."""
 DEFAULT_RUNS = "runs"
+MORE = "docs/quickstart.md explains what a run shows."
 QUIET_CODES = (3, Stopped.exit_code)
 """Exit codes that are no error: waiting for labels, interrupted."""
 
@@ -54,16 +59,20 @@ def main(words: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def make_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands. only: the command that is known to be the first word; the modules of the others are not imported."""
     parser = _Parser(
         prog="loop",
-        description="Iterated RLHF. Each round trains a reward model, trains the policy against it, samples from the policy, has the "
-        "samples judged, and trains the reward model again.",
-        epilog="`COMMAND --help` describes one command. docs/quickstart.md explains what a run shows.",
+        description="Iterated RLHF. Each round trains a reward model, trains the policy against it, samples from\n"
+        "the policy, has the samples judged, and trains the reward model again.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"loop {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    for name, module in COMMANDS.items():
+    if only not in COMMANDS:
+        parser.epilog = "\n\n".join(["`COMMAND --help` describes one command.", about_a_run(), about_the_end(), MORE])
+    for name in [only] if only in COMMANDS else COMMANDS:
+        module = _module(name)
         command = commands.add_parser(name, help=module.HELP, description=_sentence(module.HELP))
         module.add_arguments(command)
         command.add_argument(
@@ -75,10 +84,14 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _module(command: str) -> Any:
+    return importlib.import_module(f"loop.commands.{COMMANDS[command]}")
+
+
 def _run_command(words: Sequence[str] | None) -> int:
     try:
         options = _read(words)
-        return COMMANDS[options.command].run(options)
+        return _module(options.command).run(options)
     except LoopError as error:
         say(f"{'' if error.exit_code in QUIET_CODES else 'error: '}{error}", to_stderr=True)
         return error.exit_code
@@ -91,7 +104,8 @@ def _run_command(words: Sequence[str] | None) -> int:
 
 def _read(words: Sequence[str] | None) -> argparse.Namespace:
     """The options of one command; None reads the command line of this process. Raises UserError for words that no command takes."""
-    options, left = make_parser().parse_known_args(words)
+    words = sys.argv[1:] if words is None else words
+    options, left = make_parser(next(iter(words), None)).parse_known_args(words)
     settings = [word for word in left if "=" in word and not word.startswith("-")]
     if hasattr(options, "settings") and settings == left:
         options.settings += left  # argparse takes KEY=VALUE before or after the options, but not both

@@ -7,6 +7,7 @@ from pathlib import Path
 from configs.loading import Given, read_given, validate
 from configs.schema import RunConfig
 from loop.commands.arguments import add_rounds, find_run, run_name, runs_folder
+from loop.commands.explaining import about_a_run
 from loop.doctor.before_a_run import first_lines
 from loop.driver import Driver
 from loop.executors import executor_for
@@ -29,6 +30,7 @@ HELP = "start a run, or continue it: the same command again resumes"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `run`."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, about_a_run()
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, for example ppo.num_updates=10")
     add_rounds(parser)
     parser.add_argument("--config", metavar="FILE", help="a YAML file or the name of a preset (default: the embedded world)")

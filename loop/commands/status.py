@@ -2,40 +2,92 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from loop.commands.arguments import add_run, find_run, runs_folder
+from configs.errors import UserError
+from loop.commands.arguments import find_run, runs_folder
 from loop.ledger import run_ledger
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, fold, read_events
-from loop.store.layout import RunFolder, stage_name
+from loop.store.layout import RunFolder, runs_in, stage_name
 from loop.store.lock import is_locked
 from loop.store.measures import headline, live, warning_lines
-from loop.store.progress import read_progress
+from loop.store.progress import Progress, read_progress
 from rewards.curation.ledger import line
 
 HELP = "show where a run stands and what it has measured"
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A run in short. state: as in `RunState`, or `damaged` if its journal cannot be read. stage: the one that started last, and how far
+    it is; total is 0 where that is not known."""
+
+    run: str
+    state: str
+    num_rounds: int | None = None
+    stage: str | None = None
+    done: int = 0
+    total: int = 0
+    message: str | None = None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `status`."""
-    add_run(parser)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; without it, a line for each run where there are several")
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything that was measured")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    folder = RunFolder(find_run(runs_folder(options), options.run))
-    state = fold(read_events(folder.journal))
-    if state.state == "running" and not is_locked(folder.path):
-        state.state = "interrupted"
+    runs = runs_folder(options)
+    if options.run is None and len(several := runs_in(runs)) > 1:
+        found = [_summary(run) for run in several]
+        say(json.dumps({"runs": [asdict(row) for row in found]}, indent=2, ensure_ascii=False) if options.json else _list(found))
+        return 0
+    folder = RunFolder(find_run(runs, options.run))
+    state = _seen(folder)
     if options.json:
         say(json.dumps(as_json(folder.name, state), indent=2, ensure_ascii=False))
     else:
         say("\n".join(_lines(folder, state)))
     return 0
+
+
+def _seen(folder: RunFolder) -> RunState:
+    """The state of a run. One that no process works on is not running, whatever its journal says."""
+    state = fold(read_events(folder.journal))
+    if state.state == "running" and not is_locked(folder.path):
+        state.state = "interrupted"
+    return state
+
+
+def _summary(folder: RunFolder) -> Summary:
+    """A run in short."""
+    try:
+        state = _seen(folder)
+    except UserError as error:
+        return Summary(folder.name, "damaged", message=str(error))
+    found = Summary(folder.name, state.state, state.num_rounds, message=state.message)
+    for number, stage, row in state.stages():
+        if row.state != "pending":
+            now = read_progress(folder.work(stage, number).progress) if row.state == "running" else Progress()
+            found = replace(found, stage=stage_name(stage, number), done=now.done, total=now.total)
+    return found
+
+
+def _list(found: Sequence[Summary]) -> str:
+    """A line for each run."""
+    wide = max(len(row.run) for row in found)
+    lines = []
+    for row in found:
+        rounds = "" if row.num_rounds is None else f"{row.num_rounds} rounds"
+        how_far = f"  {row.done} of {row.total}" if row.total else ""
+        lines.append(f"{row.run:<{wide}}  {row.state:<11} {rounds:<10} {row.stage or ''}{how_far}".rstrip())
+    return "\n".join([*lines, "`loop status RUN` says more about one of them."])
 
 
 def as_json(name: str, state: RunState) -> dict[str, Any]:

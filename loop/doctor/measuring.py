@@ -45,7 +45,7 @@ def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: S
         "PYTHONWARNINGS": "ignore",
         **thread_variables(threads),
     }
-    command = [sys.executable, "-m", "loop.doctor.trial"]
+    command = [sys.executable, "-P", "-m", "loop.doctor.trial"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
     if done.returncode:
         end = "\n".join(done.stderr.strip().splitlines()[-ERROR_LINES:])

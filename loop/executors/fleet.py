@@ -128,7 +128,7 @@ class Fleet:
         self._lines = queue.Queue()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "loop.executors.actors", self.config.model_dump_json(), self.name],
+                [sys.executable, "-P", "-m", "loop.executors.actors", self.config.model_dump_json(), self.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

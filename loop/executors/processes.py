@@ -47,7 +47,7 @@ def kill_marked_from_outside(mark: str) -> None:
     A process that has imported Ray may be ended by Ray as soon as another process of Ray dies, before it has killed the rest.
     """
     environment = {name: value for name, value in os.environ.items() if name != MARK}
-    command = [sys.executable, "-m", "loop.executors.processes", mark]
+    command = [sys.executable, "-P", "-m", "loop.executors.processes", mark]
     subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

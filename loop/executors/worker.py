@@ -22,7 +22,6 @@ from loop.round import BASE, DATA, LABEL, LABELER
 from loop.store import base_files
 from loop.store.layout import StageWork
 from loop.store.progress import ProgressFile
-from policies.named_bases import source_of
 
 COLLECTIVE_FACTOR = 5
 """A sum over the workers may take this many times `hang_seconds`. The limit ends a wait that looks like work, as it does on a GPU, and it
@@ -113,15 +112,12 @@ class Worker:
         from policies.backbone import Backbone
         from policies.conversion import make_available
 
-        own = config.base.model == "embedded"
-        source = str(folder) if own else source_of(config.base.model)
+        source, base = base_files.pinned(config.base, folder)
         if source not in self._backbones:
             with self._heartbeat.downloading():
                 make_available(config.base.model)
             base_files.check_unchanged(folder)
-            commit = base_files.read_record(folder).get("commit")
-            base = config.base.model_copy(update={"revision": commit}) if commit else config.base
-            with nullcontext() if own else self._heartbeat.downloading():
+            with nullcontext() if config.base.model == "embedded" else self._heartbeat.downloading():
                 self._backbones = {source: Backbone.load(source, base, config.lora, config.runtime.shard_base)}
             base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
         backbone = self._backbones[source]

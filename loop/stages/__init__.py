@@ -8,14 +8,16 @@ must never look at other stages, the journal, or Ray.
 
 from collections.abc import Callable
 
-from loop.round import CHOOSE, KEEP, LABELER, READY_LABELER, REFRESH, SETUP_STAGES
+from loop.round import CHOOSE, KEEP, LABELER, PROMOTE, PROMOTE_ADAPTER, READY_LABELER, REFRESH, SETUP_STAGES
 from loop.round import STAGES as DECLARED
-from loop.stages import choosing, keeping, rounds, setup
+from loop.stages import choosing, keeping, promoting, rounds, setup
 from loop.stages.context import Context, Metrics
 
 _ELSEWHERE = dict.fromkeys((*SETUP_STAGES, LABELER, READY_LABELER), setup) | dict.fromkeys((KEEP, REFRESH), keeping)
 
 STAGES: dict[str, Callable[[Context], Metrics]] = {stage.name: getattr(_ELSEWHERE.get(stage, rounds), stage.name) for stage in DECLARED} | {
-    CHOOSE.name: choosing.choose
+    CHOOSE.name: choosing.choose,
+    PROMOTE.name: promoting.promote,
+    PROMOTE_ADAPTER.name: promoting.promote_adapter,
 }
-"""Each stage that `round.py` declares, with its function, which has the stage's name, and what `loop choose` asks of a worker."""
+"""Each stage that `round.py` declares, with its function, which has the stage's name, and what `loop choose` and `loop promote` ask."""

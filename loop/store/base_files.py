@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.schema import RunConfig
+from configs.schema import BaseConfig, RunConfig
 from loop.store.artifacts import digest_of, hash_json
 from loop.store.journal import Event
 from loop.store.known_hashes import KnownHashes
@@ -43,6 +43,16 @@ def read_record(base: Path) -> dict[str, Any]:
     except ValueError:
         to_do = "delete the directory that holds it, and the same command makes it again"
         raise UserError("the record of the base model cannot be read", str(path), to_do) from None
+
+
+def pinned(config: BaseConfig, base: Path) -> tuple[str, BaseConfig]:
+    """What `from_pretrained` is given for the base of a run, and its settings, with the commit that the run has recorded.
+
+    base: the directory of the base stage.
+    """
+    commit = read_record(base).get("commit")
+    source = str(base) if config.model == "embedded" else source_of(config.model)
+    return source, config.model_copy(update={"revision": commit}) if commit else config
 
 
 def find_changes(base: Path, thorough: bool = False) -> list[str]:

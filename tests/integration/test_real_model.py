@@ -9,6 +9,7 @@ import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.schema import BaseConfig, LoraSection
 from policies.backbone import Backbone
@@ -107,3 +108,19 @@ def test_a_short_run_with_labels_from_a_reward_model(workspace):
     record = json.loads((folder / "setup" / "base" / "base.json").read_text())
     assert record["model"] == "smollm2-135m" and {"config.json", "model.safetensors", "tokenizer.json"} <= record["files"].keys()
     assert workspace.loop("verify", "short")
+
+
+def test_its_policy_is_promoted_as_a_model(workspace):
+    """After the test above. Nothing has measured the rounds, so one has to be named."""
+    assert "nothing tells the rounds apart" in workspace.loop("promote", "short", exit_code=2)[1]
+    workspace.loop("promote", "short", "0", "--out", "shipped")
+    config = json.loads((workspace.folder / "shipped" / "config.json").read_text())
+    assert (config["dtype"], config["rope_theta"], config["model_type"]) == ("float32", 100000.0, "llama")
+    card = (workspace.folder / "shipped" / "README.md").read_text(encoding="utf-8")
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in card and "license: apache-2.0\n" in card
+    model, tokenizer = (kind.from_pretrained(workspace.folder / "shipped") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}], add_generation_prompt=True)[
+        "input_ids"
+    ]
+    answer = model.generate(torch.tensor([ids]), do_sample=False)[0, len(ids) :]
+    assert len(answer) == 8 or answer[-1] == tokenizer.eos_token_id  # as long as the run let answers be

@@ -63,6 +63,11 @@ def test_an_edited_function_is_loaded_as_it_is_now(here, name, file):
         ("broken.py:judge", "broken.py is not valid Python", "correct the file"),
         ("crowds.votes:judge", "there is no Python module 'crowds.votes'", "path/to/file.py:judge"),
         ("crowd.voices:judge", "there is no Python module 'crowd.voices'", "path/to/file.py:judge"),
+        (
+            "rewards.mine:judge",
+            "there is no Python module 'rewards.mine'",
+            "'rewards' is a package of loop itself, so give the file of yours",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_runs(here, name, what, to_do):

@@ -32,7 +32,7 @@ class Chooser(FakeExecutor):
 def loop(tmp_path, monkeypatch, capsys):
     """Run a command in the test's own folder, which has a run of two rounds. Returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    for command in ("run", "choose"):
+    for command in ("run", "asking"):
         monkeypatch.setattr(f"loop.commands.{command}.executor_for", lambda config, folder: nullcontext(Chooser()))
     (tmp_path / "prompts.txt").write_text("one\ntwo\none\n")
     (tmp_path / "empty.txt").write_text("\n")
