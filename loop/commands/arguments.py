@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.fields import BadValue, check_name
-from loop.store.layout import RunFolder, runs_in
+from loop.store.layout import RunFolder, runs_in, runs_of_experiments
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +38,16 @@ def runs_folder(options: argparse.Namespace) -> Path:
 
 
 def find_run(runs: Path, name: str | None) -> Path:
-    """The directory of a run that exists. Without a name there must be exactly one run. Raises UserError."""
+    """The directory of a run that exists, also of one of an experiment (EXPERIMENT/RUN). Without a name there must be exactly one run, and
+    those of experiments do not count. Raises UserError.
+    """
     known = [run.name for run in runs_in(runs)]
     if name is None and len(known) == 1:
         name = known[0]
     if name is None:
         what = "there is no run yet" if not known else f"there are several runs: {', '.join(known)}"
         raise UserError(what, str(runs), "start one with `loop run`" if not known else "name one of them")
-    if name not in known:
+    if name not in known and name not in runs_of_experiments(runs):
         raise UserError(f"there is no run {name!r}", str(runs), f"the runs here are: {', '.join(known) or 'none'}")
     return runs / name
 

@@ -21,8 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if options.run and "=" in options.run:  # argparse takes the first word for the run's name
         options.run, options.settings = None, [options.run, *options.settings]
-    runs = runs_folder(options).resolve()
-    folder = RunFolder(find_run(runs, options.run))
+    folder = RunFolder(find_run(runs_folder(options).resolve(), options.run))
     check_has_config(folder)
-    start(runs, read_given(None, options.settings, name=folder.name, num_rounds=options.rounds))
+    start(folder.path.parent, read_given(None, options.settings, name=folder.name, num_rounds=options.rounds))
     return 0

@@ -11,11 +11,11 @@ from loop.commands.arguments import find_run, runs_folder
 from loop.ledger import run_ledger
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
-from loop.store.journal import RunState, StageState, fold, read_events
+from loop.store.journal import RunState, StageState, read_events
 from loop.store.layout import RunFolder, runs_in, stage_name
-from loop.store.lock import is_locked
 from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import Progress, read_progress
+from loop.store.seen import seen_state
 from rewards.curation.ledger import line
 
 HELP = "show where a run stands and what it has measured"
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         say(json.dumps({"runs": [asdict(row) for row in found]}, indent=2, ensure_ascii=False) if options.json else _list(found))
         return 0
     folder = RunFolder(find_run(runs, options.run))
-    state = _seen(folder)
+    state = seen_state(folder, read_events(folder.journal))
     if options.json:
         say(json.dumps(as_json(folder.name, state), indent=2, ensure_ascii=False))
     else:
@@ -57,18 +57,10 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seen(folder: RunFolder) -> RunState:
-    """The state of a run. One that no process works on is not running, whatever its journal says."""
-    state = fold(read_events(folder.journal))
-    if state.state == "running" and not is_locked(folder.path):
-        state.state = "interrupted"
-    return state
-
-
 def _summary(folder: RunFolder) -> Summary:
     """A run in short."""
     try:
-        state = _seen(folder)
+        state = seen_state(folder, read_events(folder.journal))
     except UserError as error:
         return Summary(folder.name, "damaged", message=str(error))
     found = Summary(folder.name, state.state, state.num_rounds, message=state.message)

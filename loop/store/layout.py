@@ -136,3 +136,9 @@ def runs_in(folder: Path) -> list[RunFolder]:
     """The runs in a directory of runs. A name that begins with a dot is the beginning of a fork that did not finish (forks.py)."""
     journals = folder.glob(f"*/{RunFolder(Path()).journal}")
     return [RunFolder(journal.parent) for journal in sorted(journals) if not journal.parent.name.startswith(".")]
+
+
+def runs_of_experiments(folder: Path) -> dict[str, RunFolder]:
+    """The runs of the experiments in a directory of runs, by their name there: EXPERIMENT/RUN."""
+    experiments = [child for child in sorted(folder.glob("*")) if child.is_dir() and not RunFolder(child).journal.exists()]
+    return {f"{experiment.name}/{run.name}": run for experiment in experiments for run in runs_in(experiment)}

@@ -1,10 +1,11 @@
-"""Labels that a committee picks, and answers that a selector chooses, in runs as a user types them."""
+"""Labels that a committee picks, answers that a selector chooses, and the report of it all, in runs as a user types them."""
 
 import json
 
 import pytest
 
 from rewards.comparisons import Comparison, Sample, read_jsonl
+from tests.unit.loop.report.test_page import Reader
 
 pytestmark = pytest.mark.slow
 BUDGET = 20
@@ -63,3 +64,17 @@ def test_what_choose_cannot_answer(frugal):
     (frugal.folder / "long.txt").write_text("mango " * 200)
     assert "prompt too long" in frugal.loop("choose", "long.txt", "--name", "frugal", exit_code=2)[1]
     assert "there is no run 'none'" in frugal.loop("choose", "long.txt", "--name", "none", exit_code=2)[1]
+
+
+def test_the_report_of_a_real_run_has_its_figures_and_samples(frugal):
+    """32 held-out prompts answered by three policies; labels of each round. Making it changes nothing in the run."""
+    before = frugal.digests("frugal")
+    out, err = frugal.loop("report", "frugal", "--output", "report.html")
+    page = Reader((frugal.folder / "report.html").read_text(encoding="utf-8"))
+    assert not err and "written to report.html" in out
+    gold = frugal.status("frugal")["rounds"][1]["stages"]["evaluate"]["metrics"]["gold"]["mean"]
+    assert f"{gold:.2f} after round 1" in page.text and "Original rows by source" in page.text
+    held_out = [card for card in page.data["cards"] if card["k"] == "held-out"]
+    assert len(held_out) == 32 and all([answer["r"] for answer in card["a"]] == [None, 0, 1] for card in held_out)
+    assert any(answer["w"][0] for card in page.data["cards"] if card["k"] == "labelled" for answer in card["a"])
+    assert frugal.digests("frugal") == before and frugal.loop("verify", "frugal")[0].endswith("nothing damaged\n")

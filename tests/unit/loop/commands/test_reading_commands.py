@@ -1,0 +1,124 @@
+"""The commands that only read runs: list, samples, logs, report."""
+
+import json
+
+import pytest
+
+from configs.errors import UserError
+from loop.commands.main import main
+from loop.printing import UNPRINTABLE
+from loop.report.experiment import experiment_page
+from loop.store.journal import Journal
+from loop.store.layout import RunFolder
+from tests.unit.loop.report.hostile import hostile_texts
+from tests.unit.loop.report.made import SETTINGS, make_run
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "first")
+    return tmp_path / "runs"
+
+
+def said(capsys, *words):
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def test_list_shows_every_run_and_the_damaged_one(runs, capsys):
+    make_run(runs / "experiment" / "arm-seed-0", golds=(2.5,))
+    (runs / "torn").mkdir()
+    (runs / "torn" / "journal.jsonl").write_text("nothing\n")
+    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))}
+    assert rows["first"]["state"] == "done" and rows["first"]["rounds"] == "2 of 2" and rows["first"]["last figure"] == "gold 3.00 ± 0.05"
+    assert rows["experiment/arm-seed-0"]["last figure"] == "gold 2.50 ± 0.05" and rows["torn"]["state"] == "damaged"
+
+
+def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
+    make_run(runs / "experiment" / "arm-seed-0", golds=(2.5,))
+    for command in ("status", "logs", "samples", "report"):
+        said(capsys, command, "experiment/arm-seed-0")
+    assert (runs.parent / "experiment-arm-seed-0.html").is_file()
+    assert main(["status", "experiment"]) == main(["status", "first/../first"]) == main(["status", "experiment/none"]) == 2
+
+
+def test_a_round_counts_when_it_is_evaluated(runs, capsys):
+    """The first stages of round 1 are done, and no other one has begun."""
+    folder = RunFolder(make_run(runs / "half", golds=(2.0,)).folder.path)
+    journal = Journal(folder.journal)
+    journal.append("run_started", num_rounds=2)
+    journal.append("stage_committed", stage="reward", round=1, seconds=1.0, metrics={"pairs": 1})
+    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))}
+    assert (rows["half"]["rounds"], rows["half"]["state"]) == ("1 of 2", "interrupted")
+
+
+def test_samples_can_be_picked_and_sorted(runs, capsys):
+    """Round 1 has 4 answers to held-out prompts and 8 labelled ones, of which each second has the selector's score 1."""
+    assert said(capsys, "samples").endswith("12 of 12 answers\n")
+    rows = [json.loads(line) for line in said(capsys, "samples", "--sort", "score", "--json", "--limit", "5").splitlines()]
+    assert [row["scores"]["selector"] for row in rows] == [1, 1, 1, 1, 0]
+    assert "selector 0.00" in said(capsys, "samples", "--sort", "score", "--ascending", "--limit", "1")
+    assert said(capsys, "samples", "--round", "sft", "--prompt", "CAT eat").count("A cat eats fish.") == 1
+    assert said(capsys, "samples", "--defect", "empty").startswith("0 of 0")
+
+
+def test_samples_are_printed_without_control_characters(runs, capsys):
+    for number, text in enumerate(hostile_texts(34)):
+        make_run(runs / f"h{number}", golds=(), answers=[text], settings=SETTINGS)
+        out = said(capsys, "samples", f"h{number}", "--prompt", "p0")
+        assert not UNPRINTABLE.search(out) and len(out) < 20_000
+        out.encode("utf-8")
+
+
+@pytest.mark.parametrize("words", [["--round", "7"], ["--round", "x"], ["--defect", "emty"], ["--sort", "beauty"]])
+def test_wrong_words_are_refused(runs, words, capsys):
+    assert main(["samples", "first", *words]) == 2
+    assert "use one of" in capsys.readouterr().err
+
+
+def test_logs_shows_what_happened_and_the_log_files(runs, capsys):
+    (runs / "first" / "logs").mkdir()
+    (runs / "first" / "logs" / "ray.log").write_bytes(b"old\n" * 50 + b"new \x1b[2J\xff\n")
+    out = said(capsys, "logs", "first", "--lines", "2")
+    assert "stage committed  round-001/evaluate  1.5 s" in out and "run done" in out and "\\u001b" in out
+    assert out.count("old") == 1
+
+
+def test_report_writes_one_file(runs, capsys):
+    out = said(capsys, "report", "first", "--output", "page.html")
+    assert "Yes: +2.00 in true reward" in out and "written to page.html" in out
+    assert (runs.parent / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_report_of_two_runs_has_a_name_of_both(runs, capsys):
+    make_run(runs / "second", golds=(2.5,))
+    said(capsys, "report", "first", "second")
+    assert (runs.parent / "first-second.html").is_file()
+    assert main(["report", "first", "first"]) == 2 and main(["report", "first", "--output", "no/folder.html"]) == 2
+
+
+def test_the_report_of_an_experiment_has_its_tables_and_plots(runs, capsys):
+    folder = runs / "iterate"
+    folder.mkdir()
+    label = {"metric": "evaluate.gold", "round": "last"}
+    values = [label | {"arm": arm, "seed": seed, "value": 1.0 + seed} for arm in "ab" for seed in (0, 1)]
+    means = [label | {"arm": arm, "mean": 1.5, "standard_error": 0.5, "count": 2} for arm in "ab"]
+    difference = {"mean": 0.4, "standard_error": 0.1, "low": 0.2, "high": 0.6, "count": 2, "positive": 2, "kl": {"a": 1.0, "b": None}}
+    results = {
+        "experiment": "iterate",
+        "command": "loop experiment x.yaml",
+        "seeds": [0, 1],
+        "all_seeds": [0, 1],
+        "arms": {arm: {"kind": "rounds", "rounds": 1, "changes": {}} for arm in "ab"},
+        "values": values,
+        "means": means,
+        "differences": [label | {"arm": "a", "minus": "b"} | difference],
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    assert "+0.400" in said(capsys, "report", "iterate")
+    text = (runs.parent / "iterate.html").read_text(encoding="utf-8")
+    assert "Differences in evaluate.gold" in text and "+0.200 to +0.600" in text
+    (folder / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read"):
+        experiment_page(folder)
