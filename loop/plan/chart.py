@@ -21,11 +21,9 @@ def loss_grid(law: Law, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 
 def draw(plan: Mapping[str, Any], file: Path) -> None:
-    """Draw a plan of `plan_base` into an SVG file. Raises UserError where matplotlib is missing or the file cannot be written."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("--plot needs matplotlib", f"--plot {file}", "install it: pip install matplotlib") from None
+    """Draw a plan of `plan_base` into an SVG file. Raises UserError where the file cannot be written."""
+    from matplotlib.figure import Figure
+
     law, known = LAWS[plan["law"]], plan["known"]
     params = _axis([plan["params"], *(model["params"] for model in known)])
     tokens = _axis([plan["tokens"], *(model["tokens"] for model in known)])
