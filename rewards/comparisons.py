@@ -5,6 +5,7 @@ the round whose policy wrote a completion. (In the config, `generation` is the s
 """
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -198,6 +199,17 @@ def _names(kind: type) -> dict[str, None]:
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
+
+
+def all_pairs(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, Sample]]]:
+    """All pairs of different completions, by prompt."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.prompt_id, []).append(sample)
+    return {
+        prompt_id: [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
+        for prompt_id, group in groups.items()
+    }
 
 
 def group_candidates(comparisons: Sequence[Comparison]) -> list[CandidateGroup]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "run",
     "resume": "resume",
     "status": "status",
+    "label": "label",
     "list": "list_runs",
     "report": "report",
     "samples": "samples",

@@ -20,14 +20,15 @@ from policies.dpo import train_dpo
 from policies.responses import EncodedPrompt
 from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final, final_loss
-from rewards import keeping, labelers, replay, selectors
+from rewards import keeping, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
 from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.curation.applying import repeated_in
 from rewards.data.splits import Split
-from rewards.labelers import Earlier, LabelTask
 from rewards.labelers import committee as committees
+from rewards.labelers import registry as labelers
+from rewards.labelers.labels import Earlier, LabelTask
 from rewards.measurements import ends, over_updates, summarize
 from rewards.probes import probe
 from rewards.reward_model import measure_scores, outcomes

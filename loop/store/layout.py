@@ -6,6 +6,7 @@
       lock                     held by the process that works on the run (store/lock.py)
       logs/ray.log             what Ray and its process print
       logs/failed-stage.log    the traceback of the last stage that failed
+      labeling/                who labels, and what they have skipped (labeling/page.py); the labels are where `labeler.path` says
       setup/<stage>/           committed stages before round 0
       round-000/<stage>/       committed stages of a round (store/artifacts.py)
       work/<place>-<stage>/    a stage that is not finished, for example work/round-000-policy/
@@ -68,6 +69,10 @@ class RunFolder:
     @property
     def failed_stage_log(self) -> Path:
         return self.path / "logs" / "failed-stage.log"
+
+    @property
+    def labeling(self) -> Path:
+        return self.path / "labeling"
 
     @property
     def all_work(self) -> Path:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewards.comparisons import Comparison, Sample, write_jsonl
+from rewards.comparisons import Comparison, Sample, all_pairs, write_jsonl
 from rewards.data.splits import Split
 from rewards.labelers.labels import Committee
-from rewards.labelers.picking import Texts, all_pairs, texts_of
+from rewards.labelers.picking import Texts, texts_of
 from rewards.selectors import Candidates, Tools
 from rewards.selectors.features import logprobs
 from rewards.selectors.worth import WORTH

@@ -26,6 +26,8 @@ from rewards.data.unpacking import file_kind, opened
 from rewards.data.unusable import BadLine, BadRow
 from rewards.labelers.label_rows import shown
 
+WANTED = "wanted.jsonl"
+"""Where a labeler asks people about certain pairs: these pairs, in the checkpoints of the label stage."""
 NOT_LABELED = "not labelled yet"
 SKIPPED = "skipped by the rater"
 

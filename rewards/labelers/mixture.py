@@ -18,14 +18,13 @@ from configs.seeds import derive_seed
 from policies import parallel
 from rewards.comparisons import Comparison, write_jsonl
 from rewards.labelers import preferences_file
+from rewards.labelers.label_files import WANTED
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import Judge, decide
 from rewards.labelers.picking import Pair, pick_pairs
 from rewards.labelers.raters import PairKey, alpha_of_pairs, combine, pair_key, vote
 
 FILE = "preferences-file"
-WANTED = "wanted.jsonl"
-"""In the stage's work directory: the pairs that people are asked about."""
 
 
 def label(task: LabelTask, judge_of: Callable[[LabelTask], Judge]) -> Labels:

@@ -7,7 +7,6 @@
 Equal completions are never paired. Everything depends on the seed, the samples and the committee's scores only.
 """
 
-import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from configs.errors import UserError
 from configs.seeds import derive_seed, draw
-from rewards.comparisons import Sample
+from rewards.comparisons import Sample, all_pairs
 from rewards.labelers.labels import LabelTask
 from rewards.selectors.worth import WORTH
 
@@ -107,17 +106,6 @@ def _worthiest(task: LabelTask, count: int, taken: Sequence[Pair]) -> list[Pair]
             free[pair.prompt_id] -= 1
             picked.append(pair)
     return picked
-
-
-def all_pairs(samples: Sequence[Sample]) -> dict[str, list[tuple[Sample, Sample]]]:
-    """All pairs of different completions, by prompt."""
-    groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.prompt_id, []).append(sample)
-    return {
-        prompt_id: [(a, b) for a, b in itertools.combinations(group, 2) if (a.completion, a.finished) != (b.completion, b.finished)]
-        for prompt_id, group in groups.items()
-    }
 
 
 def texts_of(prompt_id: str, first: tuple[str, bool], second: tuple[str, bool]) -> Texts:

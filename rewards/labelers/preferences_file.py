@@ -107,5 +107,5 @@ def ask(path: Path, samples_path: Path, why: str) -> str:
         f"  samples to compare: {samples_path}\n"
         f"  write comparisons to: {path}\n"
         '  one a line: {"chosen_id": "...", "rejected_id": "...", "tie": false}, with ids of the samples\n'
-        "  then run the same command again"
+        "  then run the same command again; `loop label` does all of this in a browser"
     )

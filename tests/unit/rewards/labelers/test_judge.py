@@ -20,11 +20,11 @@ from configs.loading import dump_config
 from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
-from rewards import labelers
 from rewards.comparisons import Sample
 from rewards.data.splits import Split
-from rewards.labelers import LabelTask
+from rewards.labelers import registry as labelers
 from rewards.labelers.judge import REFUSED, UNCLEAR, parse, render
+from rewards.labelers.labels import LabelTask
 from tests.forked import Forked
 from tests.unit.rewards.labelers.chat_server import Answer, ChatServer
 

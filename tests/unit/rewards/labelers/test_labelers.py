@@ -11,12 +11,13 @@ from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
-from rewards import labelers
 from rewards.comparisons import Sample, win_probability
 from rewards.data.splits import Split
-from rewards.labelers import LABELERS, LabelTask
+from rewards.labelers import registry as labelers
+from rewards.labelers.labels import LabelTask
 from rewards.labelers.pairs import judge_by_scores, label_by_judge
 from rewards.labelers.picking import choose_pairs
+from rewards.labelers.registry import LABELERS
 
 SPLIT = Split(seed=0, heldout_fraction=0.2)
 

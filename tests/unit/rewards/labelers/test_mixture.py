@@ -9,8 +9,9 @@ import pytest
 from configs import UserError, load_config
 from configs.errors import WaitingForLabels
 from policies.checkpoints import Checkpoints
-from rewards import labelers
-from rewards.labelers.mixture import WANTED, parts_of
+from rewards.labelers import registry as labelers
+from rewards.labelers.label_files import WANTED
+from rewards.labelers.mixture import parts_of
 from rewards.labelers.picking import pick_pairs
 from tests.unit.rewards.labelers.test_labelers import samples, task
 

@@ -12,7 +12,7 @@ from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from rewards.comparisons import Sample
 from rewards.data.splits import Split
-from rewards.labelers import LabelTask
+from rewards.labelers.labels import LabelTask
 from rewards.labelers.pairs import judge_by_scores, label_by_judge
 from rewards.labelers.picking import RANDOM, choose_pairs, pick_pairs
 from rewards.selectors.worth import WORTH

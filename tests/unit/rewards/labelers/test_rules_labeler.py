@@ -1,7 +1,7 @@
 """The labeler that counts defects."""
 
-from rewards import labelers
 from rewards.comparisons import Sample
+from rewards.labelers import registry as labelers
 from tests.unit.rewards.labelers.test_labelers import task
 
 

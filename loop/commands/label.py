@@ -1,0 +1,101 @@
+"""`label`: serve a page on which people compare the answers of the round that waits for labels. loop/labeling does the work.
+
+It also writes the labels for other tools, and takes in theirs. aiohttp is imported only when a page is served.
+"""
+
+import argparse
+from pathlib import Path
+
+from configs.errors import UserError
+from loop.commands.arguments import add_run, check_has_config, find_run, number_from, runs_folder
+from loop.failures import disk_errors_explained
+from loop.labeling.answers import AnswerFile, opened
+from loop.labeling.rounds import LabelingRound, read_round, state_of, waiting_round
+from loop.labeling.transfer import FORMS, export, import_labels
+from loop.printing import say
+from loop.store.artifacts import write_synced
+from loop.store.layout import RunFolder
+from loop.store.lock import is_locked
+
+HELP = "compare answers in a browser, for a run that waits for labels; or export and import labels"
+PORT = 8750
+DOUBLE = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `label`."""
+    add_run(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run when enough labels are in, in every round")
+    parser.add_argument(
+        "--double",
+        type=_fraction,
+        default=DOUBLE,
+        metavar="FRACTION",
+        help=f"the share of the pairs that two raters label, to see how far they agree (default: {DOUBLE})",
+    )
+    parser.add_argument("--port", type=number_from(0), default=PORT, metavar="PORT", help=f"the port of the page (default: {PORT})")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="an address of this machine under which other machines reach the page, without encryption (default: this machine only)",
+    )
+    parser.add_argument("--export", metavar="FILE", help="write the labels into this file instead of serving a page")
+    parser.add_argument("--form", choices=FORMS, help="the form of the export (default: csv for a file of that name, json for any other)")
+    parser.add_argument("--import", dest="source", metavar="FILE", help="take in the labels of a file, of any form of --form or JSON lines")
+    parser.add_argument("--round", type=number_from(0), metavar="R", help="the round to export or to import (default: the one that waits)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    runs = runs_folder(options).resolve()
+    folder = RunFolder(find_run(runs, options.run))
+    check_has_config(folder)
+    if options.export or options.source:
+        asked = read_round(folder, options.round) if options.round is not None else _waiting(folder)
+        return _export(asked, Path(options.export), options.form) if options.export else _import(asked, Path(options.source))
+    if options.round is not None or options.form:
+        raise UserError("--round and --form are for --export and --import", "the command line", "leave them out to serve the page")
+    if not is_locked(folder.path):
+        _waiting(folder)
+    from loop.labeling.serving import serve
+
+    with disk_errors_explained(folder.path):
+        return serve(folder, runs, (options.host, options.port), options.double, options.resume)
+
+
+def _waiting(folder: RunFolder) -> LabelingRound:
+    """The round that waits for labels. Raises UserError if there is none."""
+    asked = waiting_round(folder)
+    if asked is None:
+        to_do = f"`loop resume {folder.name}` goes on to the next labels" if state_of(folder) != "done" else "add a round: --rounds"
+        raise UserError(f"no round of {folder.name!r} waits for labels: it is {state_of(folder)}", str(folder.path), to_do)
+    return asked
+
+
+def _export(asked: LabelingRound, target: Path, form: str | None) -> int:
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise UserError("the labels cannot be written there", str(target), "name a file in a folder that exists")
+    if not asked.label_file.exists():
+        raise UserError(f"round {asked.number} has no labels yet", str(asked.label_file), f"`loop label {asked.run}`")
+    rows = list(AnswerFile(asked.label_file).answers.values())
+    with disk_errors_explained(target.absolute().parent):
+        write_synced(target, export(asked, rows, form or ("csv" if target.suffix == ".csv" else "json")))
+    say(f"{len(rows)} labels of round {asked.number} written to {target}")
+    return 0
+
+
+def _import(asked: LabelingRound, source: Path) -> int:
+    with disk_errors_explained(asked.label_file.absolute().parent), opened(asked.label_file) as file:
+        say("\n".join(import_labels(asked, source, file).lines()))
+    return 0
+
+
+def _fraction(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, not {word!r}")
+    return number

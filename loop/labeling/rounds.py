@@ -1,0 +1,166 @@
+"""What people are asked about: the round of a run that waits for labels, its pairs, and where their labels go.
+
+    preferences-file            every pair of different answers to one prompt, in an order that comes to all prompts first
+    mixture, or any labeler     the pairs in `wanted.jsonl`, which the label stage has written for people
+    that wants certain pairs
+
+Reads a run and never writes into it. Must never import torch or Ray.
+"""
+
+import fnmatch
+import glob
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.errors import UserError
+from configs.schema import LabelerConfig, RunConfig
+from configs.seeds import derive_seed
+from loop.labeling.answers import PairIds
+from loop.round import LABEL, SAMPLE
+from loop.store.artifacts import find_damage
+from loop.store.journal import RunState, fold, read_events
+from loop.store.layout import RunFolder
+from loop.store.run_config import read_config
+from rewards.comparisons import Prompt, Sample, all_pairs, read_jsonl
+from rewards.data.splits import content_id
+from rewards.labelers.label_files import WANTED, read_labels
+
+LABELED_BY_PEOPLE = "preferences-file"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One side of a pair. finished: whether the policy ended the text itself."""
+
+    id: str
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt. name: what the page calls the pair; it says nothing about who wrote the answers.
+
+    tier: the pairs of a prompt are numbered from 0. All pairs of a tier are asked before those of the next.
+    """
+
+    name: str
+    prompt_id: str
+    prompt: Prompt
+    answers: tuple[Answer, Answer]
+    tier: int
+
+    @property
+    def ids(self) -> PairIds:
+        return frozenset(answer.id for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class LabelingRound:
+    """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all."""
+
+    run: str
+    number: int
+    seed: int
+    pairs: list[Pair]
+    min_labels: int | None
+    label_file: Path
+    other_files: list[Path]
+
+    def rows_elsewhere(self) -> Iterator[dict[str, object]]:
+        """Labels by ids in the other files that `labeler.path` names. What cannot be read is left to the run, which will say so."""
+        for file in self.other_files:
+            for _, row in read_labels(file):
+                if isinstance(row, dict) and isinstance(row.get("chosen_id"), str) and isinstance(row.get("rejected_id"), str):
+                    yield row
+
+
+def waiting_round(folder: RunFolder) -> LabelingRound | None:
+    """The round whose samples are there and whose labels are not. None if there is none. Raises UserError if nobody has to label."""
+    state = fold(read_events(folder.journal))
+    _check_asks_people(folder, state)
+    ready = [n for n in state.rounds if state.stage(SAMPLE.name, n).state == "done" and state.stage(LABEL.name, n).state != "done"]
+    return read_round(folder, max(ready)) if ready else None
+
+
+def read_round(folder: RunFolder, number: int) -> LabelingRound:
+    """A round of a run. Raises UserError if it has no samples, or if they are damaged."""
+    state = fold(read_events(folder.journal))
+    config = _check_asks_people(folder, state)
+    committed, place = state.stage(SAMPLE.name, number).committed, folder.stage(SAMPLE.name, number)
+    if committed is None:
+        raise UserError(f"round {number} has no samples yet", str(folder.path), f"`loop resume {folder.name}` makes them")
+    if damage := find_damage(place, committed.manifest):
+        raise UserError(f"the samples are damaged: {damage[0]}", str(place), f"delete that directory, and `loop resume {folder.name}`")
+    samples = read_jsonl(place / "samples.jsonl", Sample)
+    wanted = folder.work(LABEL.name, number).checkpoints / WANTED
+    seed = derive_seed(config.seed, "labeling", number)
+    pairs = _wanted_pairs(wanted, samples) if wanted.exists() else _pairs_of(samples, seed)
+    label_file, others = _label_files(config.labeler, number)
+    return LabelingRound(folder.name, number, seed, pairs, config.labeler.min_labels, label_file, others)
+
+
+def state_of(folder: RunFolder) -> str:
+    """The state of a run, as its journal says."""
+    return fold(read_events(folder.journal)).state
+
+
+def _check_asks_people(folder: RunFolder, state: RunState) -> RunConfig:
+    config = read_config(folder.path, state)
+    if LABELED_BY_PEOPLE not in config.labeler.kinds:
+        to_do = "start a run with labeler.kind=preferences-file labeler.path='labels/round-{round}.jsonl'"
+        raise UserError(f"nobody has to label: the labels of this run come from {config.labeler.kind}", str(folder.config), to_do)
+    return config
+
+
+def _pairs_of(samples: list[Sample], seed: int) -> list[Pair]:
+    """All pairs, those of each prompt in a random order. The policy may write a text twice: of pairs with the same texts, one is asked."""
+    found = []
+    for prompt_id, pairs in all_pairs(samples).items():
+        shuffled = random.Random(derive_seed(seed, "tiers", prompt_id)).sample(pairs, len(pairs))
+        by_texts: dict[frozenset[tuple[str, bool]], tuple[Sample, Sample]] = {}
+        for pair in shuffled:
+            by_texts.setdefault(frozenset((sample.completion, sample.finished) for sample in pair), pair)
+        found += [_pair(prompt_id, a.prompt, _answer(a), _answer(b), tier) for tier, (a, b) in enumerate(by_texts.values())]
+    return found
+
+
+def _wanted_pairs(path: Path, samples: list[Sample]) -> list[Pair]:
+    """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples."""
+    known = {sample.id: _answer(sample) for sample in samples}
+    tiers = Counter[str]()
+    found = []
+    with path.open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            first, second = (known.get(id) or Answer(id, text, True) for id, text in zip(row["ids"], row["completions"], strict=True))
+            prompt_id = content_id(row["prompt"])
+            found.append(_pair(prompt_id, row["prompt"], first, second, tiers[prompt_id]))
+            tiers[prompt_id] += 1
+    return found
+
+
+def _pair(prompt_id: str, prompt: Prompt, first: Answer, second: Answer, tier: int) -> Pair:
+    name = f"{derive_seed('pair', *sorted((first.id, second.id))):016x}"
+    return Pair(name, prompt_id, prompt, (first, second), tier)
+
+
+def _answer(sample: Sample) -> Answer:
+    return Answer(sample.id, sample.completion, sample.finished)
+
+
+def _label_files(config: LabelerConfig, number: int) -> tuple[Path, list[Path]]:
+    """The file that the page writes, and the others that the run reads too. Raises UserError if no line can be appended to the first."""
+    given = Path(str(config.path).replace("{round}", str(number)))
+    own = given
+    if glob.has_magic(str(given)) and not given.exists():
+        own = given.with_name(f"loop-label-round-{number:03d}.jsonl")
+        if glob.has_magic(str(given.parent)) or not fnmatch.fnmatch(own.name, given.name):
+            to_do = "give the page a pattern that its own file fits, such as labels/*.jsonl, or label elsewhere and use --import"
+            raise UserError(f"the page writes {own.name}, which does not fit labeler.path", str(given), to_do)
+    if own.suffix != ".jsonl":
+        raise UserError("the page can only write a .jsonl file", str(own), "start the run with another labeler.path")
+    return own, [Path(name) for name in sorted(glob.glob(str(given))) if Path(name) != own] if own != given else []

@@ -1,0 +1,178 @@
+"""Which pair each rater gets, and what is written: reloads, several raters, skips, undo, agreement."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.schema import LabelerConfig
+from loop.labeling.answers import Conflict
+from loop.labeling.queue import Agreement
+from rewards.data.splits import Split
+from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows
+
+LABELS = Path("labels/round-0.jsonl")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Twenty prompts with three completions: 60 pairs."""
+    monkeypatch.chdir(tmp_path)
+    return make_run(tmp_path / "runs" / "x", plain_samples(20, 3))
+
+
+def say_all(queue, rater, choice="left"):
+    """Have a rater answer until nothing is left; returns the names of the pairs."""
+    names = []
+    while pair := queue.next(rater):
+        queue.answer(rater, pair.name, choice)
+        names.append(pair.name)
+    return names
+
+
+def test_a_restart_shows_the_same_pairs_in_the_same_way(run):
+    first, again = queue_of(run), queue_of(run)
+    shown = [(queue.next("ann").name, queue.sides("ann", queue.next("ann"))) for queue in (first, again, first)]
+    assert shown[0] == shown[1] == shown[2]
+    assert say_all(first, "ann")[1:3] != [again.next("bob").name] and len(rows(LABELS)) == 60
+
+
+def test_all_prompts_come_before_second_pairs_of_a_prompt(run):
+    queue = queue_of(run)
+    prompts = [queue.pairs[name].prompt_id for name in say_all(queue, "ann")]
+    for start in (0, 20, 40):
+        assert len(set(prompts[start : start + 20])) == 20
+
+
+def test_two_raters_at_once_never_have_the_same_pair_and_together_label_each_once(run):
+    queue, names = queue_of(run), []
+    while pair := queue.next("ann"):
+        other = queue.next("bob")
+        assert other is None or other.name != pair.name
+        for rater, shown in (("ann", pair), ("bob", other)):
+            if shown:
+                queue.answer(rater, shown.name, "tie")
+                names.append(shown.name)
+    assert sorted(names) == sorted(queue.pairs) and len(rows(LABELS)) == 60
+    assert queue.labelled == queue.wanted == 60 and queue.by_rater() == {"ann": 30, "bob": 30} and queue.agreement().pairs == 0
+
+
+def test_what_a_rater_saw_is_what_is_written(run):
+    queue = queue_of(run)
+    lefts = 0
+    for choice in ("left", "right", "tie") * 20:
+        pair = queue.next("ann")
+        left, right = (pair.answers[number].id for number in queue.sides("ann", pair))
+        lefts += left == pair.answers[0].id
+        queue.answer("ann", pair.name, choice, "a note")
+        row = rows(LABELS)[-1]
+        assert row["tie"] is (choice == "tie") and {row["chosen_id"], row["rejected_id"]} == {left, right}
+        assert choice == "tie" or row["chosen_id"] == (left if choice == "left" else right)
+        assert row[f"{row['shown_first']}_id"] == left and row["comment"] == "a note" and row["round"] == 0
+    assert 15 <= lefts <= 45  # fair coin, 60 throws: standard deviation 3.9
+
+
+def test_the_run_reads_every_label_as_it_was_given(run):
+    """Ties keep their order too: the reader would turn a tie round whose samples are in another order, and not what was shown first."""
+    samples, queue = plain_samples(20, 3), queue_of(run)
+    for number, rater in enumerate(["ann", "bob"] * 30):
+        queue.answer(rater, queue.next(rater).name, ("left", "right", "tie")[number % 3])
+    config = LabelerConfig(kind="preferences-file", path=str(LABELS))
+    found = compare_by_file(samples, config, Split(0, 0.2), 0, Path("samples"))
+    assert len(found.comparisons) == 60 and not found.left_out
+    said = {(row["chosen_id"], row["rejected_id"], row["tie"], row["rater"], row["shown_first"]) for row in rows(LABELS)}
+    assert {(row.chosen_id, row.rejected_id, row.tie, row.rater, row.shown_first) for row in found.comparisons} == said
+
+
+def test_a_share_of_the_pairs_is_labelled_twice_and_agreement_is_measured(run):
+    """Ann says left of all, which is the first answer or the second; Bob says tie of all that he sees."""
+    queue = queue_of(run, double=1.0)
+    assert len(say_all(queue, "ann")) == 60 and len(say_all(queue, "bob", "tie")) == 60 and queue.next("cat") is None
+    found = queue.agreement()
+    assert (found.pairs, found.agree) == (60, 0) and found.alpha < 0
+    some = len(queue_of(run, double=0.3)._doubled)
+    assert 7 <= some <= 29  # 60 x 0.3 = 18, standard deviation 3.5
+
+
+def test_second_labels_come_early(run):
+    """Ann and Bob label in turn, and every pair wants two labels: what one has labelled, the other gets next."""
+    queue = queue_of(run, double=1.0)
+    for _ in range(10):
+        for rater in ("ann", "bob"):
+            queue.answer(rater, queue.next(rater).name, "left")
+    assert queue.agreement().pairs >= 9 and queue.labelled <= 11
+
+
+def test_alpha_is_that_of_the_definition(run):
+    """Three pairs with two votes: they agree on the first two, and of the third one says first and one tie. Each pair counts in both
+    orders, so there are 12 values in 6 units: pair 1 gives 2 x first and 2 x second, pair 2 gives 4 ties, pair 3 first + tie and
+    second + tie. first 3, second 3, tie 6. Observed: 2 units of 6 disagree, 2 x 2 / 1 = 4. Expected: 144 - 9 - 9 - 36 = 90.
+    alpha = 1 - 11 x 4 / 90."""
+    queue = queue_of(run, double=1.0)
+    for pair, said in zip(queue.asked.pairs, [("first", "first"), ("tie", "tie"), ("first", "tie")], strict=False):
+        for rater, verdict in zip(("ann", "bob"), said, strict=True):
+            left, _ = queue.sides(rater, pair)
+            queue.answer(rater, pair.name, "tie" if verdict == "tie" else "left" if left == 0 else "right")
+    assert queue.agreement() == Agreement(3, 2, pytest.approx(1 - 11 * 4 / 90))
+
+
+def test_a_skipped_pair_comes_again_at_the_end_also_after_a_restart(run):
+    queue = queue_of(run)
+    first = queue.next("ann").name
+    queue.skip("ann", first)
+    queue.skip("ann", first)  # the same request again, after a reply that was lost
+    assert len(rows(run.path / "skips.jsonl")) == 1
+    again = queue_of(run)
+    assert again.skipped("ann") == 1 and again.next("ann").name != first
+    assert again.next("bob") is not None
+    names = say_all(again, "ann")
+    assert names[-1] == first and names.count(first) == 1 and again.skipped("ann") == 0 and len(names) == 60
+
+
+def test_undo_takes_back_the_last_verdict_or_skip_once(run):
+    queue = queue_of(run)
+    assert queue.undoable("ann") == "" and not queue.undo("ann", "")
+    first = queue.next("ann").name
+    queue.answer("ann", first, "left")
+    second = queue.next("ann").name
+    queue.skip("ann", second)
+    queue.answer("bob", queue.next("bob").name, "left")
+    queue = queue_of(run)  # what can be undone outlives the page
+    what = queue.undoable("ann")
+    assert queue.undo("ann", what) and not queue.undo("ann", what)  # the same request again takes back nothing more
+    assert queue.next("ann").name == second and queue.skipped("ann") == 0 and len(rows(LABELS)) == 2
+    assert queue.undo("ann", queue.undoable("ann")) and queue.next("ann").name == first
+    assert [row["rater"] for row in rows(LABELS)] == ["bob"]
+    queue.answer("ann", first, "right")
+    queue = queue_of(run)
+    with pytest.raises(Conflict):
+        queue.answer("ann", first, "left")
+    assert not queue.answer("ann", first, "right") and len(rows(LABELS)) == 2
+
+
+def test_how_many_labels_are_wanted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert queue_of(make_run(tmp_path / "all", plain_samples(4))).wanted == 4
+    assert queue_of(make_run(tmp_path / "some", plain_samples(4), "labeler.min_labels=3")).wanted == 3
+    assert queue_of(make_run(tmp_path / "more", plain_samples(4), "labeler.min_labels=9")).wanted == 4
+
+
+def test_labels_of_other_rounds_in_the_same_file_do_not_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    one_file = ("labeler.kind=preferences-file", "labeler.path=labels.jsonl", "labeler.min_labels=3")
+    run = make_run(tmp_path / "x", plain_samples(4), labeled_by=one_file)
+    lines = [{"chosen_id": f"{number}-{number}-p-0", "rejected_id": f"{number}-{number}-p-1"} for number in (7, 0)]
+    Path("labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert queue_of(run).wanted == 2 and queue_of(run).labelled == 0  # one pair of round 0 that is not on offer has a label
+
+
+def test_labels_in_other_files_count(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "x", plain_samples(3), labeled_by=("labeler.kind=preferences-file", "labeler.path=labels/*.jsonl"))
+    ids = sorted(asked_in(run).pairs[0].ids)
+    (tmp_path / "labels").mkdir()
+    Path("labels/theirs.jsonl").write_text(f'{{"chosen_id": "{ids[0]}", "rejected_id": "{ids[1]}", "rater": "eve"}}\nnot JSON\n')
+    queue = queue_of(run)
+    assert queue.labelled == 1 and len(say_all(queue, "ann")) == 2 and queue.by_rater() == {"ann": 2, "eve": 1}
+    assert len(rows(Path("labels/loop-label-round-000.jsonl"))) == 2

@@ -1,0 +1,88 @@
+"""When the page continues the run, and what it does with the run's exit codes. The run and the desk are stand-ins."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from loop.labeling import serving
+
+
+@dataclass
+class Desk:
+    """A desk on which somebody labels one pair more at each look, of ten. pairs_wanted: by round."""
+
+    wanted_by_round: list[int]
+    number: int = 0
+    labelled: int = 0
+    state: str = "asking"
+    folder: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="x"))
+
+    def look(self) -> None:
+        self.labelled = min(10, self.labelled + 1)
+
+    @property
+    def queue(self) -> SimpleNamespace:
+        agreement = SimpleNamespace(pairs=0)
+        asked = SimpleNamespace(number=self.number, label_file=Path("labels"))
+        counts = {"labelled": self.labelled, "wanted": self.wanted_by_round[self.number], "pairs": range(10)}
+        return SimpleNamespace(asked=asked, agreement=lambda: agreement, by_rater=dict, **counts)
+
+    @property
+    def is_enough(self) -> bool:
+        return self.labelled >= self.wanted_by_round[self.number]
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Have a page watch a desk. resume: what a run does, given the desk: it returns an exit code. Returns the page's own exit code."""
+    for name in ("GRACE_SECONDS", "GOODBYE_SECONDS", "TICK_SECONDS"):
+        monkeypatch.setattr(serving, name, 0.0)
+
+    def run(desk, resume):
+        async def fake(*_):
+            return resume(desk)
+
+        async def go():
+            return await asyncio.wait_for(serving._watch(desk, Path("runs"), asyncio.Event()), 20)
+
+        monkeypatch.setattr(serving, "_resume", fake)
+        return asyncio.run(go())
+
+    return run
+
+
+def test_the_page_goes_on_with_the_next_round_and_ends_with_the_run(watch):
+    seen = []
+
+    def resume(desk):
+        seen.append((desk.number, desk.labelled >= desk.wanted_by_round[desk.number]))
+        desk.number, desk.labelled = desk.number + 1, 0
+        return 3 if desk.number < 3 else 0
+
+    assert watch(Desk([2, 4, 3, 1]), resume) == 0
+    assert seen == [(0, True), (1, True), (2, True)]
+
+
+def test_a_run_that_wants_more_is_asked_again_when_all_pairs_are_labelled(watch):
+    """It said that three labels are enough, and waits on. The second try is with all ten."""
+    seen = []
+
+    def resume(desk):
+        seen.append(desk.labelled)
+        return 3 if len(seen) == 1 else 0
+
+    assert watch(Desk([3]), resume) == 0
+    assert 3 <= seen[0] < 10 and seen[1:] == [10]
+
+
+@pytest.mark.parametrize("code", [2, 4, 130])
+def test_the_exit_code_of_a_run_that_fails_is_that_of_the_page(watch, code):
+    assert watch(Desk([1]), lambda desk: code) == code
+
+
+def test_a_run_that_another_process_has_ended(watch, monkeypatch):
+    monkeypatch.setattr(serving, "state_of", lambda folder: "done")
+    assert watch(Desk([1], state="over"), lambda desk: 4) == 0

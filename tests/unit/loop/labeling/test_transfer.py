@@ -1,0 +1,94 @@
+"""Export and import: what goes out in the form of another tool comes back as the same labels."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loop.commands.main import main
+from loop.labeling.answers import AnswerFile
+from loop.labeling.transfer import FORMS, export, import_labels
+from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows
+
+LABELS = Path("labels/round-0.jsonl")
+SAID = ("chosen_id", "rejected_id", "tie", "rater", "shown_first")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Twelve pairs. Two raters have said something of each of the first ten."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "x", plain_samples(12))
+    queue = queue_of(run, double=1.0)
+    for number in range(10):
+        for rater in ("ann", "บ๊อบ"):
+            queue.answer(rater, queue.asked.pairs[number].name, ("left", "right", "tie")[number % 3], '=a "note",\nof two lines')
+    return run
+
+
+def said(path):
+    """What a label file says. The answers of a tie have no order."""
+    found = []
+    for row in rows(path):
+        first = row[f"{row['shown_first']}_id"]
+        sides = sorted((row["chosen_id"], row["rejected_id"])) if row["tie"] else [row["chosen_id"], row["rejected_id"]]
+        found.append((*sides, row["tie"], row["rater"], first))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_come_back_as_they_went_out(run, tmp_path, form):
+    file, back = tmp_path / f"out.{'csv' if form == 'csv' else 'json'}", tmp_path / "back.jsonl"
+    file.write_text(export(asked_in(run), rows(LABELS), form), encoding="utf-8")
+    done = import_labels(asked_in(run), file, AnswerFile(back))
+    assert (done.new, done.known) == (20, 0) and said(back) == said(LABELS)
+    assert len(done.left_out) == (2 if form in ("label-studio", "argilla") else 0)  # the pairs without a label
+    again = import_labels(asked_in(run), file, AnswerFile(back))
+    assert (again.new, again.known) == (0, 20) and len(rows(back)) == 20
+    if form in ("json", "csv"):
+        assert all(row["comment"].startswith("=a") and row["round"] == 0 and row["labeled_at"] for row in rows(back))
+
+
+def test_rows_that_cannot_be_used_are_counted_with_their_place(run, tmp_path):
+    ids = sorted(asked_in(run).pairs[11].ids)
+    first = rows(LABELS)[0]
+    turned = first | {"chosen_id": first["rejected_id"], "rejected_id": first["chosen_id"], "tie": False}
+    lines = [
+        {"prompt": "question 11?", "chosen": "answer 11-1", "rejected": "answer 11-0", "rater": "eve\u202e", "round": 0},
+        turned,
+        {"chosen_id": ids[0], "rejected_id": "0-0-x-1"},
+        {"chosen_id": ids[0], "better": 1},
+    ]
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines) + "not JSON\n")
+    done = import_labels(asked_in(run), file, AnswerFile(LABELS))
+    assert done.new == 1 and done.known == 0 and set(done.left_out) == {"line 2", "line 3", "line 4", "line 5"}
+    assert rows(LABELS)[-1]["rater"] == "eve\\u202e" and rows(LABELS)[-1]["chosen_id"] in ids
+    assert "ann has already labelled" in done.left_out["line 2"] and done.left_out["line 3"] == "about no pair of this round"
+    assert done.lines()[0] == "1 labels imported, 0 were there already, 4 rows left out"
+
+
+def test_the_command_exports_and_imports(run, tmp_path, capsys):
+    assert main(["label", "x", "--export", "out.csv"]) == 0 and Path("out.csv").read_text().startswith("chosen_id,rejected_id,tie")
+    assert main(["label", "x", "--export", "tasks.json", "--form", "label-studio"]) == 0
+    tasks = json.loads(Path("tasks.json").read_text())
+    assert len(tasks) >= 12 and {"data", "annotations"} <= set(tasks[0])
+    LABELS.unlink()
+    capsys.readouterr()
+    assert main(["label", "x", "--import", "out.csv"]) == 0 and len(rows(LABELS)) == 20
+    assert "20 labels imported" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["label", "x", "--round", "0"], "--round and --form are for --export and --import"),
+        (["label", "x", "--round", "1", "--export", "a.csv"], "round 1 has no samples yet"),
+        (["label", "x", "--export", "nowhere/a.csv"], "the labels cannot be written there"),
+        (["label", "x", "--import", "nothing.jsonl"], "nothing.jsonl"),
+        (["label", "x", "--double", "2"], "must be a number from 0 to 1"),
+        (["label", "x", "--host", "203.0.113.7", "--port", "0"], "the page cannot listen there"),
+    ],
+)
+def test_what_the_command_refuses(run, capsys, words, what):
+    assert main(words) == 2 and what in capsys.readouterr().err
