@@ -10,8 +10,9 @@ from configs import UserError, load_config
 from configs.errors import WaitingForLabels
 from policies.checkpoints import Checkpoints
 from rewards import labelers
-from rewards.labelers.mixture import WANTED, parts_of
+from rewards.labelers.mixture import parts_of
 from rewards.labelers.picking import pick_pairs
+from rewards.labelers.preferences_file import WANTED
 from tests.unit.rewards.labelers.test_labelers import samples, task
 
 PARTS = {"kind": "mixture", "pairs_per_prompt": 2}
