@@ -22,7 +22,7 @@ from rewards.measurements import Measurement, Summary
 
 Verdict = Literal["none", "suspected", "clear"]
 
-RULE_SHIFT = 0.1
+RULE_SHIFT = 0.15
 """How much more often than in the SFT policy's answers a defect may occur, as a fraction of all answers."""
 RULE_ERRORS = 3.0
 """And by how many standard errors, because rates of few answers vary."""
