@@ -75,7 +75,8 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: what to do with a row that cannot be used. `refuse` stops the run and names the row. `skip` leaves such
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
-    """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one."""
+    """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one. Pairs that
+    compare policies count, but one pair of samples is needed at least."""
     raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.
     `majority` makes one comparison of them, a tie where no answer has most votes. `weighted` does the same with weighted votes.
@@ -90,6 +91,11 @@ class LabelerConfig(Section):
     """The fraction of the decided comparisons of training prompts that are turned round, for experiments with wrong labels."""
     rules: list[RuleName | FunctionName] = DEFAULT_RULES
     """Only for `rules`: the defects that are counted."""
+    win_rate_fraction: Fraction = 0.2
+    """How many comparisons measure win rates, as a fraction of the comparisons that are planned for a round: `min_labels` where a file
+    has to bring so many, else `budget`, else `sample.num_prompts` times `pairs_per_prompt`. One half compares the round's policy with the
+    SFT policy, the other half with the last round's (from round 1 on), on the same held-out prompts. The labeler judges them beside the
+    others, and nothing is trained on them (`docs/win-rate.md`). 0 leaves win rates out."""
     pairs_per_prompt: PositiveInt = 4
     """The most pairs of completions that are compared for one prompt. This setting and the next three are not for `preferences-file`,
     which brings its own pairs."""
@@ -157,6 +163,17 @@ class LabelerConfig(Section):
                 "remove the setting: the file's writer decides which pairs are compared, for example those in `select/to_label.jsonl`",
             )
         return self
+
+
+def prompts_compared(labeler: LabelerConfig, sampled: int) -> int:
+    """On how many held-out prompts policies are compared for win rates: half of the pairs are against each of two opponents.
+
+    sampled: `sample.num_prompts`.
+    """
+    planned = labeler.budget or sampled * labeler.pairs_per_prompt
+    if labeler.kind == "preferences-file" and labeler.min_labels:
+        planned = labeler.min_labels
+    return max(1, round(labeler.win_rate_fraction * planned / 2))
 
 
 class RetrainConfig(Section):

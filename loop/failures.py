@@ -35,7 +35,7 @@ MICRO_BATCHES = {
     "refresh": "keep",
 }
 """What `training_section` gives for each stage but `policy`."""
-SAMPLING_ONLY = ("baseline", "sample")
+SAMPLING_ONLY = ("baseline", "sample", "answer")
 """Stages that neither train nor score anything."""
 
 

@@ -2,10 +2,10 @@
 
     data -> base -> filter -> sft -> (labeler) -> baseline
                                |
-      round r:   reward -> policy -> sample -> (committee) -> label -> retrain -> select -> keep -> (refresh) -> evaluate
-                   ^         ^                                           |         |                   |
-                   |         +--------------- round r + 1 ---------------|---------+-------------------+
-                   +------------------------- round r + 1 ---------------+
+      round r:   reward -> policy -> sample -> (committee) -> answer -> label -> retrain -> select -> keep -> (refresh) -> evaluate
+                   ^         ^                                                     |         |                   |
+                   |         +-------------------- round r + 1 --------------------|---------+-------------------+
+                   +------------------------------ round r + 1 --------------------+
 
 `filter` removes rows that are longer than the token limits. All later stages take their rows from it.
 
@@ -85,10 +85,19 @@ COMMITTEE = Stage(
     seeded=False,
     calls=("select.use", "evaluate.rules"),
 )
+ANSWER = Stage(
+    "answer",
+    (
+        *_MODEL,
+        "generation",
+        "sample.num_prompts",
+        *(f"labeler.{name}" for name in ("kind", "min_labels", "budget", "pairs_per_prompt", "win_rate_fraction")),
+    ),
+)
 LABEL = Stage(
     "label",
     (*_MODEL, *_LIMITS, "data.source", "data.normalize", "data.heldout_fraction", "labeler", "judge", "rules"),
-    version=4,
+    version=5,
     calls=("labeler.kind", "labeler.parts", "labeler.rules"),
 )
 RETRAIN = Stage("retrain", (*_MODEL, "retrain", "reward", "generation"), version=6)
@@ -108,12 +117,12 @@ REFRESH = Stage("refresh", (*_MODEL, "keep"))
 EVALUATE = Stage(
     "evaluate",
     (*_MODEL, "data.source", "generation", "evaluate", "rules", "select.use"),
-    version=3,
+    version=4,
     calls=("evaluate.rules", "evaluate.gold", "select.use"),
 )
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
-ROUND_STAGES = (REWARD, POLICY, SAMPLE, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
+ROUND_STAGES = (REWARD, POLICY, SAMPLE, ANSWER, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
 STAGES = (*SETUP_STAGES, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
 """All of them. One of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config asks for
 them."""
@@ -159,6 +168,7 @@ class Round:
     reward: Artifact
     policy: Artifact
     sample: Artifact
+    answer: Artifact | None
     labels: Artifact
     retrain: Artifact
     select: Artifact
@@ -194,6 +204,9 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     committee = None
     if run.config.labeler.pick != "random":
         committee = run.stage(COMMITTEE, r, base=base, sft=sft, samples=sample, reward=reward, last=last.select if last else None)
+    answer = None
+    if run.config.labeler.win_rate_fraction:
+        answer = run.stage(ANSWER, r, data=data, base=base, sft=sft, policy=policy, last=last.answer if last else None)
     late = earlier if run.config.labeler.late == "use" else []
     labels = run.stage(
         LABEL,
@@ -202,6 +215,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         base=base,
         labeler=setup.labeler,
         committee=committee,
+        answers=answer,
         earlier_samples=[past.sample for past in late],
         labels=[past.labels for past in late],
     )
@@ -233,7 +247,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         baseline=setup.baseline,
         last=last.evaluate if last else None,
     )
-    return Round(reward, policy, sample, labels, retrain, select, keep, refresh, evaluate)
+    return Round(reward, policy, sample, answer, labels, retrain, select, keep, refresh, evaluate)
 
 
 def make_policy(run: Run, r: int, setup: Setup, earlier: list[Round], reward: Artifact) -> Artifact:

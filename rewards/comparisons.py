@@ -18,6 +18,8 @@ Prompt = str | list[dict[str, str]]
 Record = TypeVar("Record")
 MAX_LOG_ODDS = 700.0
 """Beyond this, e^x is too large for a float. Scores of models from elsewhere may have any scale."""
+WIN_RATE = "win-rate"
+"""How pairs are picked that compare policies (`Comparison.picked`). They only measure, so they are never in `comparisons.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Comparison:
 
     generation: the round whose policy wrote the completions; None means original data. tie: neither completion is better. heldout:
     nothing is trained on this prompt (`splits.py`), so the comparison only judges. picked: how the pair was picked, `random` or another
-    value of `labeler.pick`; empty for original data and for pairs that the labeler brought. confidence: the probability that the chosen
-    completion is better, by the labeler (0.5 for a tie, or more where some of several raters decided); None where the labeler does not
-    say. shown_first: which one the labeler saw first, `chosen` or `rejected`, or `both` if it was asked in both orders; empty where that is
-    not known.
+    value of `labeler.pick`, or WIN_RATE; empty for original data and for pairs that the labeler brought. confidence: the probability that
+    the chosen completion is better, by the labeler (0.5 for a tie, or more where some of several raters decided); None where the labeler
+    does not say. shown_first: which one the labeler saw first, `chosen` or `rejected`, or `both` if it was asked in both orders; empty
+    where that is not known.
     """
 
     prompt_id: str
@@ -152,10 +154,23 @@ def round_of(sample_id: str) -> int | None:
 
     A round draws from its own policy and from the last round's, so the id's two numbers are equal or follow each other.
     """
+    if answer := parse_answer_id(sample_id):
+        return answer[0]
     found = re.fullmatch(r"(0|[1-9][0-9]{0,5})-(0|[1-9][0-9]{0,5})-.+-[0-9]+", sample_id, re.DOTALL)
     if not found or int(found[1]) - int(found[2]) not in (0, 1):
         return None
     return int(found[1])
+
+
+def answer_id(round_number: int, policy_round: int | None, prompt_id: str) -> str:
+    """The id of an answer that round `round_number` compares for its win rates. policy_round: None means the SFT policy."""
+    return f"{round_number}-{'sft' if policy_round is None else policy_round}-{prompt_id}-answer"
+
+
+def parse_answer_id(id: str) -> tuple[int, int | None] | None:
+    """The round that compares an answer, and the round whose policy wrote it (None: the SFT policy). None if this is no answer's id."""
+    found = re.fullmatch(r"(0|[1-9][0-9]{0,5})-(sft|0|[1-9][0-9]{0,5})-.+-answer", id, re.DOTALL)
+    return (int(found[1]), None if found[2] == "sft" else int(found[2])) if found else None
 
 
 def to_line(record: Any) -> str:

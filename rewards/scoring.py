@@ -146,9 +146,11 @@ def encode_pair(tokenizer: Any, prompt: Prompt, completion: str, finished: bool)
     return encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion, finished)
 
 
-def score_in_shards(scorer: AnswerScorer, samples: Sequence[Sample], checkpoints: Checkpoints, report: Report) -> dict[str, float]:
-    """Return the score of each sample by its id. All workers share the work, and finished shards survive a kill."""
-    scores = checkpoints.in_shards("scores", samples, SHARD, scorer.score_samples, lambda done, _: report(done, len(samples)))
+def score_in_shards(
+    scorer: AnswerScorer, samples: Sequence[Sample], checkpoints: Checkpoints, report: Report, name: str = "scores"
+) -> dict[str, float]:
+    """Return the score of each sample by its id. All workers share the work, and finished shards survive a kill under `name`."""
+    scores = checkpoints.in_shards(name, samples, SHARD, scorer.score_samples, lambda done, _: report(done, len(samples)))
     return dict(zip((sample.id for sample in samples), scores, strict=True))
 
 

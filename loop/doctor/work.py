@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.judging import prompts_compared
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
 from loop.doctor.needs import BLOCK, SCORING_ROWS
@@ -76,6 +77,8 @@ def round_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str, 
     looked_at = {"score": sampled * score, "logprobs": 2 * sampled * score}  # log-probs under the SFT adapter and under the base
     if config.labeler.pick != "random":
         work["committee"] = looked_at
+    if config.labeler.win_rate_fraction:  # round 0 draws the SFT policy's answers too
+        work["answer"] = {"sample": prompts_compared(config.labeler, config.sample.num_prompts) * (1 + is_first) * draw}
     work["retrain"] = {"reward": _steps(_mixture(config, pairs, round_number), config.reward)} | judged
     work["select"] = looked_at | {"score": 2 * sampled * score}
     work["keep"] = {}

@@ -1,8 +1,8 @@
 """What people are asked about: the round of a run that waits for labels, its pairs, and where their labels go.
 
-    preferences-file            every pair of different answers to one prompt, in an order that comes to all prompts first
-    mixture, or any labeler     the pairs in `wanted.jsonl`, which the label stage has written for people
-    that wants certain pairs
+    preferences-file    every pair of different answers to one prompt, in an order that comes to all prompts first, and the pairs in
+                        `wanted.jsonl` that compare policies for win rates
+    mixture             the pairs in `wanted.jsonl`, which the label stage has written for people
 
 Reads a run and never writes into it. Must never import torch or Ray.
 """
@@ -20,7 +20,7 @@ from configs.errors import UserError
 from configs.schema import LabelerConfig, RunConfig
 from configs.seeds import derive_seed
 from loop.labeling.answers import PairIds
-from loop.round import LABEL, SAMPLE
+from loop.round import ANSWER, LABEL, SAMPLE
 from loop.store.artifacts import find_damage
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
@@ -97,9 +97,10 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
     if damage := find_damage(place, committed.manifest):
         raise UserError(f"the samples are damaged: {damage[0]}", str(place), f"delete that directory, and `loop resume {folder.name}`")
     samples = read_jsonl(place / "samples.jsonl", Sample)
-    wanted = folder.work(LABEL.name, number).checkpoints / WANTED
     seed = derive_seed(config.seed, "labeling", number)
-    pairs = _wanted_pairs(wanted, samples) if wanted.exists() else _pairs_of(samples, seed)
+    pairs = _wanted_pairs(folder.work(LABEL.name, number).checkpoints / WANTED, [*samples, *_policies_answers(folder, state, number)])
+    if config.labeler.kind == LABELED_BY_PEOPLE:
+        pairs += _pairs_of(samples, seed)
     label_file, others = _label_files(config.labeler, number)
     return LabelingRound(folder.name, number, seed, pairs, config.labeler.min_labels, label_file, others)
 
@@ -129,8 +130,17 @@ def _pairs_of(samples: list[Sample], seed: int) -> list[Pair]:
     return found
 
 
+def _policies_answers(folder: RunFolder, state: RunState, number: int) -> list[Sample]:
+    """What is compared for win rates, where the run measures them."""
+    if state.stage(ANSWER.name, number).committed is None:
+        return []
+    return read_jsonl(folder.stage(ANSWER.name, number) / "samples.jsonl", Sample)
+
+
 def _wanted_pairs(path: Path, samples: list[Sample]) -> list[Pair]:
     """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples."""
+    if not path.exists():
+        return []
     known = {sample.id: _answer(sample) for sample in samples}
     tiers = Counter[str]()
     found = []

@@ -12,6 +12,7 @@ from loop.stages.context import Context, Metrics
 from loop.stages.ready_models import load_recorded
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
+from loop.stages.winning import WINS, judge_policy, win_metrics
 from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
@@ -158,10 +159,13 @@ def committee(context: Context) -> Metrics:
 def label(context: Context) -> Metrics:
     """The labeler turns samples into comparisons. It may raise WaitingForLabels.
 
-    With `labeler.late: use`, labels that came too late for their own round are among them.
+    With `labeler.late: use`, labels that came too late for their own round are among them. Those that compare policies are in a file of
+    their own, which nothing is trained on.
     """
     labels = labelers.label(_label_task(context))
     context.save_rows("comparisons.jsonl", labels.comparisons)
+    if context.inputs.get("answers"):
+        context.save_rows(WINS, labels.wins)
     return labels.counts()
 
 
@@ -262,7 +266,8 @@ def evaluate(context: Context) -> Metrics:
         context.save_rows("probes.jsonl", probed.rows())
         metrics |= probed.summary()
     context.drop_adapters("policy", "reward", "retrained", listwise.LOADED)
-    return metrics
+    metrics |= win_metrics(context)
+    return metrics | judge_policy(context, found, sft_score, metrics)
 
 
 def _add_policy(context: Context) -> str:
@@ -360,6 +365,7 @@ def _label_task(context: Context) -> LabelTask:
         expected_language=config.rules.expected_language,
         committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
         judge=config.judge,
+        answers=_samples_in(inputs["answers"]) if inputs.get("answers") else (),
         earlier=[
             Earlier(number, _samples_in(samples), read_jsonl(labels / "comparisons.jsonl", Comparison))
             for number, (samples, labels) in enumerate(zip(inputs.get("earlier_samples", []), inputs.get("labels", []), strict=True))

@@ -11,5 +11,5 @@ def label(task: LabelTask) -> Labels:
 
 
 def judge(task: LabelTask) -> Judge:
-    """The judge who knows the true reward of the task's samples."""
-    return judge_by_scores(gold_scores(task.samples))
+    """The judge who knows the true reward of all that the task compares."""
+    return judge_by_scores(gold_scores([*task.samples, *task.answers]))

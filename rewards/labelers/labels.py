@@ -59,20 +59,26 @@ class LabelTask:
     """Whether labels that bring their own texts are normalised, as the run's data was (rewards/data/normalizing.py)."""
     expected_language: ExpectedLanguage = "same"
     """What the rules of `labeler.kind: rules` are told."""
+    answers: Sequence[Sample] = ()
+    """What is compared for win rates: answers of this round's policy, of the last round's, and of the SFT policy, to the same prompts."""
 
 
 @dataclass
 class Labels:
-    """Comparisons for one round. `left_out` counts the labels that are not used, by reason. `metrics` has what else is to be told."""
+    """Comparisons for one round. `left_out` counts the labels that are not used, by reason. `metrics` has what else is to be told.
+
+    wins: the comparisons of policies, which only measure. With several raters there is a row for each vote.
+    """
 
     comparisons: list[Comparison] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     metrics: dict[str, Any] = field(default_factory=dict)
+    wins: list[Comparison] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
         """All labels that there were."""
-        return len(self.comparisons) + self.left_out.total()
+        return len(self.comparisons) + len(self.wins) + self.left_out.total()
 
     def counts(self) -> dict[str, Any]:
         """The metrics of the label stage."""
@@ -82,6 +88,7 @@ class Labels:
             "ties": sum(row.tie for row in self.comparisons),
             "picked": dict(Counter(row.picked for row in self.comparisons if row.picked and not row.heldout)),
             "left_out": dict(self.left_out),
+            **({"win_comparisons": len(self.wins)} if self.wins else {}),
             **self.metrics,
         }
 

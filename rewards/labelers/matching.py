@@ -15,7 +15,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import LabelerConfig
-from rewards.comparisons import Comparison, Sample, round_of
+from rewards.comparisons import WIN_RATE, Comparison, Sample, parse_answer_id, round_of
 from rewards.data.normalizing import normalize, normalize_prompt
 from rewards.data.rows import BadRow, Pair, parse_row
 from rewards.data.rows import check as check_pair
@@ -23,11 +23,13 @@ from rewards.data.splits import Split, content_id
 from rewards.labelers.label_rows import ByIds, ByTexts, check, shown
 from rewards.labelers.labels import Earlier, Labels
 from rewards.labelers.pairs import compare
+from rewards.labelers.picking import match_answers
 from rewards.labelers.raters import pair_key
 
 ANOTHER_ROUND = "about another round"
 SAID_BEFORE = "said before"
 EQUAL_TEXTS = "about two equal texts"
+NO_DUEL = "about two answers that are not compared with each other"
 USED_EARLIER = "used in an earlier round"
 REPLACED = "replaced by a later verdict of the same rater"
 CANNOT_BE_USED = "cannot be used"
@@ -79,10 +81,27 @@ class _Round:
         return self._by_text.get((prompt_id, text)) or self._by_normal_text.get((prompt_id, normalize(text, Counter())), [])
 
 
+class _Duels:
+    """The pairs of answers that are compared for win rates, by what a row may call them."""
+
+    def __init__(self, answers: Sequence[Sample], round_number: int):
+        pairs = [pair for two in match_answers(answers, round_number) for pair in (two, two[::-1])]
+        self._by_ids = {(a.id, b.id): (a, b) for a, b in pairs}
+        self._by_texts = {(content_id(a.prompt), a.completion, b.completion): (a, b) for a, b in reversed(pairs)}
+
+    def by_ids(self, chosen: str, rejected: str) -> tuple[Sample, Sample] | None:
+        return self._by_ids.get((chosen, rejected))
+
+    def by_texts(self, pair: Comparison) -> tuple[Sample, Sample] | None:
+        """Where two policies wrote the same, the one that is compared first is meant."""
+        return self._by_texts.get((pair.prompt_id, pair.chosen, pair.rejected)) if pair.chosen != pair.rejected else None
+
+
 class Matcher:
     """Takes row after row, and says at the end which comparisons they are. Must never depend on the order of the rows.
 
     earlier: the rounds whose late labels are used. is_normalized: whether texts are normalised, as those of the run's own prompts were.
+    answers: what is compared for win rates in this round.
     """
 
     def __init__(
@@ -93,9 +112,12 @@ class Matcher:
         round_number: int,
         earlier: Sequence[Earlier] = (),
         is_normalized: bool = False,
+        answers: Sequence[Sample] = (),
     ):
         self.config, self.split, self.is_normalized = config, split, is_normalized
         self.now = _Round(round_number, samples, is_normalized=is_normalized)
+        self._duels = _Duels(answers, round_number)
+        self.now.order |= {answer.id: len(samples) + place for place, answer in enumerate(answers)}
         self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons, is_normalized) for past in earlier}
         self._rounds[round_number] = self.now
         self._round_by_id = {id: one.number for one in self._rounds.values() for id in one.by_id}
@@ -156,6 +178,8 @@ class Matcher:
         about = self._rounds.get(rounds.pop())
         if about is None:
             return ANOTHER_ROUND
+        if any(parse_answer_id(id) for id in (form.chosen_id, form.rejected_id)):
+            return self._from_duel(about, form)
         if missing := [id for id in (form.chosen_id, form.rejected_id) if id not in about.by_id]:
             raise BadRow(f"there is no sample {shown(missing[0])}")
         chosen, rejected = about.by_id[form.chosen_id], about.by_id[form.rejected_id]
@@ -165,11 +189,26 @@ class Matcher:
             return EQUAL_TEXTS
         return about, *self._compare(about, chosen, rejected, form.tie)
 
+    def _from_duel(self, about: _Round, form: ByIds) -> tuple[_Round, Comparison, Sides] | str:
+        """A row about answers of two policies. Those of earlier rounds are measured already."""
+        if about is not self.now:
+            return ANOTHER_ROUND
+        sides = self._duels.by_ids(form.chosen_id, form.rejected_id)
+        if not sides:
+            return NO_DUEL
+        chosen, rejected = sides
+        is_equal = (chosen.completion, chosen.finished) == (rejected.completion, rejected.finished)
+        return EQUAL_TEXTS if is_equal else self._measure(chosen, rejected, form.tie)
+
+    def _measure(self, chosen: Sample, rejected: Sample, tie: bool) -> tuple[_Round, Comparison, Sides]:
+        pair, sides = self._compare(self.now, chosen, rejected, tie)
+        return self.now, replace(pair, picked=WIN_RATE), sides
+
     def _round_of(self, id: str) -> int:
         if id in self._round_by_id:
             return self._round_by_id[id]
         found = round_of(id)
-        if found is None or found in self._rounds:
+        if found is None or (found in self._rounds and not parse_answer_id(id)):
             raise BadRow(f"there is no sample {shown(id)}")
         return found
 
@@ -186,6 +225,8 @@ class Matcher:
             if chosen[0].completion == rejected[0].completion:
                 return EQUAL_TEXTS
             return about, self._compare(about, chosen[0], rejected[0], pair.tie)[0], [(a.id, b.id) for a in chosen for b in rejected]
+        if about is self.now and (sides := self._duels.by_texts(pair)):
+            return self._measure(*sides, pair.tie)
         pair = self._with_normal_answers(pair)
         text, other = pair.chosen, pair.rejected
         if pair.tie and pair.rejected < pair.chosen:  # neither is better, so the order must not depend on who wrote the row
@@ -227,7 +268,8 @@ class Matcher:
             metrics |= {"late": late}
         if self.normalized:
             metrics |= {"normalized": dict(self.normalized)}
-        return Labels([entry.pair for entry in kept], +self.left_out, metrics)
+        rows, wins = ([entry.pair for entry in kept if (entry.pair.picked == WIN_RATE) == is_win] for is_win in (False, True))
+        return Labels(rows, +self.left_out, metrics, wins)
 
     def _votes(self) -> list[list[Entry]]:
         """All rows by which one rater speaks of one pair. Rows with ids come first: a text may stand for several samples."""

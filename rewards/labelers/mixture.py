@@ -15,10 +15,8 @@ from typing import Any
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from configs.seeds import derive_seed
-from policies import parallel
-from rewards.comparisons import Comparison, write_jsonl
+from rewards.comparisons import Comparison
 from rewards.labelers import preferences_file
-from rewards.labelers.label_files import WANTED
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import Judge, decide
 from rewards.labelers.picking import Pair, pick_pairs
@@ -52,52 +50,42 @@ def _config_of(config: LabelerConfig, kind: str) -> LabelerConfig:
 
 def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labelled than `labeler.min_labels`, or not all."""
-    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized)
+    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized, task.answers)
     found = preferences_file.read_votes(*given) or Labels()
     votes = len(found.comparisons)
     found.comparisons, of_raters = combine(found.comparisons, task.config)
-    there = {_ids(row) for row in found.comparisons}
-    missing = [pair for pair in wanted if frozenset((pair.first.id, pair.second.id)) not in there]
+    missing = preferences_file.not_labelled(wanted, found)
     enough = min(task.config.min_labels or len(wanted), len(wanted))
-    found.metrics |= {"labels_read": votes + found.left_out.total(), "votes": votes, "labels_wanted": len(wanted)} | of_raters
+    found.metrics |= {
+        "labels_read": votes + len(found.wins) + found.left_out.total(),
+        "votes": votes,
+        "labels_wanted": len(wanted),
+    } | of_raters
     if len(wanted) - len(missing) < enough:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
-        path = preferences_file.find_path(task.config, task.round_number)
-        raise WaitingForLabels(preferences_file.ask(path, _write_wanted(task, missing), what + preferences_file.described(found)))
+        path, asked = preferences_file.find_path(task.config, task.round_number), preferences_file.write_wanted(task, missing)
+        raise WaitingForLabels(preferences_file.ask(path, asked or task.samples_file, what + preferences_file.described(found)))
     return preferences_file.within_limits(task, found)
-
-
-def _write_wanted(task: LabelTask, pairs: Sequence[Pair]) -> Any:
-    """Write down the pairs that people are still asked about, and say where. Without a work directory, the samples' file has to do."""
-    folder = task.checkpoints.folder
-    if folder is None:
-        return task.samples_file
-    if parallel.is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {
-                "prompt": pair.first.prompt,
-                "ids": [pair.first.id, pair.second.id],
-                "completions": [pair.first.completion, pair.second.completion],
-            }
-            for pair in pairs
-        ]
-        write_jsonl(folder / WANTED, rows)
-    return folder / WANTED
 
 
 def _join(parts: Sequence[Labels], names: Sequence[str]) -> Labels:
     """All labels, each pair once, and how far the parts agree on the pairs that several of them have labelled."""
-    owner: dict[PairKey, int] = {}
-    for number, labels in enumerate(parts):
-        for row in labels.comparisons:
-            owner.setdefault(pair_key(row), number)
-    used = [[row for row in labels.comparisons if owner[pair_key(row)] == number] for number, labels in enumerate(parts)]
+    used, wins = _each_pair_once([labels.comparisons for labels in parts]), _each_pair_once([labels.wins for labels in parts])
     metrics: dict[str, Any] = {}
     for labels in parts:
         metrics |= labels.metrics
     metrics |= {"by_part": {name: len(rows) for name, rows in zip(names, used, strict=True)}, **agreement(parts)}
-    return Labels([row for rows in used for row in rows], sum((labels.left_out for labels in parts), Counter()), metrics)
+    left_out = sum((labels.left_out for labels in parts), Counter[str]())
+    return Labels([row for rows in used for row in rows], left_out, metrics, [row for rows in wins for row in rows])
+
+
+def _each_pair_once(parts: Sequence[Sequence[Comparison]]) -> list[list[Comparison]]:
+    """What each part says, without the pairs of which a part before it has said something."""
+    owner: dict[PairKey, int] = {}
+    for number, rows in enumerate(parts):
+        for row in rows:
+            owner.setdefault(pair_key(row), number)
+    return [[row for row in rows if owner[pair_key(row)] == number] for number, rows in enumerate(parts)]
 
 
 def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
@@ -106,7 +94,7 @@ def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
     said: dict[PairKey, list[Any]] = {}
     for labels in parts:
         of_part: dict[PairKey, set[Any]] = {}
-        for row in labels.comparisons:
+        for row in [*labels.comparisons, *labels.wins]:
             of_part.setdefault(pair_key(row), set()).add(vote(row))
         for key, votes in of_part.items():
             if len(votes) == 1:
@@ -117,7 +105,3 @@ def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
         "parts_agree": sum(len(set(votes)) == 1 for votes in both.values()) / len(both) if both else None,
         "parts_alpha": alpha_of_pairs(both),
     }
-
-
-def _ids(row: Comparison) -> frozenset[str]:
-    return frozenset((row.chosen_id, row.rejected_id))

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from configs.errors import UserError
-from rewards.comparisons import Comparison, Sample, win_probability
+from configs.seeds import derive_seed, draw
+from rewards.comparisons import WIN_RATE, Comparison, Sample, win_probability
 from rewards.data.splits import Split
 from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.picking import Pair, pick_pairs
+from rewards.labelers.picking import Pair, equal_answers, pick_pairs, win_pairs
+
+EQUAL_TEXTS = "equal-texts"
+"""Stands for the labeler where two policies wrote the same, so that nobody was asked."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,24 @@ def decide(task: LabelTask, pairs: Sequence[Pair], verdicts: Sequence[float | No
         if verdict.unusable:
             labels.left_out[verdict.unusable] += 1
         else:
-            labels.comparisons.append(_decide(pair, verdict, task))
+            (labels.wins if pair.picked == WIN_RATE else labels.comparisons).append(_decide(pair, verdict, task))
     labels.metrics |= spent
     return labels
+
+
+def equal_wins(task: LabelTask, wins: Sequence[Comparison]) -> list[Comparison]:
+    """The ties of policies that wrote the same, about which nobody is asked. wins: what is labelled of the other pairs.
+
+    Where only a part of those is labelled, the same part of the equal ones counts, so that the win rate does not move towards 1/2. That is
+    done for each opponent by itself.
+    """
+    judged, used = {frozenset((row.chosen_id, row.rejected_id)) for row in wins}, []
+    for opponent in dict.fromkeys(answer.generation for answer in task.answers if answer.generation != task.round_number):
+        equal = [(own, other) for own, other in equal_answers(task) if other.generation == opponent]
+        pairs = [pair for pair in win_pairs(task) if opponent in (pair.first.generation, pair.second.generation)]
+        share = sum(frozenset((pair.first.id, pair.second.id)) in judged for pair in pairs) / len(pairs) if pairs else 1.0
+        used += draw(equal, round(len(equal) * share), derive_seed(task.seed, "equal", opponent))
+    return [compare(own, other, task.split, EQUAL_TEXTS, tie=True, picked=WIN_RATE) for own, other in used]
 
 
 def judge_by_scores(scores: Mapping[str, float]) -> Judge:

@@ -3,6 +3,7 @@
     held-out prompts    pairs at random, at most `labeler.pairs_per_prompt` of each prompt. What they measure is never biased by picking.
     training prompts    `labeler.budget` pairs, with the same limit for each prompt. A share of them is random (`labeler.random_fraction`).
                         The rest are those that are worth a label most (`labeler.pick`, rewards/selectors/worth.py).
+    win rates           one pair for each prompt that the policies have answered, and each opponent. These pairs only measure.
 
 Equal completions are never paired. Everything depends on the seed, the samples and the committee's scores only.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 
 from configs.errors import UserError
 from configs.seeds import derive_seed, draw
-from rewards.comparisons import Sample, all_pairs
+from rewards.comparisons import WIN_RATE, Sample, all_pairs
 from rewards.labelers.labels import LabelTask
 from rewards.selectors.worth import WORTH
 
@@ -29,7 +30,7 @@ class Pair:
     """Two different completions of one prompt.
 
     `uniform` is a random number in [0, 1) that belongs to the pair. The first completion wins if it is below the judge's probability.
-    `picked` says how the pair was picked, by a value of `labeler.pick`.
+    `picked` says how the pair was picked, by a value of `labeler.pick`, or WIN_RATE.
     """
 
     first: Sample
@@ -48,7 +49,8 @@ class Pair:
 
 
 def pick_pairs(task: LabelTask) -> list[Pair]:
-    """The pairs that a labeler compares, prompt by prompt. Raises UserError if the training prompts have too few for the budget."""
+    """The pairs that a labeler compares, prompt by prompt, those for win rates last. Raises UserError if the training prompts have too few
+    for the budget."""
     config = task.config
     drawn = choose_pairs(task.samples, config.pairs_per_prompt, task.seed)
     heldout = [pair for pair in drawn if task.split.holds_out(pair.first.prompt)]
@@ -63,7 +65,7 @@ def pick_pairs(task: LabelTask) -> list[Pair]:
     kept = draw(training, budget if config.pick == RANDOM else round(budget * config.random_fraction), derive_seed(task.seed, "budget"))
     picked = _worthiest(task, budget - len(kept), kept)
     order = {sample.prompt_id: number for number, sample in reversed(list(enumerate(task.samples)))}
-    return sorted(kept + picked + heldout, key=lambda pair: order[pair.prompt_id])
+    return sorted(kept + picked + heldout, key=lambda pair: order[pair.prompt_id]) + win_pairs(task)
 
 
 def choose_pairs(samples: Sequence[Sample], pairs_per_prompt: int, seed: int) -> list[Pair]:
@@ -73,6 +75,32 @@ def choose_pairs(samples: Sequence[Sample], pairs_per_prompt: int, seed: int) ->
         rng = random.Random(derive_seed(seed, "label", prompt_id))
         chosen += [Pair(a, b, rng.random()) for a, b in rng.sample(pairs, min(pairs_per_prompt, len(pairs)))]
     return chosen
+
+
+def win_pairs(task: LabelTask) -> list[Pair]:
+    """This round's policy against the SFT policy, and against the last round's, where their answers differ. The order is shuffled."""
+    pairs = []
+    for own, other in match_answers(task.answers, task.round_number):
+        rng = random.Random(derive_seed(task.seed, WIN_RATE, own.id, other.id))
+        first, second = (own, other) if rng.random() < 0.5 else (other, own)
+        if not _are_equal(own, other):
+            pairs.append(Pair(first, second, rng.random(), WIN_RATE))
+    return pairs
+
+
+def equal_answers(task: LabelTask) -> list[tuple[Sample, Sample]]:
+    """The pairs of `match_answers` about which nobody has to be asked: both policies wrote the same."""
+    return [(own, other) for own, other in match_answers(task.answers, task.round_number) if _are_equal(own, other)]
+
+
+def match_answers(answers: Sequence[Sample], round_number: int) -> list[tuple[Sample, Sample]]:
+    """Each answer of this round's policy with each other policy's answer to the same prompt."""
+    own = {answer.prompt_id: answer for answer in answers if answer.generation == round_number}
+    return [(own[other.prompt_id], other) for other in answers if other.generation != round_number]
+
+
+def _are_equal(a: Sample, b: Sample) -> bool:
+    return (a.completion, a.finished) == (b.completion, b.finished)
 
 
 def _worthiest(task: LabelTask, count: int, taken: Sequence[Pair]) -> list[Pair]:

@@ -6,22 +6,37 @@ the votes of several raters. No row is ignored silently, and none is counted twi
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
-from rewards.comparisons import Sample
+from policies import parallel
+from rewards.comparisons import WIN_RATE, Sample, write_jsonl
 from rewards.data.splits import Split
-from rewards.labelers.label_files import read_labels
+from rewards.labelers.label_files import WANTED, read_labels
 from rewards.labelers.labels import Earlier, Labels, LabelTask
 from rewards.labelers.matching import Matcher
+from rewards.labelers.picking import Pair, win_pairs
 from rewards.labelers.raters import combine, pair_key
 
 
 def label(task: LabelTask) -> Labels:
     """The files' comparisons for this round. Labels that bring their own texts are left out if these are longer than the token limits."""
-    given = (task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier, task.is_normalized)
-    return within_limits(task, compare_by_file(*given))
+    given = (task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier, task.is_normalized, task.answers)
+    try:
+        found = compare_by_file(*given)
+    except WaitingForLabels as waiting:
+        raise WaitingForLabels(f"{waiting}{_policies_to_compare(task)}") from None
+    return within_limits(task, found)
+
+
+def _policies_to_compare(task: LabelTask) -> str:
+    """The end of the message while the run waits: where the pairs are that measure win rates and have no label yet."""
+    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized, task.answers)
+    missing = not_labelled(win_pairs(task), read_votes(*given) or Labels())
+    wanted = write_wanted(task, missing) if missing else None
+    return f"\n  policies to compare as well, for the win rate: {wanted}" if wanted else ""
 
 
 def within_limits(task: LabelTask, found: Labels) -> Labels:
@@ -34,7 +49,7 @@ def within_limits(task: LabelTask, found: Labels) -> Labels:
     too_long = limits.keep(own_texts)[1]
     if not kept:
         raise limits.nothing_left("comparisons", str(task.config.path), too_long)
-    return Labels(kept, found.left_out + too_long, found.metrics)
+    return replace(found, comparisons=kept, left_out=found.left_out + too_long)
 
 
 def compare_by_file(
@@ -45,26 +60,61 @@ def compare_by_file(
     samples_path: Path,
     earlier: Sequence[Earlier] = (),
     is_normalized: bool = False,
+    answers: Sequence[Sample] = (),
 ) -> Labels:
     """The files' comparisons for this round, in the order of the samples. The order of rows and files does not matter.
 
-    Raises WaitingForLabels while there is no file, or while too few pairs of this round are labelled. Raises UserError with the row's place
-    if a row cannot be used.
+    Raises WaitingForLabels while there is no file, or while too few pairs of this round are labelled. Those that compare policies count,
+    but at least one must be of samples. Raises UserError with the row's place if a row cannot be used. answers: what is compared for win
+    rates.
     """
     path = find_path(config, round_number)
-    found = read_votes(samples, config, split, round_number, earlier, is_normalized)
+    found = read_votes(samples, config, split, round_number, earlier, is_normalized, answers)
     if found is None:
         raise WaitingForLabels(ask(path, samples_path, "there is no such file yet"))
     now, wanted = {sample.id for sample in samples}, config.min_labels or 1
     rows = [row for row in found.comparisons if (row.chosen_id in now if row.chosen_id else row.generation == round_number)]
-    pairs = len({pair_key(row) for row in rows})
-    if pairs < wanted:
-        what = f"it has {pairs} of {wanted} comparisons for this round" if pairs else "it has no comparison for this round"
+    of_samples, of_policies = len({pair_key(row) for row in rows}), len({pair_key(row) for row in found.wins})
+    if not of_samples or of_samples + of_policies < wanted:
+        what = f"it has {of_samples + of_policies} of {wanted} comparisons for this round"
+        if not of_samples:
+            what = (
+                f"it has {of_policies} comparisons of policies, and none of samples"
+                if of_policies
+                else "it has no comparison for this round"
+            )
         raise WaitingForLabels(ask(path, samples_path, what + described(found)))
     votes = len(found.comparisons)
     found.comparisons, of_raters = combine(found.comparisons, config)
-    found.metrics |= {"labels_read": votes + found.left_out.total(), "votes": votes, "labels_wanted": wanted} | of_raters
+    read = votes + len(found.wins) + found.left_out.total()
+    found.metrics |= {"labels_read": read, "votes": votes, "labels_wanted": wanted} | of_raters
     return found
+
+
+def not_labelled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
+    """Those of the pairs of which no label says anything."""
+    there = {frozenset((row.chosen_id, row.rejected_id)) for row in [*found.comparisons, *found.wins]}
+    return [pair for pair in pairs if frozenset((pair.first.id, pair.second.id)) not in there]
+
+
+def write_wanted(task: LabelTask, pairs: Sequence[Pair]) -> Path | None:
+    """Write down the pairs that people are still asked about, those for win rates first, and say where. None without a work directory."""
+    folder = task.checkpoints.folder
+    if folder is None:
+        return None
+    if parallel.is_main():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "job": WIN_RATE if pair.picked == WIN_RATE else "samples",
+                "prompt": pair.first.prompt,
+                "ids": [pair.first.id, pair.second.id],
+                "completions": [pair.first.completion, pair.second.completion],
+            }
+            for pair in sorted(pairs, key=lambda pair: pair.picked != WIN_RATE)
+        ]
+        write_jsonl(folder / WANTED, rows)
+    return folder / WANTED
 
 
 def described(found: Labels) -> str:
@@ -81,6 +131,7 @@ def read_votes(
     round_number: int,
     earlier: Sequence[Earlier] = (),
     is_normalized: bool = False,
+    answers: Sequence[Sample] = (),
 ) -> Labels | None:
     """What each rater says of each pair of this round. None if there is no file. Raises UserError as `compare_by_file` does."""
     path = find_path(config, round_number)
@@ -88,7 +139,7 @@ def read_votes(
     files = [file for file in files if file.exists()]
     if not files:
         return None
-    matcher = Matcher(samples, config, split, round_number, earlier if config.late == "use" else (), is_normalized)
+    matcher = Matcher(samples, config, split, round_number, earlier if config.late == "use" else (), is_normalized, answers)
     for file in files:
         for place, row in read_labels(file):
             matcher.add(place if len(files) == 1 else f"{file.name}, {place}", f"{file}, {place}", row)

@@ -8,12 +8,14 @@
     file.py:function     the user's own judge, also as module:function (function.py)
     mixture              several of these share the prompts (mixture.py)
 
-All but the file pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. To add a labeler, write a
+All but the file pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. All of them also compare the policies
+themselves, for win rates (`labeler.win_rate_fraction`). To add a labeler, write a
 function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/judging.py). If it judges pairs, a function
 from `LabelTask` to `Judge` in `JUDGES` makes it a possible part of a mixture (`LabelerConfig.parts`).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from configs import user_functions
@@ -22,7 +24,7 @@ from configs.seeds import derive_seed, draw
 from rewards.comparisons import turned
 from rewards.labelers import function, gold, judge, mixture, preferences_file, reward_model, rules
 from rewards.labelers.labels import Labeler, Labels, LabelTask
-from rewards.labelers.pairs import Judge
+from rewards.labelers.pairs import Judge, equal_wins
 
 JUDGES: dict[str, Callable[[LabelTask], Judge]] = {
     "gold": gold.judge,
@@ -54,6 +56,7 @@ def label(task: LabelTask) -> Labels:
     kind = task.config.kind
     labeler = function.label if user_functions.is_function(kind) else LABELERS[kind]
     labels = labeler(task)
+    labels.wins += equal_wins(task, labels.wins)
     where = str(task.config.path or task.samples_file)
     if not labels.comparisons and labels.left_out:
         reasons = "; ".join(f"{count} x {why}" for why, count in labels.left_out.items())
@@ -72,4 +75,4 @@ def add_noise(labels: Labels, fraction: float, seed: int) -> Labels:
     decided = [number for number, row in enumerate(labels.comparisons) if not row.tie and not row.heldout]
     wrong = set(draw(decided, round(len(decided) * fraction), derive_seed(seed, "noise")))
     rows = [turned(row) if number in wrong else row for number, row in enumerate(labels.comparisons)]
-    return Labels(rows, labels.left_out, labels.metrics | {"turned": len(wrong)})
+    return replace(labels, comparisons=rows, metrics=labels.metrics | {"turned": len(wrong)})

@@ -21,9 +21,10 @@ def label(task: LabelTask) -> Labels:
 
 
 def judge(task: LabelTask) -> Judge:
-    """The judge who has scored the task's samples, on all workers."""
+    """The judge who has scored all that the task compares, on all workers."""
     scorer = task.get_scorer()
     scores = score_in_shards(scorer, task.samples, task.checkpoints, task.report)
+    scores |= score_in_shards(scorer, task.answers, task.checkpoints, task.report, "answer-scores")
     scorer.release()
 
     def say(pair: Pair) -> float | Verdict:

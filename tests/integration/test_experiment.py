@@ -19,7 +19,7 @@ compare: [[last, concat]]
 metrics: [evaluate.gold, retrain.accuracy_fresh, select.judged.features.pairwise]
 """
 SETUP = ("data", "base", "filter", "sft", "baseline")
-COPIED = [*(f"setup/{name}" for name in SETUP), *(f"0/{name}" for name in ("reward", "policy", "sample", "label", "keep"))]
+COPIED = [*(f"setup/{name}" for name in SETUP), *(f"0/{name}" for name in ("reward", "policy", "sample", "answer", "label", "keep"))]
 MADE = ["0/retrain", "0/select", "0/evaluate"]
 """`select` is made again with the same bytes, because its selectors do not learn from the retrained reward model. So `keep` is copied."""
 

@@ -22,7 +22,7 @@ def test_people_and_a_judge_share_a_round(workspace, monkeypatch):
     with ChatServer(reply) as server:
         words = ["--rounds", "1", "labeler.kind=mixture", "labeler.parts=[preferences-file, judge]", "labeler.shares=[0.3, 0.7]"]
         words += ["labeler.double_fraction=0.3", "labeler.path=people.jsonl", "labeler.pairs_per_prompt=1", f"judge.url={server.url}"]
-        words += ["judge.key_variable=JUDGE_KEY", "judge.max_retries=1", "judge.backoff_seconds=0"]
+        words += ["labeler.win_rate_fraction=1.0", "judge.key_variable=JUDGE_KEY", "judge.max_retries=1", "judge.backoff_seconds=0"]
         _, down = workspace.small("judged", *words, exit_code=3)
         assert "the judge does not answer: status 503" in down and not server.paid.total()
         healthy = True
@@ -32,8 +32,10 @@ def test_people_and_a_judge_share_a_round(workspace, monkeypatch):
         run = workspace.folder / "runs" / "judged"
         (wanted,) = run.rglob("wanted.jsonl")
         assert str(wanted) in waiting
-        pairs = [json.loads(line)["ids"] for line in wanted.read_text().splitlines()]
-        people = "".join(json.dumps({"chosen_id": a, "rejected_id": b, "rater": "ann"}) + "\n" for a, b in pairs)
+        asked_people = [json.loads(line) for line in wanted.read_text().splitlines()]
+        pairs = [row["ids"] for row in asked_people if row["job"] == "samples"]
+        assert 0 < len(pairs) < len(asked_people)
+        people = "".join(json.dumps({"chosen_id": a, "rejected_id": b, "rater": "ann"}) + "\n" for a, b in (r["ids"] for r in asked_people))
         (workspace.folder / "people.jsonl").write_text(people)
         out, err = workspace.small("judged", *words)
         assert server.paid.total() == asked and set(server.paid.values()) == {1} and server.authorizations == {f"Bearer {KEY}"}

@@ -41,7 +41,7 @@ def test_the_contract_of_status(two_rounds):
         assert (
             list(row["stages"])
             == [s.name for s in ROUND_STAGES]
-            == ["reward", "policy", "sample", "label", "retrain", "select", "keep", "evaluate"]
+            == ["reward", "policy", "sample", "answer", "label", "retrain", "select", "keep", "evaluate"]
         )
         assert all(stage["state"] == "done" and stage["seconds"] >= 0 and len(stage["digest"]) == 64 for stage in row["stages"].values())
     evaluate = status["rounds"][1]["stages"]["evaluate"]["metrics"]

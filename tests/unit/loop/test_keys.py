@@ -14,11 +14,12 @@ PINNED = {
     "round-000/reward": "d1d52b9b",
     "round-000/policy": "7669c219",
     "round-000/sample": "025764e9",
-    "round-000/label": "2c0faca4",
-    "round-000/retrain": "0d0749b3",
-    "round-000/select": "346f8f52",
-    "round-000/keep": "9bcb13c0",
-    "round-000/evaluate": "f89de71a",
+    "round-000/answer": "b62dd61f",
+    "round-000/label": "172480ec",
+    "round-000/retrain": "2fbfb582",
+    "round-000/select": "923d09b7",
+    "round-000/keep": "1b717143",
+    "round-000/evaluate": "ac009f99",
 }
 
 

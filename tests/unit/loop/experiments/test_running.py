@@ -83,8 +83,8 @@ def test_every_stage_is_made_once(experiment, tmp_path):
         by_run.setdefault(run, []).append(name)
     late = [f"round-000/{name}" for name in ("retrain", "select", "evaluate")]
     assert all(by_run[f"b-seed-{seed}"] == late for seed in (0, 1, 2))
-    # 5 stages before round 0 and 2 x 8; a later seed without base and filter.
-    assert [len(by_run[f"a-seed-{seed}"]) for seed in (0, 1, 2)] == [21, 19, 19]
+    # 5 stages before round 0 and 2 x 9; a later seed without base and filter.
+    assert [len(by_run[f"a-seed-{seed}"]) for seed in (0, 1, 2)] == [23, 21, 21]
     for run in by_run:
         assert verify(tmp_path / "runs" / "x" / run)[0] == []
 

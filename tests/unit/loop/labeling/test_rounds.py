@@ -10,9 +10,10 @@ from configs.errors import UserError
 from loop.labeling.rounds import read_round, waiting_round
 from loop.store.journal import Journal
 from rewards.labelers.label_files import WANTED
-from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, samples_of
+from tests.unit.loop.labeling.made import PEOPLE, asked_in, make_run, plain_samples, samples_of
 
 FILE = "labeler.kind=preferences-file"
+PEOPLE_AND_RULES = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "labeler.shares=[0.5, 0.5]", "labeler.path=l.jsonl")
 
 
 def test_a_run_that_nobody_has_to_label_is_refused(tmp_path):
@@ -39,10 +40,11 @@ def test_damaged_samples_are_refused(tmp_path):
         waiting_round(run)
 
 
-def test_pairs_that_the_label_stage_asks_about_are_the_only_ones(tmp_path):
-    """Their texts need not be samples of this round."""
+@pytest.mark.parametrize("labeled_by", [PEOPLE, PEOPLE_AND_RULES])
+def test_pairs_that_the_label_stage_asks_about(tmp_path, labeled_by):
+    """Their texts need not be samples of this round. A mixture asks about no others; with a file alone, all pairs of samples follow."""
     samples = plain_samples(3)
-    run = make_run(tmp_path / "x", samples)
+    run = make_run(tmp_path / "x", samples, labeled_by=labeled_by)
     folder = run.work("label", 0).checkpoints
     folder.mkdir(parents=True)
     a, b = samples[0], samples[1]
@@ -52,7 +54,8 @@ def test_pairs_that_the_label_stage_asks_about_are_the_only_ones(tmp_path):
     ]
     (folder / WANTED).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in wanted), encoding="utf-8")
     pairs = asked_in(run).pairs
-    assert [pair.ids for pair in pairs] == [{a.id, b.id}, {a.id, "sft-1"}] and [pair.tier for pair in pairs] == [0, 1]
+    assert [pair.ids for pair in pairs[:2]] == [{a.id, b.id}, {a.id, "sft-1"}] and [pair.tier for pair in pairs[:2]] == [0, 1]
+    assert len(pairs) == 2 + (3 if labeled_by is PEOPLE else 0)  # three prompts with two samples each
     assert pairs[1].answers[1].text == "another \u2028 text"
 
 

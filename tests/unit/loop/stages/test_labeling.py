@@ -68,7 +68,7 @@ class Recorder:
 
 
 def test_a_round_reads_earlier_ones_only_where_late_labels_are_used():
-    assert all(inputs.keys() == {"samples", "base"} for inputs in Recorder().inputs)
+    assert all(inputs.keys() == {"samples", "base", "answers"} for inputs in Recorder().inputs)
     people = ("data=x.jsonl", "labeler.kind=preferences-file", "labeler.path=labels.jsonl", "labeler.late=use")
     assert [inputs.get("earlier_samples") for inputs in Recorder(*people).inputs] == [None, [("sample", 0)], [("sample", 0), ("sample", 1)]]
     assert Recorder(*people).inputs[2]["labels"] == [("label", 0), ("label", 1)]

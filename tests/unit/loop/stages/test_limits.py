@@ -127,7 +127,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
     assert received.keys() == {stage.name for stage in STAGES}
     assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
     assert {name for name, inputs in received.items() if "filter" in inputs} == {
-        *("sft", "labeler", "baseline", "reward", "policy", "sample", "retrain", "refresh", "evaluate")
+        *("sft", "labeler", "baseline", "reward", "policy", "sample", "answer", "retrain", "refresh", "evaluate")
     }
 
 

@@ -16,7 +16,7 @@ from policies.generation import generate
 from policies.responses import EncodedPrompt, Response, make_records
 from policies.tokenization import as_read, decode_completion, encode_prompt
 from rewards import reward_model, sampling
-from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
+from rewards.comparisons import Comparison, PromptRecord, Sample, answer_id, read_jsonl, write_jsonl
 from rewards.data.preference_data import load_preference_data
 from rewards.scoring import Scorer, encode_pair, ensemble
 from tests.conftest import make_causal_lm
@@ -108,6 +108,28 @@ def test_scores_are_normalised_on_any_prompts_the_same_in_every_round(backbone, 
         reward_models.normalize(context("reward", folders, backbone, tmp_path / "out", seed, round_number=0), scorer)
     every = {record.prompt for record in read_jsonl(folders["data"] / "prompts.jsonl", PromptRecord)}
     assert {text for rows in taken for text, _ in rows} == every
+
+
+def test_policies_answer_the_same_prompts_in_every_round(backbone, folders, tmp_path, taken):
+    """A fifth of 60 x 4 comparisons, half of it against each opponent: 24 prompts. The SFT policy is asked in round 0 only."""
+    labeler = {"labeler": {"kind": "gold", "pairs_per_prompt": 4, "win_rate_fraction": 0.2}, "data": "embedded"}
+
+    def answer(round_number, last):
+        output = tmp_path / f"answer-{round_number}"
+        FUNCTIONS["answer"](context("answer", folders | {"last": last}, backbone, output, round_number=round_number, **labeler))
+        return read_jsonl(output / "samples.jsonl", Sample)
+
+    first = answer(0, None)
+    second = answer(1, tmp_path / "answer-0")
+    third = answer(2, tmp_path / "answer-1")
+    for r, answers, others in ((0, first, [None]), (1, second, [0, None]), (2, third, [1, None])):
+        by_policy = {policy: [a.prompt_id for a in answers if a.generation == policy] for policy in (r, *others)}
+        assert all(prompts == by_policy[r] and len(set(prompts)) == 24 for prompts in by_policy.values())
+        assert sum(map(len, by_policy.values())) == len(answers)
+        assert all(a.id == answer_id(r, a.generation, a.prompt_id) and a.policy == "d" for a in answers)
+    assert [len(rows) for rows in taken] == [24] * 4
+    seeds = [[seed for _, seed in rows] for rows in taken]
+    assert len({seed for of_policy in seeds for seed in of_policy}) == 4 * 24  # each policy draws for itself
 
 
 # -- nothing to work on ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from loop.store.upkeep import verify
 from tests.unit.loop.fake_executor import FakeDriver
 
 SETUP = [f"setup/{name}" for name in ("data", "base", "filter", "sft", "baseline")]
-ROUND = [f"round-000/{name}" for name in ("reward", "policy", "sample", "label", "retrain", "select", "keep", "evaluate")]
+ROUND = [f"round-000/{name}" for name in ("reward", "policy", "sample", "answer", "label", "retrain", "select", "keep", "evaluate")]
 LATE = "retrain.mixture_pairs=7"
 """A setting that only `retrain` reads."""
 
@@ -36,10 +36,10 @@ def test_only_the_stages_with_another_key_are_made(tmp_path, library):
     driver.executor.content = "other"
     driver.execute()
     assert driver.made == ["round-000/retrain", "round-000/select", "round-000/keep", "round-000/evaluate"]
-    names = [f"None/{name.split('/')[1]}" for name in SETUP] + [f"0/{name.split('/')[1]}" for name in ROUND[:4]]
+    names = [f"None/{name.split('/')[1]}" for name in SETUP] + [f"0/{name.split('/')[1]}" for name in ROUND[:5]]
     assert copied_from(driver) == dict.fromkeys(names, "first")
     assert "setup/sft            copied from first" in driver.terminal.lines
-    assert verify(tmp_path / "second") == ([], 13) and verify(tmp_path / "first") == ([], 13)
+    assert verify(tmp_path / "second") == ([], 14) and verify(tmp_path / "first") == ([], 14)
 
 
 def test_a_stage_made_anew_with_the_same_bytes_changes_nothing_after_it(tmp_path, library):

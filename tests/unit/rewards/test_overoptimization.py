@@ -1,0 +1,101 @@
+"""The signs of over-optimisation, their limits, and how they are joined."""
+
+import itertools
+
+import pytest
+
+from rewards.measurements import Measurement
+from rewards.overoptimization import Evidence, Sign, find_signs, join, summary, warn
+
+N = 400
+PROMPTS = [str(i) for i in range(N)]
+
+
+def measured(values):
+    return Measurement(values, PROMPTS)
+
+
+def healthy(**changed):
+    """A policy that is a little longer, scores higher, and wins."""
+    sft_scores = measured([i / N - 0.5 for i in range(N)])
+    return Evidence(
+        **{
+            "defects": {"repetition": 0.06, "empty": 0.0},
+            "sft_defects": {"repetition": 0.05, "empty": 0.01},
+            "lengths": [12] * N,
+            "sft_lengths": [9] * N,
+            "scores": measured([value + 0.2 for value in sft_scores.values]),
+            "sft_scores": sft_scores,
+            "kl": [1.8] * N,
+            "other_gain": {"mean": 0.2, "standard_error": 0.05, "count": N},
+            "fresh_accuracy": {"accuracy": 0.46, "standard_error": 0.03, "pairs": 300},
+            "win_rate": {"sft": {"mean": 0.62, "high": 0.69}, "last": {"mean": 0.48, "high": 0.55}},
+            "best_of": {way: {"mean": mean, "standard_error": 0.06, "count": N} for way, mean in (("random", 2.8), ("reward_model", 3.0))},
+        }
+        | changed
+    )
+
+
+BAD = {
+    "rule_shift": {"defects": {"repetition": 0.30, "empty": 0.0}},
+    "length": {"lengths": [20] * N, "kl": [3.0] * N},
+    "kl": {"kl": [4.8] * N},
+    "scores_above_sft": {"scores": measured([1.0] * N)},
+    "other_judge": {"other_gain": {"mean": -0.2, "standard_error": 0.05, "count": N}},
+    "fresh_accuracy": {"fresh_accuracy": {"accuracy": 0.40, "standard_error": 0.03, "pairs": 300}},
+    "best_of": {"best_of": {w: {"mean": m, "standard_error": 0.06, "count": N} for w, m in (("random", 2.8), ("reward_model", 2.5))}},
+    "worse_than_sft": {"win_rate": {"sft": {"mean": 0.40, "high": 0.47}}},
+    "worse_than_last": {"win_rate": {"last": {"mean": 0.40, "high": 0.47}}},
+}
+"""What makes each sign fire, and no other one."""
+
+
+def test_a_healthy_policy_has_no_sign():
+    signs = find_signs(healthy())
+    assert signs.keys() == BAD.keys() and not any(sign.fires for sign in signs.values())
+    assert summary(signs)["verdict"] == "none" and warn(signs) is None
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_sign_fires_alone(name):
+    signs = find_signs(healthy(**BAD[name]))
+    assert [found for found, sign in signs.items() if sign.fires] == [name]
+    assert join(signs) == ("suspected" if name.startswith("worse") else "none")
+    row = summary(signs)["signs"][name]
+    assert row["fires"] and row.keys() == {"value", "limit", "fires"}
+
+
+def test_values_of_signs():
+    """By hand: 4.8 nats over 12 tokens; 0.30 - 0.05; 20 / 9 tokens."""
+    assert find_signs(healthy(**BAD["kl"]))["kl"].value == pytest.approx(0.4)
+    assert find_signs(healthy(**BAD["rule_shift"]))["rule_shift"].value == pytest.approx(0.25)
+    assert find_signs(healthy(**BAD["length"]))["length"].value == pytest.approx(20 / 9)
+    assert find_signs(healthy(lengths=[3] * N, kl=[0.5] * N))["length"].value == pytest.approx(3.0)
+
+
+def test_a_defect_of_few_answers_is_no_sign():
+    """3 of 10 against 0 of 10 is a shift of 0.3, but its error is sqrt(0.15 x 0.85 x 2 / 10) = 0.16, and three of them are more."""
+    few = healthy(defects={"empty": 0.3}, sft_defects={"empty": 0.0}, lengths=[12] * 10, sft_lengths=[9] * 10, kl=[1.8] * 10)
+    assert not find_signs(few)["rule_shift"].fires
+
+
+def test_how_signs_are_joined():
+    """All numbers of hard and soft signs, against the rule as the docstring states it."""
+    for hard, soft in itertools.product(range(3), range(5)):
+        signs = {f"{kind}-{i}": Sign(1.0, 0.0, "", hard=kind == "hard") for kind, n in (("hard", hard), ("soft", soft)) for i in range(n)}
+        clear = (hard >= 1 and soft >= 1) or soft >= 3
+        assert join(signs) == ("clear" if clear else "suspected" if hard or soft == 2 else "none")
+
+
+def test_what_was_not_measured_is_left_out():
+    nothing = healthy(
+        kl=(), other_gain=None, fresh_accuracy={"accuracy": None, "standard_error": None}, win_rate={}, best_of={}, defects={}
+    )
+    assert find_signs(nothing).keys() == {"length", "scores_above_sft"}
+
+
+def test_the_warning_names_what_was_found():
+    text = warn(find_signs(healthy(**BAD["rule_shift"] | BAD["worse_than_sft"])))
+    assert text.startswith("the policy exploits its reward: ") and "\n" not in text
+    assert "repetition in 30% of the answers (5% with the SFT policy)" in text and "wins 40%" in text
+    assert warn(find_signs(healthy(**BAD["worse_than_sft"]))).startswith("the policy may exploit its reward: ")
