@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from configs.schema import DataConfig
-from rewards import labelers
 from rewards.comparisons import Comparison, Sample, answer_id, parse_answer_id, round_of, win_probability
 from rewards.data.preference_data import load_preference_data
+from rewards.labelers import registry as labelers
 from rewards.win_rates import RIDGE, length_controlled, measure, outcomes, win_rate
 from rewards.world.gold import gold_scores
 from tests.unit.rewards.labelers.test_labelers import task

@@ -7,9 +7,10 @@ import pytest
 
 from configs.errors import UserError, WaitingForLabels
 from policies.checkpoints import Checkpoints
-from rewards import labelers
 from rewards.comparisons import WIN_RATE, Sample, answer_id, sample_id
+from rewards.labelers import registry as labelers
 from rewards.labelers.label_files import WANTED
+from rewards.labelers.labels import Earlier
 from rewards.labelers.matching import ANOTHER_ROUND, EQUAL_TEXTS, NO_DUEL
 from rewards.labelers.pairs import EQUAL_TEXTS as NOBODY
 from rewards.labelers.picking import win_pairs
@@ -136,7 +137,7 @@ def test_rows_that_are_no_comparison_of_policies(here):
     rows = [duel(0, round_number=1), mixed, without_own, duel(10, round_number=0), duel(10, policy=0, round_number=1)]
     write(here, *of_samples(3, 1), *rows)
     for late in ("leave-out", "use"):
-        earlier = [labelers.Earlier(0, samples(0), [])]
+        earlier = [Earlier(0, samples(0), [])]
         found = labelers.label(replace(asked(round_number=1, others=(None, 0), **FILE | {"late": late}), earlier=earlier))
         assert found.left_out == {EQUAL_TEXTS: 1, NO_DUEL: 2, ANOTHER_ROUND: 1}
         assert [row.prompt_id for row in found.wins if row.labeler != NOBODY] == ["w10"]
