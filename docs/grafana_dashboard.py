@@ -46,6 +46,7 @@ PANELS: dict[str, list[Panel]] = {
     ROUNDS: [
         Panel("Gold (only in the embedded world)", "gold", stage="evaluate"),
         Panel("Gold over the SFT policy", "gold_over_sft"),
+        Panel("Win rate", "win_rate", "{{part}}, round {{round}}"),
         Panel("Score over the SFT policy", "proxy_gain"),
         Panel("KL from the SFT policy", "kl", stage="evaluate"),
         Panel("Defects by rule", "defects", "{{part}}, round {{round}}", stage="evaluate"),

@@ -110,7 +110,7 @@ def test_every_chart_of_the_grafana_dashboard_finds_something(watched):
     asked = {chart["title"]: re.findall(r"ray_loop_\w+", chart["targets"][0]["expr"])[0] for chart in CHARTS}
     late = {
         f"ray_{name_on_ray(name)}"
-        for name in ("gold_over_sft", "proxy_gain", "kl", "defects", "reward_accuracy", "retrained_accuracy", "gold")
+        for name in ("gold_over_sft", "win_rate", "proxy_gain", "kl", "defects", "reward_accuracy", "retrained_accuracy", "gold")
     }
     empty = {title for title, name in asked.items() if name not in names and name not in late and title not in NOT_IN_THIS_RUN}
     assert not empty
