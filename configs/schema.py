@@ -40,6 +40,9 @@ class RunConfig(Section):
     trainer: Literal["ppo", "dpo"] = "ppo"
     """How the policy of a round is trained: by PPO (`ppo`), or by DPO on the comparisons that the round's reward model was trained on
     (`dpo`). All other stages are the same, so the two can be compared. With `dpo`, the policy does not depend on the settings of `ppo`."""
+    report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], RUN_TIME] = []
+    """Trackers that are told the figures of the run, besides its own directory. Each needs its library: `pip install
+    'loop-rlhf[tensorboard]'`. `docs/watching.md` says where they write."""
     base: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
     curation: CurationConfig = CurationConfig()

@@ -1,7 +1,8 @@
 """Writes the pages that come from the code: `python -m docs.generate`. A test fails while one of them is not current.
 
-docs/configuration.md    from the settings in configs
-docs/metrics.md          from the metrics in loop/store/measures.py
+docs/configuration.md     from the settings in configs
+docs/metrics.md           from the metrics in loop/store/measures.py
+docs/grafana/loop.json    from docs/grafana_dashboard.py
 """
 
 import ast
@@ -16,7 +17,8 @@ from configs.fields import Section
 from configs.loading import PRESETS
 from configs.schema import RunConfig
 from configs.views import is_run_time
-from loop.store.measures import HEADLINES, MEASURES
+from docs import grafana_dashboard
+from loop.store.measures import COUNTERS, HEADLINES, MEASURES, RUNNING, Measure
 
 FOLDER = Path(__file__).parent
 SOURCE = "Source: "
@@ -52,6 +54,12 @@ policy on the same prompts. Most metrics are objects with `mean` (or `accuracy`)
 """
 
 
+WATCHED = """## Found out while a stage runs
+
+Ray and the trackers have these too ([Watching a run](watching.md)). They are in no stage's metrics.
+"""
+
+
 def main() -> None:
     """Write all pages."""
     for name, text in pages().items():
@@ -60,17 +68,21 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Return the Markdown of each generated page by its file name."""
-    return {"configuration.md": settings(), "metrics.md": metrics()}
+    """Return the text of each generated page by its file name."""
+    return {"configuration.md": settings(), "metrics.md": metrics(), "grafana/loop.json": grafana_dashboard.text()}
 
 
 def metrics() -> str:
     """Return the page of metrics."""
-    rows = ["| metric | meaning | unit | better |", "| --- | --- | --- | --- |"]
-    rows += [f"| `{name}` | {m.meaning} | {m.unit} | {m.better or ''} |" for name, m in MEASURES.items()]
     lines = ["## Shown when a stage is finished", "", "| stage | metrics |", "| --- | --- |"]
     lines += [f"| {stage} | {', '.join(f'`{name}`' for name in names)} |" for stage, names in HEADLINES.items()]
-    return "\n".join([METRICS, "## All metrics", "", *rows, "", *lines, ""])
+    watched = [WATCHED, *_table_of(RUNNING | COUNTERS)]
+    return "\n".join([METRICS, "## All metrics", "", *_table_of(MEASURES), "", *lines, "", *watched, ""])
+
+
+def _table_of(measures: dict[str, Measure]) -> list[str]:
+    rows = [f"| `{name}` | {m.meaning} | {m.unit} | {m.better or ''} |" for name, m in measures.items()]
+    return ["| metric | meaning | unit | better |", "| --- | --- | --- | --- |", *rows]
 
 
 def settings() -> str:

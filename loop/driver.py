@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from loop.store.run_config import record_start
 from loop.store.stage_library import StageLibrary
 from loop.store.upkeep import verify
 from loop.terminal import Terminal
+from loop.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Driver:
         self.paths = RunFolder(folder)
         self.journal = Journal(self.paths.journal)
         self.library = library
+        self.trackers = Trackers(config, folder, terminal.say)
         self._process_started = process_started
 
     def execute(self, program: Program = run_rounds) -> None:
@@ -100,7 +102,8 @@ class Driver:
                     self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                     return
                 record_start(self.folder, self.journal, self.config)
-                with self._end_in_journal():
+                with self._end_in_journal(), closing(self.trackers):
+                    self.trackers.open()
                     program(self)
                 self.journal.append("run_done")
                 shutil.rmtree(self.paths.all_work, ignore_errors=True)
@@ -127,6 +130,7 @@ class Driver:
             self._journal_commit(stage.name, round_number, artifact, copied_from)
             if self.library:
                 self.library.add(artifact)
+        self.trackers.finished(stage.name, round_number, artifact)
         return artifact
 
     def _find(self, final: Path, key: str, row: StageState) -> Artifact | None:
@@ -237,11 +241,13 @@ class Driver:
         job.work.progress.unlink(missing_ok=True)
 
         def on_wait() -> None:
-            show(read_progress(job.work.progress))
+            show(now := read_progress(job.work.progress))
+            self.trackers.progress(job.stage.name, job.round, now)
             self.signals.check_grace()
 
         try:
-            with self.signals.stage(job.work.stop), self.terminal.stage(job.name) as show:
+            view = self.terminal.stage(job.name, self.config.name, self.journal.state())
+            with self.signals.stage(job.work.stop), view as show:
                 metrics = self.executor.run(job.name, request, on_wait)
         except OutOfMemory as error:
             raise memory_error(job.name, job.stage.name, self.config, error) from None
@@ -258,7 +264,8 @@ class Driver:
         self._process_started = None  # another start, after Ray was lost, does not start Python again
         if startup.dashboard:
             self.terminal.say(f"Ray dashboard {startup.dashboard} (its token: `ray get-auth-token`)")
-        self.journal.append("run_started", num_rounds=self.config.num_rounds, dashboard=startup.dashboard, startup=seconds)
+        addresses = {"dashboard": startup.dashboard, "prometheus": startup.metrics}
+        self.journal.append("run_started", num_rounds=self.config.num_rounds, startup=seconds, **addresses)
 
     # -- the journal ------------------------------------------------------------------------------------------------
 

@@ -1,62 +1,67 @@
-"""What a person sees while a run works: a progress bar with an estimate, and one line for each finished stage. Nothing else prints.
+"""What a person sees while a run works: a live view of the running stage, and one line for each finished stage. Nothing else prints.
 
-On a pipe there are no bars and no colours. The environment variable NO_COLOR is respected (by rich). Must never import torch or Ray.
+On a pipe there are only the lines, without colours. The environment variable NO_COLOR is respected (by rich). Must never import torch or
+Ray.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from loop.live_view import LiveView
 from loop.printing import printable
-from loop.store.measures import headline, live, warning_lines
-from loop.store.progress import Progress as StageProgress
+from loop.store.journal import RunState
+from loop.store.measures import headline, warning_lines
+from loop.store.progress import Progress
 
 PIPE_WIDTH = 200
 """How wide a table may be where the output is no terminal, so that nothing in it is cut off."""
 
 
 class Terminal:
-    """Writes to standard output."""
+    """Writes to standard output. is_quiet: only warnings and tables."""
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, is_quiet: bool = False) -> None:
+        self.is_quiet = is_quiet
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = PIPE_WIDTH
 
     def say(self, text: str) -> None:
         """Print one message. Markup and emoji codes in it are shown as they are."""
-        self.console.print(printable(text), markup=False, emoji=False)
+        if not self.is_quiet:
+            self._print(text)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[StageProgress], None]]:
-        """Show a progress bar while the block runs. The block is given a function that takes the progress of the stage."""
-        if not self.console.is_terminal:
+    def stage(self, name: str, run: str = "", state: RunState | None = None) -> Iterator[Callable[[Progress], None]]:
+        """Show a live view while the block runs. The block is given a function that takes the progress of the stage.
+
+        state: where the run is, for the stage of a run. run: its name.
+        """
+        if self.is_quiet or not self.console.is_terminal:
             yield lambda now: None
             return
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}", markup=False),
-        )
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(name, total=None, metrics="")
-            yield lambda now: progress.update(task, completed=now.done, total=now.total or None, metrics=live(now.metrics))
+        view = LiveView(name, run, state)
+        with Live(view, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False):
+            yield view.look
 
     def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:
         """Print the line of a finished stage, and a line for each of its warnings."""
-        self.say(f"{name:<20} {seconds:6.1f} s  {headline(name.rsplit('/', 1)[-1], metrics)}".rstrip())
-        for line in warning_lines(metrics):
-            self.say(line)
+        warnings = warning_lines(metrics)
+        if not self.is_quiet or warnings:
+            self._print(f"{name:<20} {seconds:6.1f} s  {headline(name.rsplit('/', 1)[-1], metrics)}".rstrip())
+        for line in warnings:
+            self._print(line)
+
+    def _print(self, text: str) -> None:
+        self.console.print(printable(text), markup=False, emoji=False)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table. Its first column is text, and the others are numbers."""

@@ -40,6 +40,7 @@ from policies.ppo_checkpoints import load_state, save_state
 from policies.ppo_metrics import loss_metrics, mean_approx_kl, response_metrics
 from policies.reporting import Report
 from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records, mean_entropy
+from policies.tokenization import last_turn
 
 MICRO_BATCHES_PER_PASS = 4
 """A pass without gradients takes this many micro-batches at a time. It then needs no more memory than a pass with gradients."""
@@ -117,6 +118,8 @@ class PPOTrainer:
         self.backbone, self.score, self.config, self.generation = backbone, score, config, generation
         self.policy, self.reference, self.seed = policy, reference, seed
         self.value = value if config.has_critic else None
+        self.newest = ""
+        """One of the newest responses with its score and its prompt, for people to read."""
         self.kl = KLController(config.kl_coefficient, config.kl_target, config.kl_horizon)
         owners = [backbone.parameters(policy), *(self.value.parameters() if self.value else [])]
         self.parameters = [parallel.flattened(parameters) for parameters in owners]
@@ -128,7 +131,7 @@ class PPOTrainer:
         log = load_state(checkpoints.newest(), *state)
         for update in range(len(log), len(batches)):
             log.append({"update": update} | self.step(update, batches[update]))
-            report(update + 1, len(batches), log[-1])
+            report(update + 1, len(batches), log[-1], [self.newest])
             if checkpoints.due():
                 with checkpoints.saving(update + 1) as folder:
                     save_state(folder, *state, log)
@@ -164,6 +167,7 @@ class PPOTrainer:
         reference = self._run(responses, self.reference)[1] if config.kl_coefficient else None
 
         raw_scores = torch.as_tensor(self.score(records), dtype=torch.float32, device=self.backbone.device)
+        self.newest = f"score {float(raw_scores[0]):.2f}\n{last_turn(records[0].prompt)}\n{records[0].completion}"
         finished = torch.tensor([record.finished for record in records], device=raw_scores.device)
         scores = raw_scores - config.missing_end_penalty * ~finished
         kl = torch.zeros_like(logprobs) if reference is None else kl_per_token(logprobs, reference, config.kl_estimator_used)

@@ -23,6 +23,11 @@ class DialogueRefused(Exception):
     """The chat template cannot write a dialogue; the text is its reason."""
 
 
+def last_turn(prompt: Prompt) -> str:
+    """Return what was said last in a prompt, for people to read."""
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Return the token ids of a prompt, ready for the model to answer.
 

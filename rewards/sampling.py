@@ -14,7 +14,7 @@ from policies.checkpoints import Checkpoints
 from policies.generation import generate_sharded
 from policies.reporting import Report
 from policies.responses import Response
-from policies.tokenization import decode_completion, encode_prompt
+from policies.tokenization import decode_completion, encode_prompt, last_turn
 from rewards.comparisons import PromptRecord, Sample, sample_id
 
 SeedOf = Callable[..., int]
@@ -46,10 +46,11 @@ class Sampler:
         )
 
     def _report(self, records: Sequence[PromptRecord], done: int, responses: Sequence[Response]) -> None:
-        """Show the first responses of a shard that ends before item `done`."""
+        """Show the first responses of a shard that ends before item `done`, and the mean length of its responses in tokens."""
         shown = zip(records[done - len(responses) :], responses[:TEXTS_SHOWN], strict=False)
-        texts = [f"{_last_turn(record)}\n{decode_completion(self.backbone.tokenizer, r.token_ids)}" for record, r in shown]
-        self.report(done, len(records), texts=texts)
+        texts = [f"{last_turn(record.prompt)}\n{decode_completion(self.backbone.tokenizer, r.token_ids)}" for record, r in shown]
+        length = sum(len(response.token_ids) for response in responses) / max(1, len(responses))
+        self.report(done, len(records), {"length": length}, texts)
 
     def encode(self, records: Sequence[PromptRecord]) -> list[list[int]]:
         """The token ids of each prompt."""
@@ -108,7 +109,3 @@ def draw_prompts(
     """
     num_heldout = min(max(1, round(config.num_prompts * config.heldout_fraction)), config.num_prompts - 1)
     return draw(training, config.num_prompts - num_heldout, seed_of("prompts")), draw(heldout, num_heldout, seed_of("heldout"))
-
-
-def _last_turn(record: PromptRecord) -> str:
-    return record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]

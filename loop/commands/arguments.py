@@ -20,6 +20,11 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=number_from(1), metavar="N", help="how many rounds the run has in total")
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Whether only what needs attention is printed."""
+    parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
 def run_name(word: str) -> str:
     """A name for a new run, as argparse takes it."""
     try:

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "report",
     "samples": "samples",
     "logs": "logs",
+    "dashboard": "dashboard",
     "choose": "choose",
     "promote": "promote",
     "doctor": "doctor",

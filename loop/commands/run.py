@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.loading import Given, read_given, validate
 from configs.schema import RunConfig
-from loop.commands.arguments import add_rounds, find_run, run_name, runs_folder
+from loop.commands.arguments import add_quiet, add_rounds, find_run, run_name, runs_folder
 from loop.commands.explaining import about_a_run
 from loop.doctor.before_a_run import first_lines
 from loop.driver import Driver
@@ -20,6 +20,7 @@ from loop.store.journal import fold, read_events
 from loop.store.layout import MANIFEST, RunFolder
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
+from loop.trackers import check_installed
 from policies.base_folder import check_base
 from rewards.data.sources import check_given_sources, check_labels
 from rewards.ready_folders import check_ready_model
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, about_a_run()
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="a setting, for example ppo.num_updates=10")
     add_rounds(parser)
+    add_quiet(parser)
     parser.add_argument("--config", metavar="FILE", help="a YAML file or the name of a preset (default: the embedded world)")
     parser.add_argument("--name", metavar="RUN", help="the name of the run, which is also the name of its directory")
     parser.add_argument(
@@ -46,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     given = read_given(options.config, options.settings, name=options.name, num_rounds=options.rounds)
-    start(runs_folder(options).resolve(), given, options.fork)
+    start(runs_folder(options).resolve(), given, options.fork, options.quiet)
     return 0
 
 
-def start(runs: Path, given: Given, fork_name: str | None = None) -> None:
+def start(runs: Path, given: Given, fork_name: str | None = None, is_quiet: bool = False) -> None:
     """Make the run that is given, or fork it as `fork_name` and make the fork. Raises a LoopError unless all rounds are done."""
-    terminal = Terminal()
+    terminal = Terminal(is_quiet)
     folder = RunFolder(runs / given.name())
     reads_new_data = fork_name is not None and any(given.get(("data", name)) is not None for name in ("source", "sources"))
     if folder.config.exists():
@@ -87,4 +89,5 @@ def check_given(given: Given, data_was_read: bool) -> RunConfig:
     check_functions(config, given.place)
     check_base(config, given.place(("base", "model")))
     check_ready_model(config.labeler, given.place(("labeler", "model")))
+    check_installed(config, given.place(("report_to",)))
     return config

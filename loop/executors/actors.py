@@ -1,8 +1,8 @@
 """The child process of the fleet, `python -m loop.executors.actors`. It starts or joins Ray and keeps one Ray actor for each worker.
 
 It does what the driver asks for over a pipe (see `fleet.py`) and ends when the driver ends. Every stage is called on all actors at
-once, under the name that the dashboard shows ("round-001/policy"). Ray owns scheduling, logs and metrics, and the code inside an
-actor does not know of it. This is the only file that imports Ray.
+once, under the name that the dashboard shows ("round-001/policy"). Ray owns scheduling, logs and metrics, and the code of the stages
+does not know of it. Only this file and `ray_display.py`, which says what the dashboard shows, import Ray.
 """
 
 import errno
@@ -26,9 +26,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from configs.errors import LoopError, UserError
 from configs.schema import RuntimeConfig
-from loop.executors.executor import QUIET_LIBRARIES, thread_variables
+from loop.executors.executor import QUIET_LIBRARIES, StageRequest, thread_variables
 from loop.executors.processes import MARK, kill_marked_from_outside
-from loop.executors.worker import Worker
+from loop.executors.ray_display import NamedWorker, RunMetrics
 from loop.failures import RESUMES, OutOfMemory, WorkerLost, error_to_json, stage_error
 
 POLL_SECONDS = 0.25
@@ -49,9 +49,13 @@ class Actors:
         self.config, self.run, self.driver = config, run, driver
         self._workers: list[Any] = []
         self._group: Any = None
+        self._metrics: RunMetrics | None = None
 
     def start_ray(self) -> dict[str, Any]:
-        """Start or join Ray. Raises UserError for an address or a port that cannot be used, WorkerLost where another try may help."""
+        """Start or join Ray, and return the addresses of its dashboard and of its metrics.
+
+        Raises UserError for an address or a port that cannot be used, WorkerLost where another try may help.
+        """
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
         if self.config.address is None:
@@ -75,7 +79,8 @@ class Actors:
         except Exception as error:  # Ray raises many kinds here, even plain Exception; the user gets one message
             raise _start_error(error, self.config) from None
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # instead of Ray's handler: this process ends when the driver ends
-        return {"dashboard": f"http://{dashboard}"}
+        self._metrics = RunMetrics()
+        return {"dashboard": f"http://{dashboard}", "metrics": _metrics_address()}
 
     def start_workers(self) -> dict[str, Any]:
         """Kill the actors that exist and start new ones. Raises UserError where the cluster has no room."""
@@ -105,11 +110,13 @@ class Actors:
         """What each worker says about a stage's work directory (see `shared_folder.py`)."""
         return {"sights": self._get([worker.look.options(name="look").remote(work, word) for worker in self._workers])}
 
-    def call(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
+    def call(self, name: str, request: StageRequest) -> dict[str, Any]:
         """Run a stage on all workers, and give up where the driver asks for something else.
 
         Raises what the stage raised where it is a LoopError; else OutOfMemory, WorkerLost where an actor died, or StageFailed.
         """
+        assert self._metrics is not None
+        self._metrics.begin(request)
         pending = [worker.run_stage.options(name=name).remote(request) for worker in self._workers]
         first, probed = pending[0], time.monotonic()
         while pending and not self.driver.is_asking():
@@ -119,8 +126,12 @@ class Actors:
             if time.monotonic() - probed > PROBE_SECONDS:
                 _probe()
                 probed = time.monotonic()
+            self._metrics.look()
             self.driver.say_alive()
-        return {} if pending else ray.get(first)
+        if pending:
+            return {}
+        self._metrics.finish(metrics := ray.get(first))
+        return metrics
 
     def stop(self) -> None:
         """Kill the actors and leave Ray."""
@@ -162,6 +173,7 @@ class Actors:
             | thread_variables(self.config.threads_per_worker)
             | {
                 "PYTHONWARNINGS": "ignore",
+                "RAY_ENABLE_RECORD_ACTOR_TASK_LOGGING": "1",  # so that the dashboard shows the lines of each stage by themselves
                 "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2])),
             }
         )
@@ -170,14 +182,21 @@ class Actors:
         strategy = PlacementGroupSchedulingStrategy(placement_group=self._group, placement_group_bundle_index=rank)
         # Where Ray was started here, its workers have inherited the variables.
         environment = {"env_vars": self._variables()} if self.config.address else {}
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(NamedWorker).options(
             name=f"{self.run}-worker-{rank}",
             num_cpus=bundle["CPU"],
             num_gpus=bundle.get("GPU", 0),
             scheduling_strategy=strategy,
             runtime_env=environment,
         )
-        return actor.remote(rank, self.config.threads_per_worker)
+        return actor.remote(rank, self.config.threads_per_worker, self.run)
+
+
+def _metrics_address() -> str | None:
+    """Where Prometheus finds the metrics of this process: the agent of this process's node serves them."""
+    own = ray.get_runtime_context().get_node_id()
+    node = next((node for node in ray.nodes() if node["NodeID"] == own), None)
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" if node else None
 
 
 def _agree_on_token(address: str) -> None:

@@ -54,10 +54,14 @@ class StageRequest(TypedDict):
 
 @dataclass(frozen=True)
 class Startup:
-    """What `Executor.start` has started: the seconds that each part took, and the address of a dashboard where there is one."""
+    """What `Executor.start` has started: the seconds that each part took, and addresses where there is something to look at.
+
+    metrics: what Prometheus reads.
+    """
 
     seconds: dict[str, float]
     dashboard: str | None = None
+    metrics: str | None = None
 
 
 class Executor(Protocol):

@@ -69,11 +69,11 @@ class Fleet:
                 self._kill()
         before = time.monotonic()
         self._start_child()
-        dashboard = self._ask({"do": "start ray"}, seconds)["dashboard"]
+        addresses = self._ask({"do": "start ray"}, seconds)
         between = time.monotonic()
         self._ask({"do": "start workers"}, seconds)
         self._ready = True
-        return Startup({"ray": between - before, "workers": time.monotonic() - between}, dashboard)
+        return Startup({"ray": between - before, "workers": time.monotonic() - between}, **addresses)
 
     def run(self, name: str, request: StageRequest, on_wait: OnWait) -> dict[str, Any]:
         """Make a stage on all workers at once; see `Executor.run`. `name` is what the dashboard shows.

@@ -22,6 +22,7 @@ from loop.round import BASE, DATA, LABEL, LABELER
 from loop.store import base_files
 from loop.store.layout import StageWork
 from loop.store.progress import ProgressFile
+from policies.reporting import Report, report_nothing
 
 COLLECTIVE_FACTOR = 5
 """A sum over the workers may take this many times `hang_seconds`. The limit ends a wait that looks like work, as it does on a GPU, and it
@@ -74,7 +75,6 @@ class Worker:
         from loop import stages
         from policies import parallel
         from policies.checkpoints import Checkpoints
-        from policies.reporting import report_nothing
 
         config, work = visible(RunConfig.model_validate(request["config"]), request["reads"]), StageWork(Path(request["work"]))
         context = stages.Context(
@@ -84,7 +84,7 @@ class Worker:
             inputs={name: _paths(value) for name, value in request["inputs"].items()},
             output=Path(request["output"]),
             checkpoints=Checkpoints(work.checkpoints, config.runtime.checkpoint_seconds, work.stop),
-            report=ProgressFile(work.progress).write if self.rank == 0 else report_nothing,
+            report=self.reporter(work),
             get_backbone=lambda folder: self._backbone(config, folder),
         )
         try:
@@ -98,6 +98,10 @@ class Worker:
                 raise WorkerLost("a worker waited in vain for another", str(error)) from None
             raise
         return metrics
+
+    def reporter(self, work: StageWork) -> Report:
+        """What a stage tells its progress to. The main worker writes it down for the driver."""
+        return ProgressFile(work.progress).write if self.rank == 0 else report_nothing
 
     def _waiting_allowed(self, request: StageRequest) -> AbstractContextManager[None]:
         """For stages that may wait for a network: they download, or ask a judge, or call a user's function that may ask a service."""

@@ -9,11 +9,9 @@ from typing import Any
 from configs.errors import UserError, did_you_mean
 from loop.round import LABELER, SETUP_STAGES, STAGES
 from loop.store.journal import RunState
-from loop.store.measures import MEASURES, find_measure
+from loop.store.measures import MEANS, MEASURES, find_measure
 
 SEE = "docs/metrics.md explains every metric, and `loop status RUN --json` shows those of a run"
-MEANS = ("mean", "accuracy")
-"""The names of the mean in a summary (rewards/measurements.py)."""
 
 
 def check_path(path: str, place: str) -> None:

@@ -39,6 +39,8 @@ class Event(BaseModel):
     metrics: dict[str, Any] | None = None
     message: str | None = None
     dashboard: str | None = None
+    prometheus: str | None = None
+    """Where Prometheus can read the metrics of the run while it runs."""
     resumed: str | None = None
     startup: dict[str, float] | None = None
     copied_from: str | None = None
@@ -66,6 +68,7 @@ class RunState(BaseModel):
     setup: dict[str, StageState] = {}
     rounds: dict[int, dict[str, StageState]] = {}
     dashboard: str | None = None
+    prometheus: str | None = None
     configs: list[str] = []
     """SHA-256 of the `config.yaml` of each start, in order."""
     message: str | None = None
@@ -174,7 +177,8 @@ def _apply(run: RunState, event: Event) -> None:
     """Change the state by one event."""
     run.message = event.message
     if event.event == "run_started":
-        run.state, run.num_rounds, run.dashboard = "running", event.num_rounds or 0, event.dashboard
+        run.state, run.num_rounds = "running", event.num_rounds or 0
+        run.dashboard, run.prometheus = event.dashboard, event.prometheus
         run.configs += [event.config] if event.config else []
     elif event.event in ("stage_started", "stage_committed"):
         done = event.event == "stage_committed"

@@ -6,6 +6,8 @@
       lock                     held by the process that works on the run (store/lock.py)
       logs/ray.log             what Ray and its process print
       logs/failed-stage.log    the traceback of the last stage that failed
+      logs/trackers.log        what the libraries of trackers print
+      trackers/<name>/         what a tracker keeps (trackers/libraries.py)
       labeling/                who labels, and what they have skipped (labeling/page.py); the labels are where `labeler.path` says
       setup/<stage>/           committed stages before round 0
       round-000/<stage>/       committed stages of a round (store/artifacts.py)
@@ -73,6 +75,13 @@ class RunFolder:
     @property
     def labeling(self) -> Path:
         return self.path / "labeling"
+
+    @property
+    def tracker_log(self) -> Path:
+        return self.path / "logs" / "trackers.log"
+
+    def tracker(self, name: str) -> Path:
+        return self.path / "trackers" / name
 
     @property
     def all_work(self) -> Path:

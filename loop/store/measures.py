@@ -4,9 +4,11 @@ Stages return metrics by name; the terminal, `status` and documents look the nam
 run is known. `X_over_Y` is known wherever X is: it is X minus the X of Y, item by item. Must never import torch or Ray.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Direction = Literal["higher", "lower"]
 
@@ -96,6 +98,8 @@ MEASURES: dict[str, Measure] = {
     "accuracy": Measure("accuracy on the batch that is trained on", FRACTION, "higher"),
     "objective/scores": Measure("mean score of the update's responses", SCORE, "higher"),
     "objective/kl": Measure("KL divergence from the reference in the update", NATS),
+    "policy/entropy_avg": Measure("mean entropy of a token in the update", "nats per token"),
+    "val/response_length": Measure("mean response length in the update", TOKENS),
     # policies
     "gold": Measure("true reward of the embedded world", LOG_ODDS, "higher"),
     "gold_seen_facts": Measure("true reward on facts that training prompts ask about too", LOG_ODDS, "higher"),
@@ -136,6 +140,25 @@ MEASURES: dict[str, Measure] = {
     "best_of_unseen_facts": Measure("the same on facts that no training prompt asks about", LOG_ODDS, "higher"),
 }
 
+RUNNING: dict[str, Measure] = {
+    "steps_done": Measure("steps that the running stage has done: updates, batches or samples", "count"),
+    "steps_wanted": Measure("steps that the running stage has in all", "count"),
+    "steps_per_second": Measure("steps in a second", "1/s", "higher"),
+    "samples_per_second": Measure("completions that are sampled in a second", "1/s", "higher"),
+    "tokens_per_second": Measure("tokens of completions that are sampled in a second", "1/s", "higher"),
+    "labels_waiting": Measure("pairs that the running stage still wants labels of", "pairs", "lower"),
+    "seconds": Measure("seconds that the finished stage took", "s", "lower"),
+}
+"""What those who watch a run find out from its progress. No stage reports these, so they are in no manifest."""
+
+COUNTERS: dict[str, Measure] = {
+    "steps_made": Measure("steps that were done", "count"),
+    "samples_made": Measure("completions that were sampled", "count"),
+    "tokens_made": Measure("tokens of completions that were sampled", "count"),
+    "stages_made": Measure("stages that were finished", "count"),
+}
+"""The same as sums that only grow, until Ray starts again."""
+
 HEADLINES: dict[str, tuple[str, ...]] = {
     "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized", "duplicates", "contradictions", "near_heldout"),
     "base": ("loss",),
@@ -169,8 +192,17 @@ WARNINGS = "warnings"
 """The metric by which a stage warns the user: a list of texts. The terminal prints them below the stage's line, and so does `status`. As
 all metrics they are in the stage's manifest and in the journal. A stage that has nothing to warn of leaves the metric out."""
 
-LIVE = ("objective/scores", "objective/kl", "loss", "accuracy")
-"""The metrics of a running stage that its progress bar shows, where the stage reports them."""
+LIVE = ("objective/scores", "objective/kl", "policy/entropy_avg", "val/response_length", "loss", "accuracy", "length")
+"""The metrics of a running stage that the terminal and its log show, where the stage reports them."""
+
+
+def name_on_ray(name: str) -> str:
+    """The name under which Ray serves a metric, without the `ray_` that Ray puts before it: `objective/kl` is `loop_objective_kl`."""
+    return f"loop_{re.sub('[^a-zA-Z0-9]', '_', name)}"
+
+
+TAGS_ON_RAY = ("run", "round", "stage", "part")
+"""The tags of each metric that Ray serves. part: see `Number`."""
 
 
 def find_measure(name: str) -> Measure | None:
@@ -181,6 +213,35 @@ def find_measure(name: str) -> Measure | None:
     if over and of in MEASURES:
         return replace(MEASURES[of], meaning=f"{MEASURES[of].meaning}, minus that of {other}", difference=True)
     return None
+
+
+class Number(NamedTuple):
+    """One number of a metric. `part` is empty if the metric is one number, else it names the part, for example a rule or an origin."""
+
+    name: str
+    part: str
+    value: float
+
+
+MEANS = ("mean", "accuracy")
+"""The names of the mean in a summary (rewards/measurements.py)."""
+
+
+def numbers(metrics: Mapping[str, Any]) -> Iterator[Number]:
+    """Every finite number in a stage's metrics. Of a summary it is the mean; its standard error and its count are left out."""
+    for name, value in metrics.items():
+        for parts, number in _leaves(value):
+            yield Number(name, ".".join(parts), number)
+
+
+def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(value, dict) and "standard_error" in value:
+        yield from _leaves(next((value[name] for name in MEANS if name in value), None))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from (((str(key), *parts), number) for parts, number in _leaves(item))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        yield (), float(value)
 
 
 def headline(stage: str, metrics: Mapping[str, Any]) -> str:
@@ -200,7 +261,7 @@ def warning_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 def live(metrics: Mapping[str, float]) -> str:
     """The latest figures of a running stage, as one line of text."""
-    return ", ".join(f"{name.removeprefix('objective/')} {metrics[name]:.2f}" for name in LIVE if name in metrics)
+    return ", ".join(f"{name.rsplit('/')[-1].removesuffix('_avg')} {metrics[name]:.2f}" for name in LIVE if name in metrics)
 
 
 def _text(value: Any, form: str = ".2f") -> str:

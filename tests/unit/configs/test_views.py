@@ -55,6 +55,7 @@ def test_the_run_time_settings():
     assert {".".join(path) for path, run_time in LEAVES if run_time and path[0] != "runtime"} == {
         "name",
         "num_rounds",
+        "report_to",
         "base.gradient_checkpointing",
         "generation.batch_size",
         "sft.micro_batch_size",

@@ -13,6 +13,7 @@ from loop.driver import Driver
 from loop.executors.executor import OnWait, StageRequest, Startup
 from loop.round import BASE
 from loop.store.base_files import RECORD, hash_files
+from loop.store.journal import RunState
 from loop.store.stage_library import StageLibrary
 
 
@@ -25,7 +26,7 @@ class SilentTerminal:
     def say(self, text: str) -> None:
         self.lines.append(text)
 
-    def stage(self, name: str) -> Any:
+    def stage(self, name: str, run: str = "", state: RunState | None = None) -> Any:
         return nullcontext(lambda now: None)
 
     def stage_done(self, name: str, seconds: float, metrics: dict[str, Any]) -> None:

@@ -1,5 +1,10 @@
-"""What the terminal prints when a stage is finished."""
+"""What the terminal prints when a stage is finished, on a pipe, and when it should be quiet."""
 
+import os
+import sys
+import time
+
+from loop.store.progress import Progress
 from loop.terminal import Terminal
 
 
@@ -13,3 +18,40 @@ def test_a_finished_stage_has_one_line_and_one_for_each_warning(capsys):
         "  warning: it is late \\u001b[2J",
         "  warning: [red]again[/red]",
     ]
+
+
+def test_a_pipe_gets_no_live_view(capsys):
+    with Terminal().stage("round-000/policy", "x") as show:
+        show(Progress(3, 40, {"objective/kl": 0.5}, ["an answer"]))
+    assert "".join(capsys.readouterr()) == ""
+
+
+def test_quiet_means_warnings_only(capsys):
+    terminal = Terminal(is_quiet=True)
+    terminal.say("the dashboard is there")
+    terminal.stage_done("setup/sft", 12.3, {"loss": 0.66})
+    assert capsys.readouterr().out == ""
+    terminal.stage_done("round-000/reward", 1.0, {"warnings": ["it knows no more than words"]})
+    assert capsys.readouterr().out.splitlines() == ["round-000/reward        1.0 s", "  warning: it knows no more than words"]
+
+
+def test_a_terminal_gets_a_live_view_that_is_gone_when_the_stage_is(monkeypatch):
+    """In a pseudo-terminal of 80 columns. A line that is said meanwhile stays."""
+    reader, writer = os.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with os.fdopen(reader, "rb", buffering=0) as screen, os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        terminal = Terminal()
+        with terminal.stage("round-000/policy", "x") as show:
+            show(Progress(3, 40, {"objective/kl": 0.5}, [f"score 1.50\n{'long ' * 40}\n\x1b[2Jno"]))
+            terminal.say("a line")
+            time.sleep(0.6)  # two pictures
+        terminal.say("the end")
+        output.flush()
+        shown = os.read(screen.fileno(), 1 << 16).decode()
+    assert "3 of 40" in shown and "kl 0.50" in shown and "score 1.50" in shown and "\\u001b[2Jno" in shown
+    assert "\x1b[2J" not in shown and "long " * 16 not in shown
+    assert "a line" in shown and shown.rstrip().endswith("the end")
+    pictures, cleared = shown.count("3 of 40"), shown.rpartition("3 of 40")[2]
+    assert pictures >= 2 and "\x1b[2K" in cleared  # the last picture is erased

@@ -129,7 +129,7 @@ TINY = (
 class InterruptingTerminal(SilentTerminal):
     """Sends this process a SIGINT when the policy is a step further."""
 
-    def stage(self, name):
+    def stage(self, name, run="", state=None):
         def show(now):
             if name.endswith("policy") and now.done and self.interrupts:
                 self.interrupts -= 1

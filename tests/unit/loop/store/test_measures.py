@@ -1,7 +1,7 @@
 """Every metric that is shown is known, with a unit; what a running stage reports can be read while it runs."""
 
 from loop.round import STAGES
-from loop.store.measures import HEADLINES, LIVE, MEASURES, find_measure, live
+from loop.store.measures import COUNTERS, HEADLINES, LIVE, MEASURES, RUNNING, find_measure, live, name_on_ray, numbers
 from loop.store.progress import Progress, ProgressFile, read_progress
 
 
@@ -35,3 +35,36 @@ def test_progress_is_read_while_it_is_written(tmp_path):
 def test_the_bar_shows_the_figures_that_it_knows():
     assert live({"objective/kl": 0.5, "objective/scores": -1.25, "other": 1.0}) == "scores -1.25, kl 0.50"
     assert live({}) == "" and all(find_measure(name) for name in LIVE)
+
+
+def test_the_numbers_of_metrics():
+    """A summary is its mean; parts have names; what is no finite number is left out."""
+    found = numbers(
+        {
+            "gold": {"mean": 1.5, "standard_error": 0.1, "count": 32},
+            "defects": {"empty": 0.25, "mine.py:is_long": 0.0},
+            "judged": {"features": {"pairwise": {"accuracy": 0.75, "standard_error": None, "pairs": 8}}},
+            "normalization": {"mean": 0.5, "std": 2.0},
+            "pairs": 12,
+            "loss": float("nan"),
+            "kl": {"mean": None, "standard_error": None, "count": 0},
+            "warnings": ["late"],
+            "reference": "sft",
+            "is_new": True,
+        }
+    )
+    assert list(found) == [
+        ("gold", "", 1.5),
+        ("defects", "empty", 0.25),
+        ("defects", "mine.py:is_long", 0.0),
+        ("judged", "features.pairwise", 0.75),
+        ("normalization", "mean", 0.5),
+        ("normalization", "std", 2.0),
+        ("pairs", "", 12.0),
+    ]
+
+
+def test_every_metric_has_its_own_name_on_ray():
+    """Ray refuses names with other letters, and two metrics of one name would be one."""
+    names = [name_on_ray(name) for name in (*MEASURES, *RUNNING, *COUNTERS)]
+    assert len(set(names)) == len(names) and all(name.isascii() and name.isidentifier() for name in names)

@@ -1,0 +1,152 @@
+"""What can be seen of a run on Ray while it runs: names, titles, logs of stages, metrics for Prometheus. Its pipe has our lines only."""
+
+import json
+import re
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loop.commands.main import main
+from loop.store.lock import is_locked
+from loop.store.measures import name_on_ray
+from tests.benchmarks.chaos import ACTOR_TITLES, Run
+from tests.integration.conftest import SMALL, said_by, wait_for
+from tests.unit.test_grafana import CHARTS
+
+pytestmark = pytest.mark.slow
+NOT_IN_THIS_RUN = ("Labels waited for",)
+"""Charts of the Grafana dashboard that a labeler of the program fills for less time than passes between two reads."""
+
+
+@dataclass
+class Watched:
+    """A run of one round on Ray, and what was seen of it while it ran."""
+
+    run: Run
+    metrics: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
+    """(name, round, stage, part) -> the newest value."""
+    titles: set[str] = field(default_factory=set)
+    tasks: dict[str, dict] = field(default_factory=dict)
+    actors: list[dict] = field(default_factory=list)
+    log: str = ""
+    """What the dashboard shows as the log of the stage `policy`."""
+
+
+def api(address: str, path: str) -> str:
+    token = (Path.home() / ".ray" / "auth_token").read_text().strip()
+    request = urllib.request.Request(f"{address}/api/v0/{path}", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def rows(address: str, what: str) -> list[dict]:
+    return json.loads(api(address, f"{what}?detail=1"))["data"]["result"]["result"]
+
+
+def scrape(watched: Watched, address: str) -> None:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        text = answer.read().decode()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name.startswith("ray_loop_"):
+                assert sample.labels["run"] == "chaos"
+                place = sample.labels["round"], sample.labels["stage"], sample.labels.get("part", "")
+                watched.metrics[sample.name, *place] = sample.value
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """Ray reports its metrics every second here, not every ten."""
+    folder = tmp_path_factory.mktemp("watched")
+    run = Run(folder, [*SMALL, "ppo.num_updates=48"], {"RAY_metrics_report_interval_ms": "1000"})
+    found = Watched(run)
+    run.start(rounds=1)
+    start = wait_for(lambda: next((event for event in run.events() if event.get("prometheus")), None))
+    while run.process.poll() is None:
+        try:
+            scrape(found, start["prometheus"])
+            found.tasks |= {row["name"]: row for row in rows(start["dashboard"], "tasks")}
+            found.actors = rows(start["dashboard"], "actors") or found.actors
+            policy = found.tasks.get("round-000/policy", {})
+            if "stdout_end" in (policy.get("task_log_info") or {}) and not found.log:
+                found.log = api(start["dashboard"], f"logs/file?task_id={policy['task_id']}&suffix=out&format=text")
+            found.titles |= {psutil.Process(pid).cmdline()[0] for pid in run.marked(*ACTOR_TITLES)}
+        except (OSError, psutil.Error):  # Ray has ended meanwhile
+            pass
+    assert run.process.wait(timeout=240) == 0, said_by(run)
+    return found
+
+
+def test_the_endpoint_serves_our_gauges_with_round_and_stage(watched):
+    """What the stages measured is what was served: the run's own journal is the reference."""
+    served = {place: value for place, value in watched.metrics.items() if place[1:3] == ("0", "retrain")}
+    (retrain,) = [event for event in watched.run.events() if event.get("stage") == "retrain" and event["event"] == "stage_committed"]
+    assert served["ray_loop_pairs", "0", "retrain", ""] == retrain["metrics"]["pairs"]
+    assert served["ray_loop_accuracy_fresh", "0", "retrain", ""] == pytest.approx(retrain["metrics"]["accuracy_fresh"]["accuracy"])
+    assert served["ray_loop_mixture", "0", "retrain", "original"] == retrain["metrics"]["mixture"]["original"]
+    assert ("ray_loop_loss", "setup", "sft", "") in watched.metrics
+    (policy,) = [event for event in watched.run.events() if event.get("stage") == "policy" and event["event"] == "stage_committed"]
+    assert watched.metrics["ray_loop_memory", "0", "policy", "base"] == policy["metrics"]["memory"]["base"]
+
+
+def test_the_figures_of_ppo_and_its_counters(watched):
+    """48 updates of 16 responses each. The last update is in the log of the stage, and every figure of it that is known is served."""
+    log = watched.run.journal.parent / "round-000" / "policy" / "metrics.jsonl"
+    last = json.loads(log.read_text().splitlines()[-1])
+    for name in ("objective/scores", "objective/kl", "policy/entropy_avg", "val/response_length"):
+        assert watched.metrics[f"ray_{name_on_ray(name)}", "0", "policy", ""] == pytest.approx(last[name]), name
+    assert watched.metrics["ray_loop_steps_done", "0", "policy", ""] == 48
+    assert watched.metrics["ray_loop_steps_made_total", "0", "policy", ""] == 48
+    assert watched.metrics["ray_loop_samples_made_total", "0", "policy", ""] == 768
+
+
+def test_every_chart_of_the_grafana_dashboard_finds_something(watched):
+    """But gold over the last round and the like, which one round does not have, and the last stages, which may end before they are read."""
+    names = {name for name, *_ in watched.metrics}
+    asked = {chart["title"]: re.findall(r"ray_loop_\w+", chart["targets"][0]["expr"])[0] for chart in CHARTS}
+    late = {
+        f"ray_{name_on_ray(name)}"
+        for name in ("gold_over_sft", "win_rate", "proxy_gain", "kl", "defects", "reward_accuracy", "retrained_accuracy", "gold")
+    }
+    empty = {title for title, name in asked.items() if name not in names and name not in late and title not in NOT_IN_THIS_RUN}
+    assert not empty
+
+
+def test_actors_tasks_and_processes_have_names(watched):
+    (actor,) = watched.actors
+    assert (actor["name"], actor["repr_name"]) == ("chaos-worker-0", "worker-0 of chaos")
+    assert {"setup/sft", "round-000/policy", "round-000/label"} <= watched.tasks.keys()
+    assert any(re.fullmatch(r"ray::round-000/policy \d+/48 · worker-0 of chaos", title) for title in watched.titles), watched.titles
+
+
+def test_a_stage_has_its_own_log(watched):
+    """Its lines, and no other stage's."""
+    assert "round-000/policy  worker-0  begins" in watched.log and "is done" in watched.log
+    assert "round-000/reward" not in watched.log and "round-000/sample" not in watched.log
+
+
+OURS = (
+    r"machine: .*",
+    r"base: .*",
+    r"memory: .*",
+    r"  warning: .*",
+    r"Ray dashboard http://127\.0\.0\.1:\d+ \(its token: `ray get-auth-token`\)",
+    r"(setup|round-000)/\w+ +\d+\.\d s( .*)?",
+)
+
+
+def test_the_output_on_a_pipe_holds_no_line_that_is_not_ours(watched):
+    """Standard output and standard error of the whole run, Ray's start and end included."""
+    strange = [line for line in said_by(watched.run).splitlines() if not any(re.fullmatch(form, line) for form in OURS)]
+    assert not strange
+
+
+def test_no_dashboard_after_the_end(watched, capsys):
+    run = watched.run.journal.parent
+    assert not is_locked(run)
+    assert main(["dashboard", "--runs", str(run.parent)]) == 2
+    assert "no run is running" in capsys.readouterr().err
