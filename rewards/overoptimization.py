@@ -114,7 +114,7 @@ def warn(signs: Mapping[str, Sign]) -> str | None:
         return None
     found = "; ".join(sign.text for sign in signs.values() if sign.fires)
     opening = "the policy exploits its reward" if verdict == "clear" else "the policy may exploit its reward"
-    return f"{opening}: {found}. Read its samples; then raise ppo.kl_coefficient, lower ppo.num_updates, or give more labels"
+    return f"{opening}: {found}. Read its samples; then raise ppo.kl_coefficient (dpo.beta with DPO), train for fewer updates, or give more labels"
 
 
 def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:

@@ -129,6 +129,14 @@ def labels_of_round(config: RunConfig) -> int:
     return min(config.labeler.budget, (sample.num_prompts - heldout) * of_a_prompt) + heldout * of_a_prompt
 
 
+def wins_of_round(config: RunConfig, round_number: int) -> int:
+    """How many comparisons of policies the labeler is asked for as well, at most, for win rates: of the SFT policy, and from round 1 on of the
+    last round's too. Nothing is trained on them."""
+    if not config.labeler.win_rate_fraction:
+        return 0
+    return prompts_compared(config.labeler, config.sample.num_prompts) * (1 if round_number == 0 else 2)
+
+
 def _mixture(config: RunConfig, pairs: Pairs, round_number: int) -> int:
     """How many rows the reward model of a round is retrained on, at most (rewards/replay.py)."""
     labels = round(labels_of_round(config) * (1 - config.sample.heldout_fraction))

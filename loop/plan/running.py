@@ -11,7 +11,17 @@ from typing import Any, Protocol
 from configs.schema import RunConfig
 from loop.doctor.fitting import plan_for
 from loop.doctor.lengths import Lengths
-from loop.doctor.work import UNITS, Pairs, labels_of_round, round_work, setup_work, stage_flops, stage_seconds, unit_flops
+from loop.doctor.work import (
+    UNITS,
+    Pairs,
+    labels_of_round,
+    round_work,
+    setup_work,
+    stage_flops,
+    stage_seconds,
+    unit_flops,
+    wins_of_round,
+)
 from loop.keys import planned_keys
 from loop.plan.gpus import GIGA, HOUR, GPUType
 from loop.round import BASE, LABEL
@@ -115,14 +125,15 @@ def plan_stages(subject: Subject, clock: Clock, rent: Rent) -> list[dict[str, An
     rows = []
     for name in planned_keys(config):
         place, _, stage = name.partition("/")
-        labels = labels_of_round(config) if stage == LABEL.name else 0
+        number = None if place == "setup" else int(place.removeprefix("round-"))
+        labels = labels_of_round(config) + wins_of_round(config, number or 0) if stage == LABEL.name else 0
         done = work.get(name, {})
         taken = stage_seconds({stage: done}, {unit: seconds.get(unit, 0.0) for unit in UNITS})[stage]
         taken += 0.0 if cached and stage == BASE.name else STAGE_SECONDS
         rows.append(
             {
                 "stage": stage,
-                "round": None if place == "setup" else int(place.removeprefix("round-")),
+                "round": number,
                 "flops": flops.get(name, 0.0),
                 "seconds": taken,
                 "memory_bytes": needs.get(stage),

@@ -282,22 +282,22 @@ def test_a_stage_that_the_journal_does_not_know_is_found(two_rounds, tmp_path):
 
 def test_waiting_for_labels_and_going_on(workspace):
     words = ("labeler.kind=preferences-file", "labeler.path=labels-{round}.jsonl")
-    _, err = workspace.small("people", "--rounds", "1", *words, exit_code=3)
+    _, err = workspace.small("by-hand", "--rounds", "1", *words, exit_code=3)
     assert "samples to compare" in err and "labels-0.jsonl" in err
-    assert workspace.status("people")["state"] == "waiting"
-    samples = [json.loads(line) for line in (workspace.folder / "runs/people/round-000/sample/samples.jsonl").read_text().splitlines()]
+    assert workspace.status("by-hand")["state"] == "waiting"
+    samples = [json.loads(line) for line in (workspace.folder / "runs/by-hand/round-000/sample/samples.jsonl").read_text().splitlines()]
     by_prompt = {}
     for sample in samples:
         by_prompt.setdefault(sample["prompt_id"], []).append(sample["id"])
     rows = [{"chosen_id": ids[0], "rejected_id": ids[1], "rater": "test"} for ids in by_prompt.values()]
     file = workspace.folder / "labels-0.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in [rows[0], {**rows[1], "chosen_id": rows[1]["chosen_id"] + "x\x1b[2J"}]))
-    _, err = workspace.small("people", "--rounds", "1", *words, exit_code=2)
+    _, err = workspace.small("by-hand", "--rounds", "1", *words, exit_code=2)
     assert "line 2 cannot be used: there is no sample" in err and f"{file.name}, line 2" in err and "\x1b" not in err
     another = {"chosen_id": "7-7-x-0", "rejected_id": "7-7-x-1"}
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, another, rows[0]]))
-    out, _ = workspace.small("people", "--rounds", "1", *words)
-    metrics = workspace.status("people")["rounds"][0]["stages"]["label"]["metrics"]
+    out, _ = workspace.small("by-hand", "--rounds", "1", *words)
+    metrics = workspace.status("by-hand")["rounds"][0]["stages"]["label"]["metrics"]
     assert metrics["comparisons"] + metrics["left_out"].get("about two equal texts", 0) == len(rows)
     assert metrics["left_out"]["about another round"] == 1 and metrics["left_out"]["said before"] == 1
     assert "1 x about another round; 1 x said before" in out

@@ -165,7 +165,7 @@ def test_real_stages_run_in_this_process_and_two_runs_share_them(tmp_path, monke
         executor.stop()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert digests["a"] == digests["b"] and len(digests["a"]) == 14
+    assert digests["a"] == digests["b"] and len(digests["a"]) == 15
     metrics = [(name, set(row.metrics)) for _, name, row in fold(read_events(tmp_path / "a" / "journal.jsonl")).stages()]
     assert not [(stage, name) for stage, names in metrics for name in names if find_measure(name) is None]
     resumed = [event.resumed for event in read_events(tmp_path / "b" / "journal.jsonl") if event.stage == "policy" and event.resumed]

@@ -11,7 +11,7 @@ from loop.doctor.lengths import expected_lengths
 from loop.doctor.machine import Machine
 from loop.doctor.measuring import Measured
 from loop.doctor.model import find_base_model
-from loop.doctor.work import UNITS, count_pairs, labels_of_round
+from loop.doctor.work import UNITS, count_pairs, labels_of_round, wins_of_round
 from loop.keys import planned_keys
 from loop.plan.gpus import GPUType
 from loop.plan.running import STAGE_SECONDS, START_SECONDS, OnGPU, Rent, Subject, Timed, plan_stages, total
@@ -74,7 +74,8 @@ def test_the_time_of_a_stage_is_what_it_does():
     assert seconds_of(rows, "reward", 0) > 250 > seconds_of(rows, "reward", 1)  # later rounds take the retrained one
     whole = total(rows, subject, FREE, program_bytes=7)
     assert whole["wall_seconds"] == pytest.approx(sum(row["seconds"] for row in rows) + START_SECONDS["ray"])
-    assert whole["labels"] == 2 * 450 * 4 and whole["price"] is None
+    # 450 prompts with 4 pairs each; a tenth of that against the SFT policy, and in round 1 as many against the policy of round 0
+    assert whole["labels"] == 2 * 450 * 4 + 180 + 2 * 180 and whole["price"] is None
     assert whole["memory_bytes"] == max(row["memory_bytes"] or 0 for row in rows) + 7
 
 
@@ -96,6 +97,12 @@ def test_a_cached_base_costs_nothing():
     BaseCache(planned_keys(subject.config)["setup/base"]).folder.mkdir(parents=True)
     after = plan_stages(subject, Timed(subject, ONE_SECOND), FREE)
     assert seconds_of(after, "base", None) == 0.0
+
+
+def test_comparisons_of_policies():
+    """A fifth of 450 x 4 pairs, half of them against each of two opponents. Round 0 has one."""
+    assert [wins_of_round(load_config(), number) for number in range(3)] == [180, 360, 360]
+    assert wins_of_round(load_config(overrides=["labeler.win_rate_fraction=0"]), 1) == 0
 
 
 def test_labels_of_a_round():
@@ -140,7 +147,8 @@ def test_trades_change_what_they_say():
     subject = subject_of("num_rounds=2", "labeler.budget=300")
     rows = {row["name"]: row for row in plan_trades(subject, Timed(subject, ONE_SECOND), Rent(1.0, 0.1), 0, n=16)}
     plain, more, labels, larger, best = rows.values()
-    assert more["rounds"] == 3 and more["labels"] == 1.5 * plain["labels"] and more["seconds"] > plain["seconds"]
+    # a round later than the first: 300 + 90 x 4 pairs, and a fifth of the budget of 300 for win rates
+    assert more["rounds"] == 3 and more["labels"] == plain["labels"] + 660 + 60 and more["seconds"] > plain["seconds"]
     assert labels["labels"] == 2 * plain["labels"] and labels["rounds"] == 2
     assert labels["price"] - plain["price"] > 0.1 * plain["labels"]
     # 3 layers more: 4 x 128 x 128 weights of attention, 3 x 128 x 384 of the MLP, and two norms each
