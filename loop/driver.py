@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,7 @@ class Driver:
                     self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                     return
                 record_start(self.folder, self.journal, self.config)
-                with self._end_in_journal(), closing(self.trackers):
-                    self.trackers.open()
+                with self._end_in_journal(), self.trackers.opened():
                     program(self)
                 self.journal.append("run_done")
                 shutil.rmtree(self.paths.all_work, ignore_errors=True)
