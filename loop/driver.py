@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,8 +102,7 @@ class Driver:
                     self.terminal.say(f"{self.config.name} is done: {state.num_rounds} rounds. Nothing to do.")
                     return
                 record_start(self.folder, self.journal, self.config)
-                with self._end_in_journal(), closing(self.trackers):
-                    self.trackers.open()
+                with self._end_in_journal(), self.trackers.opened():
                     program(self)
                 self.journal.append("run_done")
                 shutil.rmtree(self.paths.all_work, ignore_errors=True)
@@ -254,17 +253,23 @@ class Driver:
         return metrics | ({FUNCTIONS: functions} if functions else {})
 
     def _start_executor(self) -> None:
-        """Called when a stage first needs it, so that a finished run starts nothing, and again after a part of it was lost."""
+        """Called when a stage first needs it, so that a finished run starts nothing, and again after a part of it was lost.
+
+        The journal gets the addresses also where an earlier run of an experiment has started everything.
+        """
         before = time.monotonic()
         with self.terminal.stage("starting the workers"):
-            startup = self.executor.start()
-        if startup is None:
+            started = self.executor.start()
+        there, state = self.executor.startup, self.journal.state()
+        if there is None or (started is None and (there.dashboard, there.metrics) == (state.dashboard, state.prometheus)):
             return
-        seconds = startup.seconds | ({"python": before - self._process_started} if self._process_started else {})
-        self._process_started = None  # another start, after Ray was lost, does not start Python again
-        if startup.dashboard:
-            self.terminal.say(f"Ray dashboard {startup.dashboard} (its token: `ray get-auth-token`)")
-        addresses = {"dashboard": startup.dashboard, "prometheus": startup.metrics}
+        seconds: dict[str, float] | None = None
+        if started:
+            seconds = started.seconds | ({"python": before - self._process_started} if self._process_started else {})
+            self._process_started = None  # another start, after Ray was lost, does not start Python again
+            if started.dashboard:
+                self.terminal.say(f"Ray dashboard {started.dashboard} (its token: `ray get-auth-token`)")
+        addresses = {"dashboard": there.dashboard, "prometheus": there.metrics}
         self.journal.append("run_started", num_rounds=self.config.num_rounds, startup=seconds, **addresses)
 
     # -- the journal ------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     say("\n".join(choice.lines))
     with disk_errors_explained(out.parent), tempfile.TemporaryDirectory(prefix=".loop-promote-", dir=out.parent) as temporary:
         _export(folder, state, choice, options.adapter, Path(temporary), out)
-    size = sum(path.stat().st_size for path in out.iterdir()) / 2**20
+    size = sum(path.stat().st_size for path in _files(out)) / 2**20
     say(f"{folder.name}, {round_name(choice.round)}, as {'an adapter' if options.adapter else 'a model'}, {size:.1f} MiB: {out}")
     return 0
 
@@ -69,12 +69,17 @@ def _export(folder: RunFolder, state: RunState, choice: Choice, is_adapter: bool
     promoted = Promoted(folder.name, config, digest, state, choice, facts, _sources(folder), found, is_adapter)
     readme = output / "README.md"
     readme.write_text(card(promoted), encoding="utf-8")
-    for path in output.iterdir():  # safetensors writes files that only their owner can read
+    for path in _files(output):  # safetensors writes files that only their owner can read
         path.chmod(readme.stat().st_mode)
     policy = state.stage(policy_stage(choice.round).name, choice.round).digest
     origin = {"run": folder.name, "round": choice.round, "policy": policy, "config": digest, "adapter": is_adapter}
     _check_free(out, folder.path)
     commit(output, out, hash_json(origin), {MADE_BY: origin}, 0.0)
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files in a folder and in the folders in it."""
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _sources(folder: RunFolder) -> list[dict[str, Any]]:

@@ -65,7 +65,9 @@ class Startup:
 
 
 class Executor(Protocol):
-    """Runs stages."""
+    """Runs stages. startup: what the last start from nothing has started; None before that."""
+
+    startup: Startup | None
 
     def start(self) -> Startup | None:
         """Get ready to run stages. Called before every stage; does nothing where everything is ready.

@@ -42,6 +42,7 @@ class Fleet:
     def __init__(self, config: RuntimeConfig, name: str, log: Path):
         """name: the name of the workers on Ray's dashboard. log: the file for what Ray and the child print."""
         self.config, self.name, self.log = config, name, log
+        self.startup: Startup | None = None
         self._ready = False
         self._seen: Path | None = None
         """The run directory that all of the present workers have been found to see."""
@@ -73,7 +74,8 @@ class Fleet:
         between = time.monotonic()
         self._ask({"do": "start workers"}, seconds)
         self._ready = True
-        return Startup({"ray": between - before, "workers": time.monotonic() - between}, **addresses)
+        self.startup = Startup({"ray": between - before, "workers": time.monotonic() - between}, **addresses)
+        return self.startup
 
     def run(self, name: str, request: StageRequest, on_wait: OnWait) -> dict[str, Any]:
         """Make a stage on all workers at once; see `Executor.run`. `name` is what the dashboard shows.

@@ -26,6 +26,7 @@ class InProcess:
 
     def __init__(self, config: RuntimeConfig):
         self.config = config
+        self.startup: Startup | None = None
         self._worker: Worker | None = None
 
     def start(self) -> Startup | None:
@@ -36,7 +37,8 @@ class InProcess:
             os.environ.setdefault(name, value)
         self._worker = Worker(0, self.config.threads_per_worker)
         self._worker.ready()
-        return Startup({"workers": time.monotonic() - began})
+        self.startup = Startup({"workers": time.monotonic() - began})
+        return self.startup
 
     def run(self, name: str, request: StageRequest, on_wait: OnWait) -> dict[str, Any]:
         assert self._worker is not None

@@ -25,6 +25,8 @@ from policies.reporting import Report
 
 TITLE_SECONDS = 1.0
 LOG_SECONDS = 10.0
+WHILE_RUNNING = ("steps_per_second", "samples_per_second", "tokens_per_second", "labels_waiting")
+"""What is true of a running stage only."""
 LOOK_SECONDS = 1.0
 """How often progress is read. Ray drops a gauge that was not set for 20 s, so all are set again each time."""
 
@@ -80,7 +82,8 @@ class NamedWorker(Worker):
 class RunMetrics:
     """Serves the newest figures of a run: those of its running stage, and those of the stages that have finished since Ray started.
 
-    Of each stage only the newest round is served, because Prometheus keeps the earlier ones.
+    Of each stage only the newest round is served, and of the runs of an experiment only the present one, because Prometheus keeps the
+    earlier ones.
     """
 
     def __init__(self) -> None:
@@ -90,10 +93,15 @@ class RunMetrics:
         """(metric, stage, part) -> (round, value)."""
         self._request: StageRequest | None = None
         self._pace, self._began, self._looked = Pace(), 0.0, 0.0
+        self._resumes = False
+        """Whether the next steps that are seen may be those of an earlier attempt."""
 
     def begin(self, request: StageRequest) -> None:
-        """A stage begins."""
+        """A stage begins, perhaps that of another run."""
+        if self._request and self._request["config"]["name"] != request["config"]["name"]:
+            self._values.clear()
         self._request, self._pace = request, Pace()
+        self._resumes = any(StageWork(Path(request["work"])).checkpoints.glob("*/*"))
         self._began = self._looked = time.monotonic()
 
     def look(self) -> None:
@@ -109,12 +117,17 @@ class RunMetrics:
         self._take(metrics)
         self._take({"seconds": time.monotonic() - self._began})
         self._count("stages_made", 1)
+        assert self._request is not None
+        for name in WHILE_RUNNING:
+            self._values.pop((name, self._request["stage"], ""), None)
         self._serve()
 
     def _take_progress(self) -> None:
         assert self._request is not None
         now = read_progress(StageWork(Path(self._request["work"])).progress)
         steps, pace = self._pace.look(now), self._pace.steps_per_second
+        if self._resumes and now.total:  # the first look sees the steps up to the checkpoint, which were counted when they were made
+            steps, self._resumes = 0, False
         samples, length = samples_in_a_step(now.metrics, self._request["config"])
         for name, made in (("steps_made", steps), ("samples_made", steps * samples), ("tokens_made", steps * samples * length)):
             self._count(name, made)

@@ -32,7 +32,10 @@ class Prices:
         return {"gpu_hours": hours, "price": self.money.of(hours * self.table.gpu(name).hour)}
 
     def flops_for(self, price: float) -> float:
-        """The operations that a price buys."""
+        """The operations that a price buys. Raises UserError where the GPU costs nothing."""
+        if not self.table.gpu(self.gpu).hour:
+            to_do = "take another GPU (--gpu), or state what an hour of it costs in your table (--gpus)"
+            raise UserError(f"an hour of {self.gpu} costs nothing, so no budget limits the plan", "--budget", to_do)
         return self.table.gpu(self.gpu).flops_for(self.money.back(price), self.utilisation)
 
 

@@ -16,12 +16,13 @@ GRID = 200
 
 
 def loss_grid(law: Law, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """The losses [tokens, params] of all combinations. The laws are plain powers, so they take arrays as they take numbers."""
-    return law.floor + law.a / params[None, :] ** law.alpha + law.b / tokens[:, None] ** law.beta
+    """The losses [tokens, params] of all combinations."""
+    return np.array([[law.loss(n, d) for n in params] for d in tokens])
 
 
 def draw(plan: Mapping[str, Any], file: Path) -> None:
     """Draw a plan of `plan_base` into an SVG file. Raises UserError where the file cannot be written."""
+    import matplotlib
     from matplotlib.figure import Figure
 
     law, known = LAWS[plan["law"]], plan["known"]
@@ -40,7 +41,8 @@ def draw(plan: Mapping[str, Any], file: Path) -> None:
     axes.set(xlim=(params[0], params[-1]), ylim=(tokens[0], tokens[-1]), title=f"lines of equal loss: {law.source}")
     axes.legend(loc="lower right", fontsize=8)
     try:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        with matplotlib.rc_context({"svg.hashsalt": law.name}):  # else its identifiers are drawn at random
+            figure.savefig(file, format="svg", metadata={"Date": None})
     except OSError as error:
         raise UserError(f"the plot cannot be written: {error.strerror or error}", f"--plot {file}", "name a file in a folder") from None
 

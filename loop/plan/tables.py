@@ -218,7 +218,7 @@ def _rounds(stages: Sequence[Mapping[str, Any]], last: int, currency: str) -> Ta
 
 def count(number: float) -> str:
     """A number of parameters or tokens with three digits."""
-    size, letter = next(((size, letter) for size, letter in UNITS if number >= size), (1.0, ""))
+    size, letter = next(((size, letter) for size, letter in UNITS if number >= 0.9995 * size), (1.0, ""))
     return f"{number / size:.3g}{letter}" if number < 999.5e12 else f"{number:.2e}"
 
 
@@ -232,4 +232,4 @@ def money(number: float | None, signed: bool = False) -> str:
     if number is None:
         return NONE
     sign = "+" if signed else ""
-    return f"{number:{sign},.0f}" if abs(number) >= 100 or number == 0 else f"{number:{sign}.2g}"
+    return f"{number:{sign},.0f}" if abs(number) >= 99.5 or number == 0 else f"{number:{sign}.2g}"

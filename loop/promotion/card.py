@@ -145,7 +145,7 @@ def _loading(promoted: Promoted) -> str:
         f"temperature {generation.temperature:g}, at most {generation.max_new_tokens} new tokens, end at {ends}.",
     ]
     if stops:
-        notes.append(f"The run also ended an answer at {stops!r}, which programs have to be told as above.")
+        notes.append(f"The run also ended an answer at {text(repr(stops))}, which programs have to be told as above.")
     if promoted.is_adapter:
         notes.append("`adapter_config.json` names the base by its place. Change `base_model_name_or_path` where that is another one.")
     return "```python\n" + "\n".join(code) + "\n```\n\n" + "\n".join(notes)
@@ -158,7 +158,7 @@ def _measured(promoted: Promoted) -> str:
     if not rows:
         return "This policy has not been evaluated."
     before = "Prompts that nothing was trained on; `over` means a difference that is taken prompt by prompt."
-    return "\n".join([before, "", "| figure | value | 95 % interval | values |", "| --- | ---: | ---: | ---: |", *rows])
+    return "\n".join([before, "", "| figure | value | 95% interval | values |", "| --- | ---: | ---: | ---: |", *rows])
 
 
 def _shown(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -176,7 +176,8 @@ def _data(promoted: Promoted) -> str:
     if config.data.source == "embedded":
         lines.append("They are from the embedded world of loop, which a program writes (Apache-2.0).")
     if number:
-        comparisons = sum(state.stage(LABEL.name, r).metrics.get("comparisons", 0) for r in range(number))
+        labels = [state.stage(LABEL.name, r).metrics for r in range(number)]
+        comparisons = sum(found.get("comparisons", 0) - found.get("heldout", 0) for found in labels)  # held-out ones only judge
         lines.append(f"{comparisons} comparisons of the policies' answers in the rounds before, by {text(config.labeler.kind)}.")
     if promoted.sources:
         lines += ["", "| source | licence | rows | pairs | prompts | answers |", "| --- | --- | ---: | ---: | ---: | ---: |"]

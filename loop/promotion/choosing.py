@@ -42,7 +42,7 @@ def check_round(folder: RunFolder, state: RunState, wanted: int | None) -> Choic
 
 
 def choose_round(folder: RunFolder, state: RunState) -> Choice:
-    """The round with the best figures. Raises UserError where nothing tells the rounds apart."""
+    """The round with the best figures. Raises UserError where nothing tells the rounds apart, and for damaged measurements."""
     evaluated = [r for r in sorted(state.rounds) if state.stage(EVALUATE.name, r).state == "done"]
     if not evaluated:
         to_do = f"name a round: `loop promote {folder.name} 0`, or finish one: `loop resume {folder.name}`"
@@ -57,8 +57,11 @@ def choose_round(folder: RunFolder, state: RunState) -> Choice:
             f"read samples of the rounds, then name one: `loop promote {folder.name} {evaluated[-1]}`",
         )
     best, *others = sorted(scores, key=lambda r: scores[r].mean, reverse=True)
-    of = f" of {scores[best].count} held-out prompts" if scores[best].count else ""
-    lines = [f"{_sentence(round_name(best))} has the highest {what}{of}: {scores[best]}."]
+    if best is None and what == WINS:
+        second = f"{_sentence(round_name(others[0]))} has the highest win rate against it: {scores[others[0]]}."
+        return Choice(None, ["No round wins more often than it loses against the SFT policy.", second])
+    on = f" on {scores[best].count} held-out prompts" if scores[best].count else ""
+    lines = [f"{_sentence(round_name(best))} has the highest {what}{on}: {scores[best]}."]
     if best is None:
         lines.append("No round is better than the policy that it started from.")
     difference = _paired_gold(folder, best, others[0]) if what == GOLD else None
@@ -99,7 +102,7 @@ def _wins(state: RunState, rounds: list[int]) -> Scores:
 
 
 def _paired_gold(folder: RunFolder, first: int | None, second: int | None) -> Figure | None:
-    """The true reward of one policy minus that of another, prompt by prompt."""
+    """The true reward of one policy minus that of another, prompt by prompt. Raises UserError for damaged measurements."""
     one, other = (_gold_by_prompt(folder, r) for r in (first, second))
     prompts = [prompt for prompt in one if prompt in other]
     return figure(Measurement([one[prompt] - other[prompt] for prompt in prompts], prompts).mean())
@@ -109,8 +112,11 @@ def _gold_by_prompt(folder: RunFolder, round_number: int | None) -> dict[str, fl
     path = folder.stage(evaluation_stage(round_number).name, round_number) / "measurements.jsonl"
     if not path.exists():
         return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {row["prompt_id"]: row["gold"] for row in rows if "gold" in row}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {row["prompt_id"]: row["gold"] for row in rows if "gold" in row}
+    except (ValueError, KeyError, TypeError):
+        raise UserError("the measurements have a damaged line", str(path), f"see what is damaged: `loop verify {folder.name}`") from None
 
 
 def _doubts(state: RunState, round_number: int | None) -> list[str]:

@@ -25,7 +25,7 @@ class Figure:
         return "" if self.low is None or self.high is None else f"{self.low:.2f} to {self.high:.2f}"
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} (95 % interval {self.interval})" if self.interval else f"{self.mean:.2f}"
+        return f"{self.mean:.2f} (95% interval {self.interval})" if self.interval else f"{self.mean:.2f}"
 
 
 def figure(value: Any) -> Figure | None:

@@ -59,7 +59,7 @@ def _answer(row: Mapping[str, Any]) -> Answer:
     if row["low"] is None:
         return Answer(question, f"{row['mean']:+.3f}", "plain", ["One seed gives no interval.", counted])
     clear = row["low"] > 0 or row["high"] < 0
-    said = f"The 95 % interval is {row['low']:+.3f} to {row['high']:+.3f}{'' if clear else ', so there may be no difference'}."
+    said = f"The 95% interval is {row['low']:+.3f} to {row['high']:+.3f}{'' if clear else ', so there may be no difference'}."
     return Answer(question, f"{row['mean']:+.3f}{'' if clear else ', not clear'}", "plain", [said, counted])
 
 
@@ -73,10 +73,10 @@ def _by_round(results: Mapping[str, Any]) -> list[Chart]:
         if numbered:
             series = [_line(arm, number, [row for row in numbered if row["arm"] == arm]) for number, arm in enumerate(arms)]
             ticks = [(float(r), str(r)) for r in sorted({row["round"] for row in numbered})]
-            found.append(line_chart(metric, "By round: the mean over seeds, with Student's 95 % interval.", series, "round", "", ticks))
+            found.append(line_chart(metric, "By round: the mean over seeds, with Student's 95% interval.", series, "round", "", ticks))
         series = [_last(results, metric, arm, number) for number, arm in enumerate(arms)]
         ticks = [(float(number), str(number + 1)) for number in range(len(arms))]
-        note = "After the last round of each arm. Points are seeds; beside them stands their mean with its 95 % interval."
+        note = "After the last round of each arm. Points are seeds; beside them stands their mean with its 95% interval."
         found.append(line_chart(f"{metric}, last round", note, series, "arm, in the order of the legend", "", ticks))
     return [chart for chart in found if chart]
 
@@ -98,7 +98,7 @@ def _last(results: Mapping[str, Any], metric: str, arm: str, number: int) -> Ser
 
 
 def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean over seeds; None for one seed."""
+    """Student's 95% interval of a mean over seeds; None for one seed."""
     if row["standard_error"] is None or row["count"] < 2:
         return None
     half = t_quantile(row["count"] - 1) * row["standard_error"]
@@ -120,6 +120,6 @@ def _differences(results: Mapping[str, Any]) -> list[Chart]:
             for number, row in enumerate(rows)
         ]
         ticks = [(float(number), str(number + 1)) for number in range(len(rows))]
-        note = "Paired by seed, with Student's 95 % interval. The dotted line is no difference."
+        note = "Paired by seed, with Student's 95% interval. The dotted line is no difference."
         found.append(line_chart(f"Differences in {metric}", note, series, "difference, in the order of the legend", "", ticks, level=0.0))
     return [chart for chart in found if chart]

@@ -6,7 +6,7 @@ from typing import Any
 
 from loop.report.charts import Chart, Point, Series, bar_chart, line_chart
 from loop.report.reading import Estimate, RunView, estimate, estimates, is_number, numbers, rates, win_rate_over_sft, win_rates
-from loop.round import KEEP, LABEL, POLICY, RETRAIN, ROUND_STAGES, SELECT
+from loop.round import KEEP, LABEL, POLICY, RETRAIN, SELECT
 
 SFT = -1
 """The place of the SFT policy on an axis of rounds."""
@@ -108,8 +108,7 @@ def costs(run: RunView) -> list[Chart]:
     """Time by stage, and memory by owner."""
 
     def seconds(r: int) -> dict[str, float]:
-        found = {stage.name: run.state.stage(stage.name, r).seconds for stage in ROUND_STAGES}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: row.seconds for name, row in run.state.rows(r).items() if row.seconds is not None}
 
     def memory(r: int) -> dict[str, float]:
         return {name: value / MIB for name, value in numbers(run.metrics(POLICY.name, r).get("memory")).items() if name != "peak"}

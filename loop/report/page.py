@@ -183,9 +183,9 @@ SIGNS = (
     "A policy that is trained too far pleases its reward model without being better. "
     "docs/report.md says what is looked at, and from where on it counts."
 )
-ROUNDS = "In tables, ± is one standard error. In charts, bars are 95 % intervals."
+ROUNDS = "In tables, ± is one standard error. In charts, bars are 95% intervals."
 RULES = "A rule whose rate climbs is what the policy has found to please its reward model. docs/rules.md says what each rule measures."
 REWARD = (
     "Accuracy falls from generation to generation in a healthy loop, because the policy's answers become harder to tell apart. "
-    "At 50 %, the dotted line, a reward model knows nothing."
+    "At 50%, the dotted line, a reward model knows nothing."
 )

@@ -46,7 +46,7 @@ def better(run: RunView) -> Answer:
         before, now = estimate(run.policy(None).get("gold")), estimate(metrics.get("gold"))
         values = f": {before.mean:.2f} after SFT, {now.mean:.2f} after round {last}" if before and now else ""
         lines = [f"True reward on {gain.size} held-out prompts{values}. The gain is {interval(gain)}, prompt by prompt."]
-        lines += [f"It is preferred to the SFT policy in {percent_interval(rate)}."] if rate else []
+        lines += [f"It is preferred to the SFT policy in {percent_interval(rate)} of {rate.size} comparisons."] if rate else []
         return Answer(BETTER, *_direction(gain, 0.0, f"{gain.mean:+.2f} in true reward"), lines)
     if rate:
         lines = [f"After round {last}, its answer is preferred to the SFT policy's in {percent_interval(rate)} of {rate.size} comparisons."]
@@ -98,15 +98,14 @@ def ship(run: RunView) -> Answer:
     """Which round to ship: the one that `loop promote` would choose, with what it is to choose the highest of several figures."""
     try:
         choice = choose_round(run.folder, run.state)
-    except UserError:
-        why = "Neither a true reward nor a win rate was measured, so nothing tells the rounds apart. Read samples before you choose."
-        return Answer(SHIP, "Cannot be said", "plain", [why])
+    except UserError as error:
+        return Answer(SHIP, "Cannot be said", "plain", [f"{sentence(error.what)}. Read samples before you choose."])
     lines = [*choice.lines]
+    if choice.round is None:
+        return Answer(SHIP, "The SFT policy", "bad", lines)
     if len(run.evaluated) > 1:
         noisy = f"It is the highest of {len(run.evaluated) + 1} noisy figures, so it is probably a little too high. New prompts would tell."
         lines.append(noisy)
-    if choice.round is None:
-        return Answer(SHIP, "The SFT policy", "bad", lines)
     found = signs(run, choice.round)
     lines += [f"Before you ship it: {sign.text[0].lower()}{sign.text[1:]}" for sign in found[:2]]
     is_sure = _is_better(run, choice.round) and not is_suspicious(run, choice.round)

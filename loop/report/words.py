@@ -8,7 +8,7 @@ def interval(value: Estimate, sign: str = "+") -> str:
     if not value.interval:
         return f"{value.mean:{sign}.2f} (without an interval)"
     low, high = value.interval
-    return f"{value.mean:{sign}.2f} (95\u00a0% interval {low:{sign}.2f} to {high:{sign}.2f})"
+    return f"{value.mean:{sign}.2f} (95% interval {low:{sign}.2f} to {high:{sign}.2f})"
 
 
 def percent_interval(value: Estimate) -> str:
@@ -16,7 +16,7 @@ def percent_interval(value: Estimate) -> str:
     if not value.interval:
         return f"{value.mean:.0%}"
     low, high = value.interval
-    return f"{value.mean:.0%} (95\u00a0% interval {low:.0%} to {high:.0%})"
+    return f"{value.mean:.0%} (95% interval {low:.0%} to {high:.0%})"
 
 
 def round_name(r: int | None) -> str:

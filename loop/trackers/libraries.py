@@ -10,12 +10,14 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from configs.schema import RunConfig
 
 PROJECT = "loop"
 """The project, or the experiment, that runs belong to where the user's environment names none."""
+Ending = Literal["done", "stopped", "failed"]
+"""How a run has ended. stopped: it was interrupted, or it waits for labels."""
 
 
 class Tracker(Protocol):
@@ -37,7 +39,7 @@ class Tracker(Protocol):
         """The figures of a running stage after a step. place: the round, for example `round-001`."""
         ...
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         """Write what is still held, and end."""
         ...
 
@@ -63,7 +65,7 @@ class TensorBoard:
     def step(self, place: str, stage: str, step: int, values: Mapping[str, float]) -> None:
         self._add(place, step, values)
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         for writer in self._writers.values():
             writer.close()
 
@@ -79,6 +81,7 @@ class MLflow:
     """One run of MLflow. The steps of a round are metrics of their own, whose names begin with the round."""
 
     module = "mlflow"
+    statuses: Mapping[Ending, str] = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
     def __init__(self, client: Any, run_id: str):
         self._client, self._run_id = client, run_id
@@ -86,6 +89,8 @@ class MLflow:
     @classmethod
     def start(cls, config: RunConfig, folder: Path) -> Self:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the driver waits meanwhile, and by default for minutes
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.resolve() / 'mlflow.db'}"))
@@ -111,8 +116,8 @@ class MLflow:
     def step(self, place: str, stage: str, step: int, values: Mapping[str, float]) -> None:
         self._log({f"{place}/{name}": value for name, value in values.items()}, step)
 
-    def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+    def close(self, ending: Ending) -> None:
+        self._client.set_terminated(self._run_id, self.statuses[ending])
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -162,7 +167,7 @@ class WandB:
         self._define(f"{place}/{stage}", f"{place}/{stage}/step")
         self._run.log({**{f"{place}/{name}": value for name, value in values.items()}, f"{place}/{stage}/step": step})
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         self._run.finish()
 
     def _define(self, prefix: str, step_metric: str) -> None:
@@ -207,7 +212,7 @@ class Trackio:
     def step(self, place: str, stage: str, step: int, values: Mapping[str, float]) -> None:
         self._run.log({f"{place}/{name}": value for name, value in values.items()}, step=step)
 
-    def close(self) -> None:
+    def close(self, ending: Ending) -> None:
         import trackio
 
         trackio.finish()  # finish the run, and forget it: at the end of the process, trackio would finish what it knows once more

@@ -6,18 +6,19 @@ added later is told of all of them, and a run that resumes tells nothing twice. 
 """
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import Stopped, UserError, WaitingForLabels
 from configs.schema import RunConfig
 from loop.store.artifacts import Artifact
 from loop.store.layout import RunFolder, place, stage_name
 from loop.store.measures import numbers
 from loop.store.progress import Progress
-from loop.trackers.libraries import LIBRARIES, Tracker
+from loop.trackers.libraries import LIBRARIES, Ending, Tracker
 
 TOLD = "told"
 """The file of a tracker that says which stages it was told of, one a line."""
@@ -39,8 +40,22 @@ class Trackers:
         self._trackers: dict[str, Tracker] = {}
         self._shown: tuple[str, int] | None = None
 
-    def open(self) -> None:
-        """Start the libraries. Raises UserError where one of them does not start."""
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The libraries are started before the block, and told at its end how it has ended. Raises UserError where one does not start."""
+        ending: Ending = "failed"
+        try:
+            self._open()
+            yield
+            ending = "done"
+        except (KeyboardInterrupt, Stopped, WaitingForLabels):
+            ending = "stopped"
+            raise
+        finally:
+            self._tell(lambda tracker: tracker.close(ending))
+            self._trackers = {}
+
+    def _open(self) -> None:
         for name in dict.fromkeys(self._config.report_to):
             folder = self._folder.tracker(name)
             folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +64,7 @@ class Trackers:
                     self._trackers[name] = LIBRARIES[name].start(self._config, folder)
             except Exception as error:  # the libraries raise errors of many kinds
                 to_do = "correct this, or leave it out of report_to: the same command then continues without it"
-                raise UserError(f"{name} does not start: {' '.join(str(error).split())}", "report_to", to_do) from None
+                raise UserError(f"{name} does not start: {in_a_line(error)}", "report_to", to_do) from None
 
     def progress(self, stage: str, round_number: int | None, now: Progress) -> None:
         """Tell the newest step of the running stage, unless it was told."""
@@ -71,11 +86,6 @@ class Trackers:
             with (self._folder.tracker(name) / TOLD).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
 
-    def close(self) -> None:
-        """End the libraries, which write what they still hold."""
-        self._tell(lambda tracker: tracker.close())
-        self._trackers = {}
-
     def _told(self, name: str) -> list[str]:
         path = self._folder.tracker(name) / TOLD
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -90,7 +100,7 @@ class Trackers:
                     tell(tracker)
             except Exception as error:  # whatever a library or its network raises, the run goes on
                 del self._trackers[name]
-                self._say(f"{name} has failed and is told nothing more: {type(error).__name__}: {' '.join(str(error).split())}")
+                self._say(f"{name} has failed and is told nothing more: {type(error).__name__}: {in_a_line(error)}")
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -99,6 +109,11 @@ class Trackers:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
             yield
+
+
+def in_a_line(error: Exception) -> str:
+    """What a library says. Addresses in it lose their user name and password, which people give in `MLFLOW_TRACKING_URI`."""
+    return re.sub(r"://\S*@", "://***@", " ".join(str(error).split()))
 
 
 def figures(stage: str, metrics: Mapping[str, Any]) -> dict[str, float]:

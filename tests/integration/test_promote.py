@@ -70,7 +70,7 @@ def test_a_round_can_be_chosen_by_what_the_run_has_measured(folder):
     """The difference is paired by the prompts of the two policies' own files."""
     run = RunFolder(folder / "runs" / "shipped")
     choice = choose_round(run, fold(read_events(run.journal)))
-    assert "highest true reward of 32 held-out prompts" in choice.lines[0] and "prompt by prompt" in " ".join(choice.lines)
+    assert "highest true reward on 32 held-out prompts" in choice.lines[0] and "prompt by prompt" in " ".join(choice.lines)
 
 
 def test_the_run_is_as_it_was(folder, workspace):

@@ -37,6 +37,7 @@ class FakeExecutor:
     """An `Executor` whose stages are made at once. `made`: the stages that were made, in order. `content`: what they write."""
 
     def __init__(self) -> None:
+        self.startup: Startup | None = None
         self.made: list[str] = []
         self.content = "the same in every run"
 

@@ -13,13 +13,14 @@ import pytest
 
 from configs import UserError, load_config
 from loop.commands.main import main
+from loop.executors.executor import Startup
 from loop.keys import planned_keys
 from loop.round import BASE, DATA, POLICY, REWARD
-from loop.store.journal import Journal
+from loop.store.journal import Journal, read_events
 from loop.store.layout import RunFolder
 from loop.store.stage_library import StageLibrary
 from loop.store.upkeep import verify
-from tests.unit.loop.fake_executor import FakeDriver
+from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 
 
 @pytest.fixture
@@ -84,6 +85,26 @@ def test_a_stage_made_again_with_other_bytes_is_named(tmp_path):
         "setup/sft: was made again with other bytes than before"
     ]
     assert "round-000/policy" in driver.made and verify(folder)[0] == []
+
+
+def test_every_run_on_one_executor_journals_where_to_look(tmp_path):
+    """Only the first run has started Ray. No address is written twice."""
+
+    class OnRay(FakeExecutor):
+        def start(self):
+            if self.startup:
+                return None
+            self.startup = Startup({"ray": 2.0}, "http://127.0.0.1:8265", "http://127.0.0.1:9999/metrics")
+            return self.startup
+
+    executor, startups = OnRay(), []
+    for name in ("a", "b"):
+        run = FakeDriver(tmp_path / name, executor=executor)
+        run.execute()
+        (told,) = [event for event in read_events(run.paths.journal) if event.dashboard]
+        assert (told.dashboard, told.prometheus) == ("http://127.0.0.1:8265", "http://127.0.0.1:9999/metrics")
+        startups.append(told.startup)
+    assert startups == [{"ray": 2.0}, None]
 
 
 def test_a_config_of_another_version_is_refused_in_one_message(tmp_path, capsys):

@@ -48,6 +48,16 @@ def test_a_run_that_has_not_started_ray_says_so(run, capsys):
         assert "has not started Ray" in dashboard(run, capsys, exit_code=2)
 
 
+def test_a_run_of_an_experiment_is_found(run, capsys):
+    of_experiment = RunFolder(run.path.parent / "arms" / "a-seed-0")
+    of_experiment.path.mkdir(parents=True)
+    Journal(of_experiment.journal).append("run_started", num_rounds=2, dashboard=DASHBOARD)
+    with one_writer(of_experiment.path):
+        assert dashboard(run, capsys).startswith("a-seed-0 is running") and DASHBOARD in dashboard(run, capsys, "arms/a-seed-0")
+        with one_writer(run.path):
+            assert "several runs are running: x, arms/a-seed-0" in dashboard(run, capsys, exit_code=2)
+
+
 def test_one_of_several_has_to_be_named(run, capsys):
     other = RunFolder(run.path.with_name("y"))
     other.path.mkdir()

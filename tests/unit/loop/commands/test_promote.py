@@ -25,6 +25,8 @@ class Exporter(FakeExecutor):
         if request["stage"].startswith("promote"):
             (output / "weights").write_text(request["inputs"]["policy"])
             (output / "weights").chmod(0o600)  # as safetensors does
+            (output / "templates").mkdir()  # as tokenizers with several templates do
+            (output / "templates" / "tools").write_text("x" * 3 * 2**20)
             if Exporter.fails:
                 raise KeyboardInterrupt
             return {"end_tokens": ["</s>"], "has_template": False, "parameters": 1, "rounding": 0.0}
@@ -63,7 +65,11 @@ def test_the_best_round_goes_to_a_folder_of_its_name(loop, tmp_path):
     assert "Next comes round 1" in (folder / "README.md").read_text()
     origin = json.loads((folder / "manifest.json").read_text())["metrics"]["promoted_from"]
     assert (origin["run"], origin["round"], origin["adapter"]) == ("x", 0, False)
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # the weights can be read by whom the rest can be
+    assert ", as a model, 3.0 MiB: " in out
+    assert (folder / "templates").stat().st_mode & 0o111 == 0o111  # a folder stays one that people can look into
+    assert (
+        len({path.stat().st_mode for path in folder.rglob("*") if path.is_file()}) == 1
+    )  # the weights can be read by whom the rest can be
     assert files(tmp_path / "runs") == before and {path.name for path in tmp_path.iterdir()} == {"cache", "runs", "x-round-000"}
 
 

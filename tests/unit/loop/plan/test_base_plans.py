@@ -1,6 +1,7 @@
 """`loop plan base`: hours, prices, currencies, budgets, and the table of GPUs that users edit."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -9,6 +10,7 @@ from configs.errors import UserError
 from loop.commands.main import main
 from loop.plan.gpus import SHIPPED, find_money, read_table
 from loop.plan.laws import LAWS
+from loop.plan.tables import count, money
 
 PLAN = ("plan", "base", "--params", "20e9", "--tokens", "400e9")
 
@@ -129,4 +131,28 @@ def test_the_plot_has_a_line_for_each_loss(tmp_path):
     file = tmp_path / "plan.svg"
     assert main([*PLAN, "--plot", str(file)]) == 0
     assert file.read_text(encoding="utf-8").count("<path") > 20
+    again = tmp_path / "again.svg"
+    assert main([*PLAN, "--plot", str(again)]) == 0 and again.read_bytes() == file.read_bytes()
     assert main([*PLAN, "--plot", str(tmp_path / "missing" / "plan.svg")]) == 2
+
+
+def test_a_gpu_that_costs_nothing_has_no_budget(capsys, table):
+    file = Path(table[1])
+    file.write_text(file.read_text().replace("hour: 2", "hour: 0"))
+    assert main(["plan", "base", "--budget", "1e6", *table]) == 2
+    assert "an hour of one costs nothing" in capsys.readouterr().err
+    assert main([*PLAN, *table]) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(99.4, "99"), (99.7, "100"), (-99.7, "-100"), (0.0, "0"), (0.25, "0.25"), (1234.5, "1,234"), (None, "-")]
+)
+def test_prices_have_no_exponents(number, shown):
+    assert money(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(999.4e6, "999M"), (999.7e6, "1B"), (20e9, "20B"), (999.7, "1k"), (12, "12"), (999.9e12, "1.00e+15")]
+)
+def test_numbers_of_parameters_have_no_exponents_below_a_thousand_trillion(number, shown):
+    assert count(number) == shown

@@ -11,6 +11,7 @@ from loop import __version__
 from loop.promotion.base import BaseFacts, base_facts, licence_in
 from loop.promotion.card import Promoted, card
 from loop.promotion.choosing import Choice
+from loop.store.journal import Event, fold
 from policies.named_bases import SMOLLM2
 from tests.unit.loop.promotion.test_choosing import made, summary
 
@@ -57,6 +58,15 @@ def test_the_card_says_what_was_measured_and_what_it_comes_from():
     assert "| pairs | cc-by-4.0 | 9 | 7 | 7 | 0 |" in text and "| hub | not known | 9 |" in text
 
 
+def test_held_out_comparisons_are_not_called_training_data():
+    """Of 20 comparisons, 4 only judge the reward model. Those of round 1 come after its policy."""
+    labels = [Event(event="stage_committed", stage="label", round=r, metrics={"comparisons": 20, "heldout": 4}) for r in (0, 1)]
+    state = made({}, {}, {})
+    for r, event in enumerate(labels):
+        state.rows(r)["label"] = fold([event]).stage("label", r)
+    assert "16 comparisons of the policies' answers in the rounds before" in card(replace(PROMOTED, state=state))
+
+
 def test_what_is_not_known_is_said_or_left_out():
     alone = replace(PROMOTED, base=BaseFacts(None, "a model in a folder"), sources=[], state=made({}, {}, {}))
     text = card(alone)
@@ -70,8 +80,11 @@ def test_what_is_not_known_is_said_or_left_out():
 def test_a_name_cannot_become_markup():
     """A table has as many columns as its head, whatever a source is called, and no tag of HTML gets through."""
     source = SOURCE | {"name": "a|b\n<script>x</script> [l](javascript:y) `c`"}
-    text = card(replace(PROMOTED, sources=[source], choice=Choice(1, ["<img src=x>"])))
+    config = load_config(overrides=["generation.stop_strings=['</answer>']"])
+    text = card(replace(PROMOTED, sources=[source], choice=Choice(1, ["<img src=x>"]), config=config))
     (row,) = [line for line in text.splitlines() if line.startswith("| a")]
+    code, after = text.split("```")[1:]
+    assert "</answer>" in code and "</answer>" not in after and "&lt;/answer&gt;" in after
     assert row.replace("\\|", "").count("|") == 7 and "<script>" not in text and "<img" not in text and "[l](" not in text
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from configs import UserError
-from loop.promotion.choosing import check_round, choose_round
+from loop.promotion.choosing import Choice, check_round, choose_round
 from loop.promotion.figures import Figure, figure, figures
 from loop.store.journal import Event, fold
 from loop.store.layout import RunFolder
@@ -45,9 +45,9 @@ def test_the_round_with_the_highest_true_reward_is_chosen(folder):
     choice = choose_round(folder, state)
     assert choice.round == 1
     assert choice.lines == [
-        "Round 1 has the highest true reward of 100 held-out prompts: 3.00 (95 % interval 2.80 to 3.20).",
-        "Next comes round 0 with 1.00 (95 % interval 0.80 to 1.20).",
-        "The difference, prompt by prompt, is 2.00 (95 % interval 0.87 to 3.13), which is clear.",
+        "Round 1 has the highest true reward on 100 held-out prompts: 3.00 (95% interval 2.80 to 3.20).",
+        "Next comes round 0 with 1.00 (95% interval 0.80 to 1.20).",
+        "The difference, prompt by prompt, is 2.00 (95% interval 0.87 to 3.13), which is clear.",
     ]
 
 
@@ -70,7 +70,24 @@ def test_without_a_true_reward_win_rates_decide(folder):
 
     choice = choose_round(folder, made({}, wins(0.7), wins(0.6)))
     assert choice.round == 0 and "win rate against the SFT policy" in choice.lines[0] and "0.50 to 0.80" in choice.lines[0]
-    assert choose_round(folder, made({}, wins(0.3), wins(0.4))).round is None  # both lose more often than they win
+    assert choose_round(folder, made({}, wins(0.3), wins(0.4))) == Choice(
+        None,
+        [
+            "No round wins more often than it loses against the SFT policy.",
+            "Round 1 has the highest win rate against it: 0.40 (95% interval 0.20 to 0.50).",
+        ],
+    )
+
+
+@pytest.mark.parametrize("line", ['{"prompt_id": ', '{"gold": 1.0}', "7"])
+def test_a_damaged_line_of_measurements_is_one_message(folder, line):
+    write_gold(folder, "evaluate", 0, [2.0, 3.0])
+    write_gold(folder, "baseline", None, [1.0, 1.0])
+    with (folder.stage("evaluate", 0) / "measurements.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="the measurements have a damaged line") as error:
+        choose_round(folder, made({"gold": summary(0.5)}, {"gold": summary(1.0)}))
+    assert "round-000/evaluate" in error.value.where and "loop verify x" in error.value.to_do
 
 
 @pytest.mark.parametrize(

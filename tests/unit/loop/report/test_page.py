@@ -10,6 +10,7 @@ import pytest
 
 from loop.report.browsing import as_json, browser_data
 from loop.report.charts import Point, Series, clean, line_chart
+from loop.report.figures import costs
 from loop.report.page import csp_hash, render, runs_page
 from loop.report.reading import read_run
 from loop.store.journal import Journal
@@ -107,6 +108,14 @@ def test_two_runs_are_compared(tmp_path):
     assert [[(answer["n"], answer["r"]) for answer in card["a"]] for card in held_out] == [
         [(0, None), (0, 0), (0, 1), (1, None), (1, 0)]
     ] * 4
+
+
+def test_stages_that_only_some_runs_have_are_in_the_times(tmp_path):
+    """Each made stage takes 1.5 s, and a round has seven of them."""
+    run = make_run(tmp_path / "run", golds=(2.0,))
+    Journal(run.folder.journal).append("stage_committed", stage="committee", round=0, seconds=7.0, metrics={})
+    times = next(chart for chart in costs(read_run(run.folder.path)) if chart.title == "Time by stage")
+    assert ["committee", "0", "7"] in times.rows and ["policy", "0", "1.5"] in times.rows and len(times.rows) == 8
 
 
 def test_win_rates_have_charts_and_a_table(tmp_path):

@@ -30,6 +30,11 @@ def test_without_gold_the_win_rate_decides(tmp_path):
     assert ship(run).headline == "Round 0"
 
 
+def test_a_win_rate_beside_gold_says_of_how_many(tmp_path):
+    answer = better(make_run(tmp_path / "run", extra={"win_rate": {"sft": accuracy(0.6)}}))
+    assert answer.lines[1] == "It is preferred to the SFT policy in 60% (95% interval 56% to 64%) of 300 comparisons."
+
+
 def win_rate(mean, low, high):
     """A win rate as `evaluate` has it, with Wilson's interval."""
     return {"mean": mean, "standard_error": 0.02, "count": 300, "low": low, "high": high}

@@ -2,15 +2,17 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from configs import UserError, load_config
+from configs.errors import LoopError, Stopped, WaitingForLabels
 from loop.commands.main import main
 from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import ProgressFile
 from loop.trackers import check_installed, libraries
-from loop.trackers.tracking import figures
+from loop.trackers.tracking import figures, in_a_line
 from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 
 GOLD = {0: 1.5, 1: 2.25}
@@ -51,8 +53,8 @@ class Remembering:
     def step(self, place, stage, step, values):
         self.told.append((place, step, values))
 
-    def close(self):
-        self.told.append("closed")
+    def close(self, ending):
+        self.told.append(f"closed: {ending}")
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_steps_while_a_stage_runs_and_figures_when_it_is_finished(tmp_path, trac
     assert steps == [("round-000", 1, {"policy/objective/kl": 0.5}), ("round-000", 2, {"policy/objective/kl": 1.0})]
     (evaluate,) = [values for r, values in (told for told in tracker.told if len(told) == 2) if "evaluate/gold" in values]
     assert evaluate.pop("evaluate/seconds") >= 0 and evaluate == {"evaluate/gold": 1.5, "evaluate/defects/empty": 0.25}
-    assert tracker.told[-1] == "closed"
+    assert tracker.told[-1] == "closed: done"
 
 
 def test_a_finished_stage_is_told_once_and_a_tracker_that_is_added_later_is_told_all(tmp_path, tracker):
@@ -104,6 +106,36 @@ def test_a_tracker_that_does_not_start_is_refused_before_anything_is_made(tmp_pa
     with pytest.raises(UserError, match="tensorboard does not start: division by zero"):
         run.execute()
     assert run.made == []
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (KeyboardInterrupt, "stopped"),
+        (Stopped, "stopped"),
+        (WaitingForLabels, "stopped"),
+        (LoopError, "failed"),
+        (ZeroDivisionError, "failed"),
+    ],
+)
+def test_a_tracker_is_told_how_the_run_has_ended(tmp_path, tracker, monkeypatch, error, ending):
+    run = driver(tmp_path / "x")
+    monkeypatch.setattr(run.executor, "run", Mock(side_effect=error))
+    with pytest.raises((LoopError, ZeroDivisionError)):
+        run.execute()
+    assert tracker.told == [f"closed: {ending}"]
+
+
+def test_mlflow_has_its_own_words_for_how_a_run_ends():
+    client = Mock()
+    for ending, status in (("done", "FINISHED"), ("stopped", "KILLED"), ("failed", "FAILED")):
+        libraries.MLflow(client, "id").close(ending)
+        client.set_terminated.assert_called_with("id", status)
+
+
+def test_passwords_in_addresses_are_not_printed():
+    error = ConnectionError("no answer from https://user:p@ss/word@host:5000/api\n(retried), nor from http://host/x")
+    assert in_a_line(error) == "no answer from https://***@host:5000/api (retried), nor from http://host/x"
 
 
 def test_a_missing_library_is_one_message(tmp_path, monkeypatch, capsys):
