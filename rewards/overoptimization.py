@@ -114,7 +114,8 @@ def warn(signs: Mapping[str, Sign]) -> str | None:
         return None
     found = "; ".join(sign.text for sign in signs.values() if sign.fires)
     opening = "the policy exploits its reward" if verdict == "clear" else "the policy may exploit its reward"
-    return f"{opening}: {found}. Read its samples; then raise ppo.kl_coefficient (dpo.beta with DPO), train for fewer updates, or give more labels"
+    to_do = "raise ppo.kl_coefficient (dpo.beta with DPO), train for fewer updates, or give more labels"
+    return f"{opening}: {found}. Read its samples; then {to_do}"
 
 
 def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from configs.errors import UserError
 from loop.commands.arguments import add_run, check_has_config, find_run, number_from, runs_folder
 from loop.failures import disk_errors_explained
-from loop.labeling.answers import AnswerFile, opened
+from loop.labeling.answers import opened, read_answers
+from loop.labeling.desk import RunIsWorking, not_working
 from loop.labeling.rounds import LabelingRound, read_round, state_of, waiting_round
 from loop.labeling.transfer import FORMS, export, import_labels
 from loop.printing import say
@@ -48,12 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    runs = runs_folder(options).resolve()
-    folder = RunFolder(find_run(runs, options.run))
+    folder = RunFolder(find_run(runs_folder(options).resolve(), options.run))
     check_has_config(folder)
     if options.export or options.source:
         asked = read_round(folder, options.round) if options.round is not None else _waiting(folder)
-        return _export(asked, Path(options.export), options.form) if options.export else _import(asked, Path(options.source))
+        if options.export:
+            return _export(asked, Path(options.export), options.form)
+        return _import(folder, asked, Path(options.source))
     if options.round is not None or options.form:
         raise UserError("--round and --form are for --export and --import", "the command line", "leave them out to serve the page")
     if not is_locked(folder.path):
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from loop.labeling.serving import serve
 
     with disk_errors_explained(folder.path):
-        return serve(folder, runs, (options.host, options.port), options.double, options.resume)
+        return serve(folder, (options.host, options.port), options.double, options.resume)
 
 
 def _waiting(folder: RunFolder) -> LabelingRound:
@@ -76,18 +78,24 @@ def _waiting(folder: RunFolder) -> LabelingRound:
 def _export(asked: LabelingRound, target: Path, form: str | None) -> int:
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise UserError("the labels cannot be written there", str(target), "name a file in a folder that exists")
+    if target.resolve() in {file.resolve() for file in (asked.label_file, *asked.other_files)}:
+        raise UserError("this is the label file of the run", str(target), "name another file")
     if not asked.label_file.exists():
         raise UserError(f"round {asked.number} has no labels yet", str(asked.label_file), f"`loop label {asked.run}`")
-    rows = list(AnswerFile(asked.label_file).answers.values())
+    answers = read_answers(asked.label_file).values()
+    text, count = export(asked, answers, form or ("csv" if target.suffix == ".csv" else "json"))
     with disk_errors_explained(target.absolute().parent):
-        write_synced(target, export(asked, rows, form or ("csv" if target.suffix == ".csv" else "json")))
-    say(f"{len(rows)} labels of round {asked.number} written to {target}")
+        write_synced(target, text)
+    say(f"{count} labels of round {asked.number} written to {target}")
     return 0
 
 
-def _import(asked: LabelingRound, source: Path) -> int:
-    with disk_errors_explained(asked.label_file.absolute().parent), opened(asked.label_file) as file:
-        say("\n".join(import_labels(asked, source, file).lines()))
+def _import(folder: RunFolder, asked: LabelingRound, source: Path) -> int:
+    try:
+        with disk_errors_explained(asked.label_file.absolute().parent), not_working(folder.lock), opened(asked.label_file) as file:
+            say("\n".join(import_labels(asked, source, file).lines()))
+    except RunIsWorking:
+        raise UserError("a process works on this run, and may be reading its labels", str(folder.path), "wait for it, or stop it") from None
     return 0
 
 

@@ -130,8 +130,10 @@ def labels_of_round(config: RunConfig) -> int:
 
 
 def wins_of_round(config: RunConfig, round_number: int) -> int:
-    """How many comparisons of policies the labeler is asked for as well, at most, for win rates: of the SFT policy, and from round 1 on of the
-    last round's too. Nothing is trained on them."""
+    """How many comparisons for win rates the labeler is asked for as well, at most. Nothing is trained on them.
+
+    The policy of the round is compared with the SFT policy, and from round 1 on with that of the last round too.
+    """
     if not config.labeler.win_rate_fraction:
         return 0
     return prompts_compared(config.labeler, config.sample.num_prompts) * (1 if round_number == 0 else 2)

@@ -39,13 +39,8 @@ class AnswerFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.answers: dict[tuple[str, PairIds], Row] = {}
         _repair(path)
-        for row in filter(None, map(_row, _lines(path))):
-            key = row.get("rater") or "", pair_of(row)
-            known = self.answers.get(key)
-            if known is None or str(known.get("labeled_at") or "") <= str(row.get("labeled_at") or ""):
-                self.answers[key] = row  # of two verdicts by hand, the later one counts, as in `matching.py`
+        self.answers = read_answers(path)
 
     def add(self, row: Row) -> bool:
         """Append a label and wait until it is on disk. False if it is there already. Raises Conflict for another verdict, and OSError if
@@ -71,9 +66,20 @@ class AnswerFile:
             kept = [line for line in before if not _is_of(line, rater, pair)]
             _replace(self.path, b"".join(kept))
             if late := before.read():
-                _append(self.path, late)
+                _append(self.path, late, is_line=False)
         del self.answers[rater, pair]
         return True
+
+
+def read_answers(path: Path) -> dict[tuple[str, PairIds], Row]:
+    """The labels of a file by rater and pair. Never writes into it, so another program may be writing a line."""
+    answers: dict[tuple[str, PairIds], Row] = {}
+    for row in filter(None, map(_row, _lines(path))):
+        key = row.get("rater") or "", pair_of(row)
+        known = answers.get(key)
+        if known is None or str(known.get("labeled_at") or "") <= str(row.get("labeled_at") or ""):
+            answers[key] = row  # of two verdicts by hand, the later one counts, as in `matching.py`
+    return answers
 
 
 @contextmanager
@@ -100,10 +106,14 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in _lines(path)]
 
 
-def _append(path: Path, data: bytes) -> None:
+def _append(path: Path, data: bytes, is_line: bool = True) -> None:
+    """is_line: the bytes begin a line of their own, also where another program left its last line without an end."""
     is_new = not path.exists()
-    with path.open("ab", buffering=0) as file:
-        size = file.tell()
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if is_line and size:
+            file.seek(-1, os.SEEK_END)
+            data = data if file.read(1) == b"\n" else b"\n" + data
         try:
             if file.write(data) != len(data):
                 raise OSError("the disk took only a part of the line")

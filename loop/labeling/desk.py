@@ -65,7 +65,7 @@ class Desk:
 
     def write(self, change: Callable[[Queue], None]) -> None:
         """Have a change written to disk. Raises RunIsWorking, and whatever the change raises."""
-        with _not_working(self.folder.lock):
+        with not_working(self.folder.lock):
             self.look()
             if self.queue is None:
                 raise RunIsWorking
@@ -111,8 +111,8 @@ def _turns(prompt: Prompt) -> list[dict[str, str]]:
 
 
 @contextmanager
-def _not_working(lock: Path) -> Iterator[None]:
-    """Keep the run from starting for an instant. Raises RunIsWorking if a process works on it."""
+def not_working(lock: Path) -> Iterator[None]:
+    """Keep the run from starting meanwhile. Raises RunIsWorking if a process works on it."""
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

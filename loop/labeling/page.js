@@ -59,10 +59,11 @@ async function enter(event) {
   await load();
 }
 
-// The view as it is now. Others label too, and the run may go on, so the page asks again and again.
+// The view as it is now. Others label too, and the run may go on, so the page asks again and again. A token in the address is for a new
+// rater, also in a window that has a key.
 async function load() {
   const before = changes;
-  const answer = sessionStorage.getItem(KEY) ? await ask("GET", "api/view") : { status: 401 };
+  const answer = sessionStorage.getItem(KEY) && !token() ? await ask("GET", "api/view") : { status: 401 };
   if (busy || before !== changes) {
     await sleep(POLL_MS);
   } else if (answer.status !== 200) {
@@ -214,6 +215,7 @@ function footer() {
 
 $("enter").addEventListener("submit", enter);
 document.addEventListener("keydown", onKey);
+addEventListener("hashchange", () => location.reload()); // a new address in the same window
 for (const button of document.querySelectorAll("#buttons button")) {
   button.addEventListener("click", () => {
     button.blur();

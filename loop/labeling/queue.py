@@ -18,7 +18,7 @@ from pathlib import Path
 from configs.seeds import derive_seed
 from loop.labeling.answers import TIE, AnswerFile, PairIds, Row, append_synced, pair_of, read_rows, verdict
 from loop.labeling.rounds import LabelingRound, Pair
-from rewards.comparisons import round_of
+from rewards.comparisons import parse_answer_id, round_of
 from rewards.labelers.raters import PairKey, alpha_of_pairs
 
 LEFT, RIGHT = "left", "right"
@@ -115,12 +115,20 @@ class Queue:
 
     @property
     def wanted(self) -> int:
-        """How many labelled pairs are enough. Pairs that are not on offer here, and are labelled, count for `labeler.min_labels`."""
-        number = self.asked.number  # the file may hold the labels of other rounds too
-        others = (ids for ids, votes in self._votes.items() if votes and ids not in self._by_ids)
-        elsewhere = sum(all(round_of(id) == number for id in ids) for ids in others)
-        least = self.asked.min_labels
-        return len(self.pairs) if least is None else min(len(self.pairs), max(1, least - elsewhere))
+        """How many labelled pairs are enough.
+
+        If people alone label, labelled pairs that are not on offer here count for `labeler.min_labels`, and while no pair of samples is
+        labelled, one more is wanted than there are.
+        """
+        least, number = self.asked.min_labels, self.asked.number
+        if self.asked.is_mixture:
+            return min(len(self.pairs), least or len(self.pairs))
+        labelled = (ids for ids, votes in self._votes.items() if votes)
+        of_round = [ids for ids in labelled if all(round_of(id) == number for id in ids)]  # the file may hold those of other rounds too
+        elsewhere = sum(ids not in self._by_ids for ids in of_round)
+        enough = len(self.pairs) if least is None else min(len(self.pairs), max(1, least - elsewhere))
+        has_samples = any(not any(map(parse_answer_id, ids)) for ids in of_round)
+        return enough if has_samples else max(enough, self.labelled + 1)
 
     def skipped(self, rater: str) -> int:
         """How many pairs the rater has skipped and not labelled since."""

@@ -25,7 +25,7 @@ from loop.store.artifacts import find_damage
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
 from loop.store.run_config import read_config
-from rewards.comparisons import Prompt, Sample, all_pairs, read_jsonl
+from rewards.comparisons import WIN_RATE, Prompt, Sample, all_pairs, read_jsonl
 from rewards.data.splits import content_id
 from rewards.labelers.label_files import WANTED, read_labels
 
@@ -45,7 +45,8 @@ class Answer:
 class Pair:
     """Two answers to one prompt. name: what the page calls the pair; it says nothing about who wrote the answers.
 
-    tier: the pairs of a prompt are numbered from 0. All pairs of a tier are asked before those of the next.
+    tier: the pairs of a prompt are numbered from 0, and those for win rates have a tier of their own. All pairs of a tier are asked before
+    those of the next.
     """
 
     name: str
@@ -61,13 +62,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class LabelingRound:
-    """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all."""
+    """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all.
+
+    is_mixture: only the pairs on offer count then. If people alone label, other pairs count too, and at least one must be of samples.
+    """
 
     run: str
     number: int
     seed: int
     pairs: list[Pair]
     min_labels: int | None
+    is_mixture: bool
     label_file: Path
     other_files: list[Path]
 
@@ -98,11 +103,13 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
         raise UserError(f"the samples are damaged: {damage[0]}", str(place), f"delete that directory, and `loop resume {folder.name}`")
     samples = read_jsonl(place / "samples.jsonl", Sample)
     seed = derive_seed(config.seed, "labeling", number)
-    pairs = _wanted_pairs(folder.work(LABEL.name, number).checkpoints / WANTED, [*samples, *_policies_answers(folder, state, number)])
-    if config.labeler.kind == LABELED_BY_PEOPLE:
+    wanted, least = folder.work(LABEL.name, number).checkpoints / WANTED, config.labeler.min_labels
+    pairs = _wanted_pairs(wanted, [*samples, *_policies_answers(folder, state, number)], win_tier=0 if least is None else -1)
+    is_mixture = config.labeler.kind != LABELED_BY_PEOPLE
+    if not is_mixture:
         pairs += _pairs_of(samples, seed)
     label_file, others = _label_files(config.labeler, number)
-    return LabelingRound(folder.name, number, seed, pairs, config.labeler.min_labels, label_file, others)
+    return LabelingRound(folder.name, number, seed, pairs, least, is_mixture, label_file, others)
 
 
 def state_of(folder: RunFolder) -> str:
@@ -137,8 +144,11 @@ def _policies_answers(folder: RunFolder, state: RunState, number: int) -> list[S
     return read_jsonl(folder.stage(ANSWER.name, number) / "samples.jsonl", Sample)
 
 
-def _wanted_pairs(path: Path, samples: list[Sample]) -> list[Pair]:
-    """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples."""
+def _wanted_pairs(path: Path, samples: list[Sample], win_tier: int) -> list[Pair]:
+    """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples.
+
+    win_tier: the tier of the pairs for win rates.
+    """
     if not path.exists():
         return []
     known = {sample.id: _answer(sample) for sample in samples}
@@ -148,8 +158,9 @@ def _wanted_pairs(path: Path, samples: list[Sample]) -> list[Pair]:
         for row in map(json.loads, file):
             first, second = (known.get(id) or Answer(id, text, True) for id, text in zip(row["ids"], row["completions"], strict=True))
             prompt_id = content_id(row["prompt"])
-            found.append(_pair(prompt_id, row["prompt"], first, second, tiers[prompt_id]))
-            tiers[prompt_id] += 1
+            is_win = row.get("job") == WIN_RATE
+            found.append(_pair(prompt_id, row["prompt"], first, second, win_tier if is_win else tiers[prompt_id]))
+            tiers[prompt_id] += not is_win
     return found
 
 

@@ -5,6 +5,7 @@ When the child waits for the next round's labels, the page goes on with them. Mu
 """
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -27,17 +28,17 @@ GOODBYE_SECONDS = 5.0
 TICK_SECONDS = 0.25
 
 
-def serve(folder: RunFolder, runs: Path, address: tuple[str, int], double: float, resume: bool) -> int:
+def serve(folder: RunFolder, address: tuple[str, int], double: float, resume: bool) -> int:
     """Serve the page of a run; returns the exit code. address: host and port. Raises UserError."""
     desk = Desk(folder, double)
     try:
         desk.look()
-        return asyncio.run(_serve(desk, runs, address, resume))
+        return asyncio.run(_serve(desk, address, resume))
     finally:
         desk.close()
 
 
-async def _serve(desk: Desk, runs: Path, address: tuple[str, int], resume: bool) -> int:
+async def _serve(desk: Desk, address: tuple[str, int], resume: bool) -> int:
     host, door = address[0], Door(desk.folder.labeling / "raters.json")
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -60,7 +61,7 @@ async def _serve(desk: Desk, runs: Path, address: tuple[str, int], resume: bool)
             say(line)
         say(f"open in a browser: {_url(host, port, door)}")
         sys.stdout.flush()
-        return await _watch(desk, runs, stop) if resume else await _wait(desk, stop)
+        return await _watch(desk, stop) if resume else await _wait(desk, stop)
     finally:
         await runner.cleanup()
 
@@ -79,9 +80,9 @@ async def _wait(desk: Desk, stop: asyncio.Event) -> int:
     return 0
 
 
-async def _watch(desk: Desk, runs: Path, stop: asyncio.Event) -> int:
+async def _watch(desk: Desk, stop: asyncio.Event) -> int:
     """Continue the run whenever enough labels are in. Returns its exit code when it has come to an end."""
-    tried = 0  # so many labels were there when the run was continued, and it went on waiting for the same round
+    tried = -1  # so many labels were there when the run was continued, and it went on waiting for the same round
     since, count = 0.0, -1
     while not await _stopped(stop, TICK_SECONDS):
         desk.look()
@@ -90,31 +91,35 @@ async def _watch(desk: Desk, runs: Path, stop: asyncio.Event) -> int:
         labelled = desk.queue.labelled if desk.queue else -1
         if labelled != count:
             since, count = time.monotonic(), labelled
-        if not desk.is_enough or time.monotonic() - since < GRACE_SECONDS:
-            continue
-        if tried and (labelled <= tried or labelled < len(desk.queue.pairs)):  # type: ignore[union-attr]
+        if not desk.is_enough or labelled <= tried or time.monotonic() - since < GRACE_SECONDS:
             continue
         number = desk.queue.asked.number if desk.queue else -1
-        code = await _resume(desk, runs, stop)
+        code = await _resume(desk, stop)
         if code != WaitingForLabels.exit_code:
             await asyncio.sleep(0 if stop.is_set() else GOODBYE_SECONDS)
             return code
         desk.look()
         again = desk.queue is not None and desk.queue.asked.number == number
-        tried = labelled if again else 0
+        tried = labelled if again else -1
         if again:
-            say("the run wants more labels for this round: it goes on when all pairs are labelled")
+            say("the run wants more labels for this round: it tries again when more pairs are labelled")
     _say_goodbye(desk)
     return 0
 
 
-async def _resume(desk: Desk, runs: Path, stop: asyncio.Event) -> int:
+async def _resume(desk: Desk, stop: asyncio.Event) -> int:
     """Run `loop resume` in a child process; returns its exit code. Where the page is stopped, the run stops too, and can go on."""
     name = desk.folder.name
     say(f"there are enough labels: continuing {name}")
     sys.stdout.flush()
-    command = (sys.executable, "-m", "loop", "resume", name, "--runs", str(runs))
-    child = await asyncio.create_subprocess_exec(*command, start_new_session=True)  # so that Ctrl-C reaches it once, from here
+    project = str(Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
+    command = (sys.executable, "-P", "-m", "loop", "resume", name, "--runs", str(desk.folder.path.parent))
+    child = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,  # so that Ctrl-C reaches it once, from here
+    )
     ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
     await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()

@@ -19,6 +19,7 @@ from typing import Any
 from loop.labeling.answers import TIE, AnswerFile, Conflict, PairIds, Row, pair_of
 from loop.labeling.rounds import Answer, LabelingRound, Pair
 from loop.printing import printable
+from rewards.comparisons import round_of
 from rewards.data.rows import BadRow, parse_row
 from rewards.labelers.label_files import read_labels
 from rewards.labelers.label_rows import ByIds, check
@@ -26,13 +27,19 @@ from rewards.labelers.label_rows import ByIds, check
 Labelled = tuple[Pair, tuple[Answer, Answer], list[Row]]
 """A pair, its answers as they were shown, and the labels of the raters who saw them so."""
 CSV_COLUMNS = ["chosen_id", "rejected_id", "tie", "rater", "labeled_at", "round", "confidence", "shown_first", "comment"]
+OF_ROWS = ("json", "csv")
+"""The forms that hold rows of the label file, so they need no texts."""
 BAD_ROWS_SHOWN = 10
 
 
-def export(asked: LabelingRound, answers: Iterable[Row], form: str) -> str:
-    """The labels of a round in one of `FORMS`. The tools' forms also hold the pairs that nobody has labelled."""
+def export(asked: LabelingRound, answers: Iterable[Row], form: str) -> tuple[str, int]:
+    """The labels of a round in one of `FORMS`, and how many they are.
+
+    The tools' forms also hold the pairs that nobody has labelled. They need the texts, so they only hold labels of pairs on offer.
+    """
     pairs = {pair.ids for pair in asked.pairs}
-    return FORMS[form](asked, [row for row in answers if pair_of(row) in pairs])
+    rows = [row for row in answers if pair_of(row) in pairs or (form in OF_ROWS and _is_of_round(row, asked.number))]
+    return FORMS[form](asked, rows), len(rows)
 
 
 @dataclass
@@ -93,6 +100,10 @@ class _Known:
         row: Row = {"chosen_id": ids[0], "rejected_id": ids[1], "tie": tie, "rater": printable(form.rater or "")}
         more = form.model_dump(include={"labeled_at", "round", "confidence", "shown_first", "comment"}, exclude_none=True)
         return row | {name: printable(value) if isinstance(value, str) else value for name, value in more.items()}
+
+
+def _is_of_round(row: Row, number: int) -> bool:
+    return all(round_of(id) == number for id in pair_of(row))
 
 
 def _shown(asked: LabelingRound, rows: list[Row]) -> list[Labelled]:

@@ -125,15 +125,15 @@ def plan_stages(subject: Subject, clock: Clock, rent: Rent) -> list[dict[str, An
     rows = []
     for name in planned_keys(config):
         place, _, stage = name.partition("/")
-        number = None if place == "setup" else int(place.removeprefix("round-"))
-        labels = labels_of_round(config) + wins_of_round(config, number or 0) if stage == LABEL.name else 0
+        round_number = None if place == "setup" else int(place.removeprefix("round-"))
+        labels = labels_of_round(config) + wins_of_round(config, round_number or 0) if stage == LABEL.name else 0
         done = work.get(name, {})
         taken = stage_seconds({stage: done}, {unit: seconds.get(unit, 0.0) for unit in UNITS})[stage]
         taken += 0.0 if cached and stage == BASE.name else STAGE_SECONDS
         rows.append(
             {
                 "stage": stage,
-                "round": number,
+                "round": round_number,
                 "flops": flops.get(name, 0.0),
                 "seconds": taken,
                 "memory_bytes": needs.get(stage),

@@ -63,7 +63,7 @@ def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     } | of_raters
     if len(wanted) - len(missing) < enough:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
-        path, asked = preferences_file.find_path(task.config, task.round_number), preferences_file.write_wanted(task, missing)
+        path, asked = preferences_file.find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
         raise WaitingForLabels(preferences_file.ask(path, asked or task.samples_file, what + preferences_file.described(found)))
     return preferences_file.within_limits(task, found)
 

@@ -32,10 +32,10 @@ def label(task: LabelTask) -> Labels:
 
 
 def _policies_to_compare(task: LabelTask) -> str:
-    """The end of the message while the run waits: where the pairs are that measure win rates and have no label yet."""
+    """The end of the message while the run waits: where the pairs are that measure win rates, if some have no label yet."""
     given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized, task.answers)
-    missing = not_labelled(win_pairs(task), read_votes(*given) or Labels())
-    wanted = write_wanted(task, missing) if missing else None
+    pairs, found = win_pairs(task), read_votes(*given) or Labels()
+    wanted = write_wanted(task, pairs, found) if not_labelled(pairs, found) else None
     return f"\n  policies to compare as well, for the win rate: {wanted}" if wanted else ""
 
 
@@ -93,16 +93,28 @@ def compare_by_file(
 
 def not_labelled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
     """Those of the pairs of which no label says anything."""
-    there = {frozenset((row.chosen_id, row.rejected_id)) for row in [*found.comparisons, *found.wins]}
-    return [pair for pair in pairs if frozenset((pair.first.id, pair.second.id)) not in there]
+    there = _labelled(found)
+    return [pair for pair in pairs if _ids(pair) not in there]
 
 
-def write_wanted(task: LabelTask, pairs: Sequence[Pair]) -> Path | None:
-    """Write down the pairs that people are still asked about, those for win rates first, and say where. None without a work directory."""
+def _labelled(found: Labels) -> set[frozenset[str]]:
+    return {frozenset((row.chosen_id, row.rejected_id)) for row in [*found.comparisons, *found.wins]}
+
+
+def _ids(pair: Pair) -> frozenset[str]:
+    return frozenset((pair.first.id, pair.second.id))
+
+
+def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path | None:
+    """Write down the pairs that people are asked about, those for win rates first, and whether each is labelled already. Says where.
+
+    None without a work directory.
+    """
     folder = task.checkpoints.folder
     if folder is None:
         return None
     if parallel.is_main():
+        there = _labelled(found)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
             {
@@ -110,6 +122,7 @@ def write_wanted(task: LabelTask, pairs: Sequence[Pair]) -> Path | None:
                 "prompt": pair.first.prompt,
                 "ids": [pair.first.id, pair.second.id],
                 "completions": [pair.first.completion, pair.second.completion],
+                "labelled": _ids(pair) in there,
             }
             for pair in sorted(pairs, key=lambda pair: pair.picked != WIN_RATE)
         ]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from loop.printing import printable
+from rewards.comparisons import Comparison, read_jsonl
 from tests.integration.conftest import IN_PROCESS, SMALL, Workspace
 from tests.unit.loop.labeling.hostile import MARK, hostile_texts
 from tests.unit.loop.labeling.made import make_run, plain_samples, rows, samples_of
@@ -234,8 +235,26 @@ def test_the_whole_cycle_from_a_waiting_run_to_its_end(workspace, serve, browser
     ann.until("$('message').textContent == 'The run is done. Thank you.'", 300)
     assert server.process.wait(timeout=60) == 0
     status = workspace.status("people")
-    assert status["state"] == "done" and status["rounds"][0]["stages"]["label"]["metrics"]["comparisons"] == 12
+    wins = read_jsonl(workspace.folder / "runs" / "people" / "round-000" / "label" / "wins.jsonl", Comparison)
+    decided = sum(row.rater == "ann" for row in wins)
+    assert status["state"] == "done" and status["rounds"][0]["stages"]["label"]["metrics"]["comparisons"] + decided == 12
+    assert decided == 1  # min_labels asks for one pair of policies, and it comes first
     assert ann.problems == []
+
+
+def test_a_new_address_in_the_same_window_is_for_a_new_rater(here, serve, browser):
+    make_run(here.folder / "runs" / "x", plain_samples(4))
+    server = serve(here, "x", "--double", "0")
+    window = Rater(browser, server, "ann")
+    window.choose("ArrowLeft")
+    window.page.goto(server.address)
+    window.page.wait_for_selector("#enter:not([hidden])")
+    window.page.fill("#rater", "bob")
+    window.page.keyboard.press("Enter")
+    window.page.wait_for_selector("#pair:not([hidden])")
+    window.choose("ArrowLeft")
+    server.stop()
+    assert [row["rater"] for row in rows(here.folder / "labels" / "round-0.jsonl")] == ["ann", "bob"]
 
 
 def test_the_page_needs_no_torch_to_start(here, serve):

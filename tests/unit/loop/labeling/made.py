@@ -14,6 +14,7 @@ from loop.store.layout import RunFolder
 from loop.store.run_config import record_start
 from rewards.comparisons import Prompt, Sample, sample_id
 from rewards.data.splits import content_id
+from rewards.labelers.label_files import WANTED
 
 PEOPLE = ("labeler.kind=preferences-file", "labeler.path=labels/round-{round}.jsonl")
 """The path is relative, so a test has to be in the folder of the runs."""
@@ -48,6 +49,13 @@ def make_run(folder: Path, samples: Sequence[Sample], *settings: str, labeled_by
     journal.append("stage_started", round=0, stage="label", key="key")
     journal.append("waiting", message="waiting for labels")
     return run
+
+
+def write_wanted(run: RunFolder, wanted: Sequence[dict]) -> None:
+    """What the label stage of round 0 asks people about."""
+    folder = run.work("label", 0).checkpoints
+    folder.mkdir(parents=True)
+    (folder / WANTED).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in wanted), encoding="utf-8")
 
 
 def asked_in(run: RunFolder) -> LabelingRound:

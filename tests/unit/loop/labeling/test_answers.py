@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from loop.labeling.answers import AnswerFile, Conflict, _replace, opened, pair_of
+from loop.labeling.answers import AnswerFile, Conflict, _replace, opened, pair_of, read_answers
 
 
 def label(rater: str, chosen: str, rejected: str, **more: object) -> dict[str, object]:
@@ -49,6 +49,24 @@ def test_a_line_that_a_crash_has_cut_off_is_removed_and_a_whole_one_is_ended(tmp
     assert rows(path) == [label("ann", "a", "b"), label("ann", "c", "d")]
 
 
+def test_a_line_that_another_program_leaves_without_an_end_is_not_continued(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    file = AnswerFile(path)
+    file.add(label("ann", "a", "b"))
+    with path.open("a") as other:
+        other.write(json.dumps(label("eve", "e", "f")))
+    file.add(label("ann", "c", "d"))
+    assert rows(path) == [label("ann", "a", "b"), label("eve", "e", "f"), label("ann", "c", "d")]
+
+
+def test_reading_never_changes_the_file(tmp_path: Path) -> None:
+    """Its last line is one that another program is writing."""
+    path = tmp_path / "labels.jsonl"
+    text = json.dumps(label("ann", "a", "b")) + "\n" + '{"chosen_id": "c", "reje'
+    path.write_text(text)
+    assert list(read_answers(path).values()) == [label("ann", "a", "b")] and path.read_text() == text
+
+
 def test_rows_of_other_programs_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     others = b'{"prompt": "q",  "chosen": "x", "rejected": "y"}\r\nnot JSON \xff\n{"chosen_id": "a", "rejected_id": "b", "rater": [1]}\n\n'
@@ -63,10 +81,12 @@ def test_what_another_program_appends_during_an_undo_is_kept(tmp_path: Path, mon
     path = tmp_path / "labels.jsonl"
     file = AnswerFile(path)
     file.add(label("ann", "a", "b"))
+    with path.open("a") as other:
+        other.write("the row of ")
 
     def replace(target: Path, data: bytes) -> None:
         with path.open("a") as other:
-            other.write("the row of another program\n")
+            other.write("another program\n")
         _replace(target, data)
 
     monkeypatch.setattr("loop.labeling.answers._replace", replace)

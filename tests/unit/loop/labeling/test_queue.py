@@ -8,9 +8,10 @@ import pytest
 from configs.schema import LabelerConfig
 from loop.labeling.answers import Conflict
 from loop.labeling.queue import Agreement
+from rewards.comparisons import answer_id
 from rewards.data.splits import Split
 from rewards.labelers.preferences_file import compare_by_file
-from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows
+from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows, write_wanted
 
 LABELS = Path("labels/round-0.jsonl")
 
@@ -176,3 +177,37 @@ def test_labels_in_other_files_count(tmp_path, monkeypatch):
     queue = queue_of(run)
     assert queue.labelled == 1 and len(say_all(queue, "ann")) == 2 and queue.by_rater() == {"ann": 2, "eve": 1}
     assert len(rows(Path("labels/loop-label-round-000.jsonl"))) == 2
+
+
+def win_pairs(number):
+    """Rows that ask whose answer is better, of a policy and of SFT, to each of so many prompts."""
+    asked = [(f"w{n}", [answer_id(0, 0, f"w{n}"), answer_id(0, None, f"w{n}")]) for n in range(number)]
+    return [{"job": "win-rate", "prompt": prompt, "ids": ids, "completions": ["new", "old"]} for prompt, ids in asked]
+
+
+def test_pairs_for_win_rates_come_first_and_are_not_enough(tmp_path, monkeypatch):
+    """Three labels are enough, but the run needs one of samples too."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "x", plain_samples(4), "labeler.min_labels=3")
+    write_wanted(run, win_pairs(4))
+    queue = queue_of(run)
+    for number in range(4):
+        pair = queue.next("ann")
+        assert pair.tier == -1 and queue.wanted == max(3, number + 1)
+        queue.answer("ann", pair.name, "left")
+    assert (queue.labelled, queue.wanted) == (4, 5)
+    queue.answer("ann", queue.next("ann").name, "left")
+    assert (queue.labelled, queue.wanted) == (5, 3)
+
+
+def test_a_mixture_counts_the_pairs_on_offer_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "labeler.shares=[0.5, 0.5]", "labeler.path=l.jsonl")
+    run = make_run(tmp_path / "x", plain_samples(2), "labeler.min_labels=2", labeled_by=parts)
+    write_wanted(run, win_pairs(3))
+    Path("l.jsonl").write_text('{"chosen_id": "0-0-p-0", "rejected_id": "0-0-p-1"}\n')
+    queue = queue_of(run)
+    assert (len(queue.pairs), queue.labelled, queue.wanted) == (3, 0, 2)
+    queue.answer("ann", queue.next("ann").name, "left")
+    queue.answer("ann", queue.next("ann").name, "left")
+    assert (queue.labelled, queue.wanted) == (2, 2)

@@ -1,6 +1,5 @@
 """Which round and which pairs the page finds in a run."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pytest
 from configs.errors import UserError
 from loop.labeling.rounds import read_round, waiting_round
 from loop.store.journal import Journal
-from rewards.labelers.label_files import WANTED
-from tests.unit.loop.labeling.made import PEOPLE, asked_in, make_run, plain_samples, samples_of
+from rewards.comparisons import answer_id
+from tests.unit.loop.labeling.made import PEOPLE, asked_in, make_run, plain_samples, samples_of, write_wanted
 
 FILE = "labeler.kind=preferences-file"
 PEOPLE_AND_RULES = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "labeler.shares=[0.5, 0.5]", "labeler.path=l.jsonl")
@@ -45,14 +44,12 @@ def test_pairs_that_the_label_stage_asks_about(tmp_path, labeled_by):
     """Their texts need not be samples of this round. A mixture asks about no others; with a file alone, all pairs of samples follow."""
     samples = plain_samples(3)
     run = make_run(tmp_path / "x", samples, labeled_by=labeled_by)
-    folder = run.work("label", 0).checkpoints
-    folder.mkdir(parents=True)
     a, b = samples[0], samples[1]
     wanted = [
         {"prompt": a.prompt, "ids": [a.id, b.id], "completions": [a.completion, b.completion]},
         {"prompt": a.prompt, "ids": [a.id, "sft-1"], "completions": [a.completion, "another \u2028 text"]},
     ]
-    (folder / WANTED).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in wanted), encoding="utf-8")
+    write_wanted(run, wanted)
     pairs = asked_in(run).pairs
     assert [pair.ids for pair in pairs[:2]] == [{a.id, b.id}, {a.id, "sft-1"}] and [pair.tier for pair in pairs[:2]] == [0, 1]
     assert len(pairs) == 2 + (3 if labeled_by is PEOPLE else 0)  # three prompts with two samples each
@@ -78,3 +75,12 @@ def test_equal_texts_are_compared_once(tmp_path):
     run = make_run(tmp_path / "x", [replace(sample, finished=True) for sample in samples_of([("q", ["a", "b", "a"])])])
     (pair,) = asked_in(run).pairs
     assert {answer.text for answer in pair.answers} == {"a", "b"}
+
+
+@pytest.mark.parametrize(("settings", "tier"), [((), 0), (("labeler.min_labels=3",), -1)])
+def test_pairs_for_win_rates_have_a_tier_of_their_own(tmp_path, settings, tier):
+    """Also the second one of a prompt, which is against the last round's policy. The pairs of samples are numbered without them."""
+    run = make_run(tmp_path / "x", plain_samples(2), *settings)
+    ids = [[answer_id(0, 0, "w"), answer_id(0, policy, "w")] for policy in (None, 1)]
+    write_wanted(run, [{"job": "win-rate", "prompt": "w?", "ids": pair, "completions": ["a", "b"]} for pair in ids])
+    assert [pair.tier for pair in asked_in(run).pairs] == [tier, tier, 0, 0]

@@ -1,5 +1,6 @@
 """Export and import: what goes out in the form of another tool comes back as the same labels."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from loop.commands.main import main
 from loop.labeling.answers import AnswerFile
 from loop.labeling.transfer import FORMS, export, import_labels
+from rewards.comparisons import answer_id
 from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows
 
 LABELS = Path("labels/round-0.jsonl")
@@ -39,9 +41,10 @@ def said(path):
 @pytest.mark.parametrize("form", FORMS)
 def test_labels_come_back_as_they_went_out(run, tmp_path, form):
     file, back = tmp_path / f"out.{'csv' if form == 'csv' else 'json'}", tmp_path / "back.jsonl"
-    file.write_text(export(asked_in(run), rows(LABELS), form), encoding="utf-8")
+    text, count = export(asked_in(run), rows(LABELS), form)
+    file.write_text(text, encoding="utf-8")
     done = import_labels(asked_in(run), file, AnswerFile(back))
-    assert (done.new, done.known) == (20, 0) and said(back) == said(LABELS)
+    assert (count, done.new, done.known) == (20, 20, 0) and said(back) == said(LABELS)
     assert len(done.left_out) == (2 if form in ("label-studio", "argilla") else 0)  # the pairs without a label
     again = import_labels(asked_in(run), file, AnswerFile(back))
     assert (again.new, again.known) == (0, 20) and len(rows(back)) == 20
@@ -85,6 +88,7 @@ def test_the_command_exports_and_imports(run, tmp_path, capsys):
         (["label", "x", "--round", "0"], "--round and --form are for --export and --import"),
         (["label", "x", "--round", "1", "--export", "a.csv"], "round 1 has no samples yet"),
         (["label", "x", "--export", "nowhere/a.csv"], "the labels cannot be written there"),
+        (["label", "x", "--export", "labels/../labels/round-0.jsonl"], "this is the label file of the run"),
         (["label", "x", "--import", "nothing.jsonl"], "nothing.jsonl"),
         (["label", "x", "--double", "2"], "must be a number from 0 to 1"),
         (["label", "x", "--host", "203.0.113.7", "--port", "0"], "the page cannot listen there"),
@@ -92,3 +96,39 @@ def test_the_command_exports_and_imports(run, tmp_path, capsys):
 )
 def test_what_the_command_refuses(run, capsys, words, what):
     assert main(words) == 2 and what in capsys.readouterr().err
+
+
+def test_no_file_that_the_run_reads_is_replaced(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "runs" / "x", plain_samples(2), labeled_by=("labeler.kind=preferences-file", "labeler.path=labels/*"))
+    (tmp_path / "labels").mkdir()
+    for name in ("theirs.csv", "loop-label-round-000.jsonl"):
+        (tmp_path / "labels" / name).write_text("here before")
+        assert main(["label", "x", "--export", f"labels/{name}"]) == 2
+        assert "this is the label file of the run" in capsys.readouterr().err
+        assert (tmp_path / "labels" / name).read_text() == "here before"
+
+
+def test_rows_of_the_round_are_exported_also_where_their_pairs_are_not_on_offer_any_more(run, capsys):
+    """A row about policies, of round 0, and one of another round. The forms with texts have no texts for the first."""
+    answers = [answer_id(0, policy, "w") for policy in (0, None)]
+    with LABELS.open("a") as file:
+        for ids in (answers, ["7-7-p-0", "7-7-p-1"]):
+            file.write(json.dumps({"chosen_id": ids[0], "rejected_id": ids[1], "rater": "eve"}) + "\n")
+        file.write('{"chosen_id": "')  # somebody is writing
+    before = LABELS.read_bytes()
+    for form, count in (("json", 21), ("csv", 21), ("argilla", 20), ("label-studio", 20)):
+        assert main(["label", "x", "--export", "out", "--form", form]) == 0
+        assert f"{count} labels of round 0 written" in capsys.readouterr().out
+        assert (answers[1] in Path("out").read_text()) == (count == 21) and "7-7-p-0" not in Path("out").read_text()
+    assert LABELS.read_bytes() == before
+
+
+def test_nothing_is_imported_while_a_process_works_on_the_run(run, capsys):
+    assert main(["label", "x", "--export", "out.csv"]) == 0
+    LABELS.unlink()
+    with run.lock.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["label", "x", "--import", "out.csv"]) == 2 and not LABELS.exists()
+    assert "a process works on this run" in capsys.readouterr().err
+    assert main(["label", "x", "--import", "out.csv"]) == 0 and len(rows(LABELS)) == 20

@@ -81,7 +81,8 @@ def test_people_are_waited_for_and_the_judge_is_asked_once(here):
     (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[5:]))
     with pytest.raises(WaitingForLabels, match=f"{len(wanted) - 5} of {len(wanted)} wanted pairs"):
         labelers.label(asked)
-    assert len((here / "work" / WANTED).read_text().splitlines()) == 5
+    now = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
+    assert [row["labelled"] for row in now] == [False] * 5 + [True] * (len(wanted) - 5)
     (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = labelers.label(asked)
     by_judge = sum(1 in parts_of(pair.prompt_id, asked.config, asked.seed) for pair in pick_pairs(asked))
