@@ -25,8 +25,8 @@ def test_a_round_on_four_real_sources(workspace, shared_data, monkeypatch):
         workspace.small("four", *words, exit_code=3)
         run = workspace.folder / "runs" / "four"
         (wanted,) = run.rglob("wanted.jsonl")
-        pairs = [json.loads(line)["ids"] for line in wanted.read_text(encoding="utf-8").splitlines()]
-        labels = "".join(json.dumps({"chosen_id": a, "rejected_id": b, "rater": "สมหญิง"}) + "\n" for a, b in pairs)
+        rows = [json.loads(line) for line in wanted.read_text(encoding="utf-8").splitlines()]
+        labels = "".join(json.dumps({"chosen_id": a, "rejected_id": b, "rater": "สมหญิง"}) + "\n" for a, b in (row["ids"] for row in rows))
         (workspace.folder / "raters.jsonl").write_text(labels, encoding="utf-8")
         workspace.small("four", *words)
         assert set(server.paid.values()) == {1}
@@ -46,4 +46,5 @@ def test_a_round_on_four_real_sources(workspace, shared_data, monkeypatch):
     (account,) = status["ledger"]["rounds"]
     assert account["candidates"] + account["carried"] == account["kept"] + sum(account["left_out"].values())
     metrics = status["rounds"][0]["stages"]["label"]["metrics"]
-    assert metrics["by_part"]["preferences-file"] == len(pairs) and metrics["by_part"]["judge"] > 0
+    of_samples = [row for row in rows if row["job"] == "samples"]  # the others are for win rates
+    assert metrics["by_part"]["preferences-file"] == len(of_samples) > 0 and metrics["by_part"]["judge"] > 0
