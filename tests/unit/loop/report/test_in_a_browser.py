@@ -11,7 +11,6 @@ from tests.unit.loop.report.made import make_run
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
-"""On an idle core of 2026 it takes a tenth of this. Beyond it a reader waits."""
 
 
 @pytest.fixture(scope="module")
