@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from loop.store.artifacts import sync
 
 Row = dict[str, Any]
 PairIds = frozenset[str]
@@ -122,7 +123,7 @@ def _append(path: Path, data: bytes, is_line: bool = True) -> None:
             file.truncate(size)
             raise
     if is_new:
-        _sync_folder(path.parent)
+        sync(path.parent)
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -133,7 +134,7 @@ def _replace(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _repair(path: Path) -> None:
@@ -180,11 +181,3 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

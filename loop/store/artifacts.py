@@ -132,7 +132,7 @@ def commit(payload: Path, final: Path, key: str, metrics: dict[str, Any], second
     }
     manifest["check"] = hash_json(json.loads(json.dumps(manifest)))  # in the form in which it is read back
     write_synced(payload / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-    _sync(payload)
+    sync(payload)
     final.parent.mkdir(parents=True, exist_ok=True)
     if final.exists():
         replaced = payload.with_name(payload.name + ".replaced")
@@ -142,7 +142,7 @@ def commit(payload: Path, final: Path, key: str, metrics: dict[str, Any], second
         shutil.rmtree(replaced)
     else:
         payload.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     return Artifact(final, key, digest, metrics, round(seconds, 3))
 
 
@@ -222,10 +222,10 @@ def sync_tree(path: Path) -> None:
     """Sync all files and directories under a directory, and itself, to disk."""
     for folder, _, names in os.walk(path):
         for name in (*names, ""):
-            _sync(Path(folder, name))
+            sync(Path(folder, name))
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Sync one file or directory to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
