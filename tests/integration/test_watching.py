@@ -2,7 +2,10 @@
 
 import json
 import re
+import time
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +36,9 @@ class Watched:
     tasks: dict[str, dict] = field(default_factory=dict)
     actors: list[dict] = field(default_factory=list)
     log: str = ""
-    """What the dashboard shows as the log of the stage `policy`."""
+    """What the dashboard shows as the log of the stage `sft`."""
+    unanswered: dict[str, str] = field(default_factory=dict)
+    """Look -> the newest error that it met."""
 
 
 def api(address: str, path: str) -> str:
@@ -47,8 +52,8 @@ def rows(address: str, what: str) -> list[dict]:
     return json.loads(api(address, f"{what}?detail=1"))["data"]["result"]["result"]
 
 
-def scrape(watched: Watched, address: str) -> None:
-    with urllib.request.urlopen(address, timeout=20) as answer:
+def see_metrics(watched: Watched, start: dict) -> None:
+    with urllib.request.urlopen(start["prometheus"], timeout=20) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -56,6 +61,33 @@ def scrape(watched: Watched, address: str) -> None:
                 assert sample.labels["run"] == "chaos"
                 place = sample.labels["round"], sample.labels["stage"], sample.labels.get("part", "")
                 watched.metrics[sample.name, *place] = sample.value
+
+
+def see_tasks(watched: Watched, start: dict) -> None:
+    """Also the log of a stage that ends early, because Ray may be seconds late: the part of the worker's log that Ray keeps for it."""
+    watched.tasks |= {row["name"]: row for row in rows(start["dashboard"], "tasks")}
+    of_sft = watched.tasks.get("setup/sft", {}).get("task_log_info") or {}
+    if "stdout_end" in of_sft and not watched.log:
+        written = Path(of_sft["stdout_file"]).read_bytes()
+        watched.log = written[of_sft["stdout_start"] : of_sft["stdout_end"]].decode()
+
+
+def see_actors(watched: Watched, start: dict) -> None:
+    watched.actors = rows(start["dashboard"], "actors") or watched.actors
+
+
+def see_titles(watched: Watched, start: dict) -> None:
+    watched.titles |= {psutil.Process(pid).cmdline()[0] for pid in watched.run.marked(*ACTOR_TITLES)}
+
+
+def watch(look: Callable[[Watched, dict], None], watched: Watched, start: dict) -> None:
+    """Look again and again until the run has ended."""
+    while watched.run.process.poll() is None:
+        try:
+            look(watched, start)
+        except (OSError, psutil.Error) as error:
+            watched.unanswered[look.__name__] = repr(error)
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +98,10 @@ def watched(tmp_path_factory):
     found = Watched(run)
     run.start(rounds=1)
     start = wait_for(lambda: next((event for event in run.events() if event.get("prometheus")), None))
-    while run.process.poll() is None:
-        try:
-            scrape(found, start["prometheus"])
-            found.tasks |= {row["name"]: row for row in rows(start["dashboard"], "tasks")}
-            found.actors = rows(start["dashboard"], "actors") or found.actors
-            sft = found.tasks.get("setup/sft", {})  # Ray may be seconds late, so a stage is asked for that ends early
-            if "stdout_end" in (sft.get("task_log_info") or {}) and "is done" not in found.log:
-                found.log = api(start["dashboard"], f"logs/file?task_id={sft['task_id']}&suffix=out&format=text")
-            found.titles |= {psutil.Process(pid).cmdline()[0] for pid in run.marked(*ACTOR_TITLES)}
-        except (OSError, psutil.Error):  # Ray has ended meanwhile
-            pass
+    looks = (see_metrics, see_tasks, see_actors, see_titles)
+    with ThreadPoolExecutor(len(looks)) as pool:  # each by itself: what Ray answers late delays nothing else
+        for watching in [pool.submit(watch, look, found, start) for look in looks]:
+            watching.result()
     assert run.process.wait(timeout=240) == 0, said_by(run)
     return found
 
