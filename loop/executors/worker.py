@@ -4,6 +4,7 @@ The process of the fleet imports this module too, and it must start quickly and 
 imported inside functions here.
 """
 
+import gc
 import logging
 import socket
 import warnings
@@ -47,8 +48,13 @@ class Worker:
         self._backbones: dict[str, Any] = {}
 
     def ready(self) -> None:
-        """Import everything that stages need, so that a stage starts at once."""
+        """Import everything that stages need, so that a stage starts at once.
+
+        What is imported lives to the end. The garbage collector need not look through it, which every trainer has it do at its end.
+        """
         from loop import stages  # noqa: F401
+
+        gc.freeze()
 
     def listen(self, host: str) -> int:
         """Open a port at `host`, where the workers will meet in `join`, and return it. Only the first worker does this."""

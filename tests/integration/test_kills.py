@@ -1,6 +1,6 @@
-"""Killed anywhere, a run ends with the same bytes: SIGKILL in every stage, a full disk, a lost node. Processes and signals are real.
+"""Killed anywhere, a run ends with the same bytes: SIGKILL in every stage, a full disk. Processes and signals are real.
 
-What can be tested without Ray runs without it; `test_ray_dies.py` has what Ray itself can suffer.
+These runs need no Ray. `test_ray_dies.py` has what Ray itself can suffer, and `test_two_workers.py` has lost nodes.
 """
 
 import json
@@ -14,10 +14,10 @@ from contextlib import suppress
 
 import pytest
 
-from tests.benchmarks.chaos import Run, lost_in, stage_of
+from tests.benchmarks.chaos import stage_of
 from tests.conftest import make_causal_lm
 from tests.forked import ForkedRun
-from tests.integration.conftest import RAY, SEED, SETTINGS, SMALL, copy_before_ppo, raylets_of, stage_is_running, wait_for
+from tests.integration.conftest import SEED, SETTINGS, SMALL, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -98,26 +98,6 @@ def test_a_full_disk(reference, tmp_path):
     run.start()
     assert run.process.wait(timeout=240) == 0
     assert run.digests() == reference.digests()
-
-
-def test_a_lost_node(reference, tmp_path):
-    """A cluster has a head without CPUs and two nodes. The node with the actor dies during PPO, and the run continues on the other."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        nodes = {node.all_processes["raylet"][0].process.pid: node for node in [cluster.add_node(num_cpus=1) for _ in range(2)]}
-        run = Run(tmp_path / "run", [*SETTINGS, RAY, f"runtime.address={cluster.address}"])
-        copy_before_ppo(reference, run)
-        run.start()
-        wait_for(lambda: stage_is_running(run, "policy"))
-        host = next(pid for pid in raylets_of(b"ray::round-") if pid in nodes)
-        cluster.remove_node(nodes[host], allow_graceful=False)
-        assert run.process.wait(timeout=240) == 0
-        assert lost_in(run) == ["policy"]
-        assert run.digests() == reference.digests()
-    finally:
-        cluster.shutdown()
 
 
 def test_a_directory_that_cannot_be_written(workspace):

@@ -231,13 +231,13 @@ def test_two_nodes_that_are_lost_in_three_stages(pair, cluster, tmp_path):
         cluster.add()
     run = Run(tmp_path / "run", [*PAIR, f"runtime.address={cluster.cluster.address}"])
     run.start(rounds=1)
-    for number, stage in enumerate(("setup/sft", "0/reward", "0/retrain")):
+    for number, stage in enumerate(("setup/sft", "0/policy", "0/retrain")):
         first, second = wait_for(lambda stage=stage: len(found := cluster.in_stage(stage)) == 2 and found)
         assert first != second
         cluster.remove((first, second)[number % 2])
         cluster.add()
     assert run.process.wait(timeout=240) == 0, said_by(run)
-    assert lost_in(run) == ["sft", "reward", "retrain"], losses(run)
+    assert lost_in(run) == ["sft", "policy", "retrain"], losses(run)
     assert run.digests() == pair.run.digests()
 
 
