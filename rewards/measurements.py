@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+NORMAL_QUANTILE = 1.959964
+"""A normal variable lies between minus this and this with probability 95 %."""
 UPDATES_AVERAGED = 5
 """How many PPO updates at the beginning and at the end of a log are averaged, if the log has at least twice as many."""
 

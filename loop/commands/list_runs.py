@@ -6,9 +6,10 @@ import json
 from configs.errors import UserError
 from loop.commands.arguments import runs_folder
 from loop.printing import say
-from loop.report.reading import RunView, estimate, read_run, win_rate_over_sft
+from loop.report.reading import RunView, read_run, win_rate_over_sft
 from loop.report.tables import MISSING, cell
 from loop.round import RETRAIN, REWARD
+from loop.store.estimates import estimate
 from loop.store.layout import RunFolder, runs_in, runs_of_experiments
 from loop.terminal import Terminal
 

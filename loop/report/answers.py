@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loop.report.reading import RunView, is_number
+from loop.report.reading import RunView
 from loop.round import BASELINE, EVALUATE, LABEL, SAMPLE, SELECT
+from loop.store.estimates import is_number
 from rewards.rules import RULES, find_rules
 from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.texts import main_script

@@ -8,8 +8,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loop.report.reading import NORMAL_QUANTILE, RunView, estimate, estimates, is_number, rates
+from loop.report.reading import RunView, rates
 from loop.report.words import interval
+from loop.store.estimates import estimate, estimates, is_number
+from rewards.measurements import NORMAL_QUANTILE
 
 RULE_POINTS = 0.05
 """By how much the rate of a rule must have risen over the SFT policy's, beside being clear of chance. A share of answers of 5 % is what

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from loop.ledger import run_ledger
 from loop.report import reading
-from loop.report.reading import WINS, Estimate, RunView, estimate, estimates, is_number, numbers, rates
+from loop.report.reading import WINS, RunView, numbers, rates
 from loop.report.signs import sign_name, verdict
 from loop.report.words import round_name
 from loop.round import LABEL, POLICY, RETRAIN, SELECT
+from loop.store.estimates import Estimate, estimate, estimates, is_number
 from loop.store.layout import stage_name
 from loop.store.measures import warning_lines
 from rewards.curation import ledger as original
@@ -176,9 +177,7 @@ def without_empty(table: Table) -> Table:
 
 def cell(value: Estimate | None, form: str) -> str:
     """An estimate with its standard error."""
-    if value is None:
-        return MISSING
-    return f"{value.mean:{form}}" if value.error is None else f"{value.mean:{form}} ± {value.error:{form.removeprefix('+')}}"
+    return MISSING if value is None else value.with_error(form)
 
 
 def number(value: object) -> str:

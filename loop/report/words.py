@@ -1,22 +1,11 @@
 """How a report puts figures into sentences."""
 
-from loop.report.reading import Estimate
+from loop.store.estimates import Estimate
 
 
-def interval(value: Estimate, sign: str = "+") -> str:
-    """A value with its 95 % interval."""
-    if not value.interval:
-        return f"{value.mean:{sign}.2f} (without an interval)"
-    low, high = value.interval
-    return f"{value.mean:{sign}.2f} (95% interval {low:{sign}.2f} to {high:{sign}.2f})"
-
-
-def percent_interval(value: Estimate) -> str:
-    """A share with its 95 % interval."""
-    if not value.interval:
-        return f"{value.mean:.0%}"
-    low, high = value.interval
-    return f"{value.mean:.0%} (95% interval {low:.0%} to {high:.0%})"
+def interval(value: Estimate) -> str:
+    """A difference with its 95 % interval. Says so where it has none."""
+    return value.with_interval("+.2f") + ("" if value.interval else " (without an interval)")
 
 
 def round_name(r: int | None) -> str:
