@@ -80,10 +80,6 @@ class Prompt:
         """All user turns. A follow-up alone is too short to tell its language, so the first turn goes with it."""
         return " ".join(content for role, content in self.messages if role == "user")
 
-    @property
-    def is_follow_up(self) -> bool:
-        return len(self.messages) > 1
-
     def as_messages(self) -> list[Message]:
         return [{"role": role, "content": content} for role, content in self.messages]
 

@@ -13,7 +13,7 @@ import pytest
 from configs import UserError
 from configs.data import DataConfig
 from rewards.data import reading
-from rewards.data.reading import read_source, read_sources
+from rewards.data.reading import read_source
 from rewards.data.sources import find_sources
 from rewards.data.unusable import Unusable
 from tests.unit.rewards.data.sources import ROWS, lines, read, records
@@ -99,8 +99,9 @@ def test_several_files_are_several_sources(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(lines(ROWS[:1]))
     paths = [str(tmp_path / name) for name in ("a/pairs.jsonl", "b/pairs.jsonl", "c.jsonl")]
-    rows = read_sources(DataConfig(source=paths))
-    assert [(source.name, row.records[0].source) for source, row in rows] == [(p, p) for p in paths[:2]] + [("c", "c")]
+    sources = find_sources(DataConfig(source=paths))
+    found = [(source.name, row.records[0].source) for source in sources for row in read_source(source, True)]
+    assert found == [(p, p) for p in paths[:2]] + [("c", "c")]
     named = find_sources(DataConfig(sources=[{"path": paths[0], "name": "c"}, {"path": paths[2]}]))
     assert [source.name for source in named] == ["c", paths[2]]
     with pytest.raises(UserError, match="two sources have the name"):
@@ -108,7 +109,7 @@ def test_several_files_are_several_sources(tmp_path):
 
 
 def test_the_embedded_world_has_no_rows():
-    assert list(read_sources(DataConfig())) == []
+    assert find_sources(DataConfig()) == []
 
 
 def test_a_source_of_which_nothing_can_be_read(tmp_path, monkeypatch):
