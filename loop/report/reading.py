@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.loading import read_yaml
+from configs.loading import flatten, read_yaml
 from loop.round import BASELINE, EVALUATE
 from loop.store.estimates import Estimate, estimates, is_number
 from loop.store.journal import RunState, read_events
@@ -66,20 +66,11 @@ def read_run(path: Path, name: str | None = None) -> RunView:
     """Read a run. name: what to call it, if not by its directory. Raises UserError for a damaged journal."""
     folder = RunFolder(path)
     try:
-        config = dict(flatten(read_yaml(folder.config)))
+        config = flatten(read_yaml(folder.config))
     except (UserError, OSError):
         config = {}
     events = read_events(folder.journal)
     return RunView(name or folder.name, folder, seen_state(folder, events), config, events[0].at if events else "")
-
-
-def flatten(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every setting."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{section}{key}.")
-        else:
-            yield f"{section}{key}", value
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
