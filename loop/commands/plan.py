@@ -31,6 +31,7 @@ from loop.plan.running import START_SECONDS, Clock, OnGPU, Rent, Subject, Timed,
 from loop.plan.trades import best_of_n_kl, break_even, plan_trades
 from loop.printing import say
 from loop.terminal import Terminal
+from loop.wording import Table
 
 HELP = "say what a base model or a run would cost: loss, operations, hours, labels, money, and what else they could buy"
 DEFAULT_GPU = "a100-80gb"
@@ -167,9 +168,7 @@ def _warnings(subject: Subject, room: Room) -> list[str]:
     return []
 
 
-def _show(
-    options: argparse.Namespace, plan: dict[str, Any], first: Iterable[str], shown: Iterable[tables.Table], last: Iterable[str]
-) -> None:
+def _show(options: argparse.Namespace, plan: dict[str, Any], first: Iterable[str], shown: Iterable[Table], last: Iterable[str]) -> None:
     """Print the plan as one JSON object, or as lines and tables."""
     if options.json:
         say(json.dumps(plan, indent=2, ensure_ascii=False))

@@ -17,12 +17,13 @@ from loop.failures import disk_errors_explained
 from loop.printing import say
 from loop.promotion.base import base_facts
 from loop.promotion.card import Promoted, card
-from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage, round_name
+from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage
 from loop.round import BASE, DATA, FILTER, PROMOTE, PROMOTE_ADAPTER
 from loop.store.artifacts import commit, find_damage, hash_file, hash_json
 from loop.store.base_files import read_record
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import MANIFEST, RunFolder, place
+from loop.wording import round_name
 
 HELP = "export the policy of the round to ship, as a model or an adapter that other programs load"
 SFT_WORD = "sft"

@@ -14,11 +14,12 @@ from configs.schema import RunConfig
 from configs.user_functions import is_function
 from loop import __version__
 from loop.promotion.base import BaseFacts
-from loop.promotion.choosing import Choice, evaluation_stage, policy_stage, round_name
+from loop.promotion.choosing import Choice, evaluation_stage, policy_stage
 from loop.round import BASE, FILTER, LABEL
 from loop.store.estimates import Estimate, estimate, estimates
 from loop.store.journal import RunState
 from loop.store.measures import find_measure
+from loop.wording import round_name
 from rewards.data.sources import source_kind
 
 SHOWN = (

@@ -14,6 +14,7 @@ from loop.round import BASELINE, EVALUATE, POLICY, SFT, Stage
 from loop.store.estimates import Estimate, estimate
 from loop.store.journal import RunState
 from loop.store.layout import RunFolder
+from loop.wording import round_name, sentence
 from rewards.measurements import Measurement
 
 Scores = Mapping[int | None, Estimate]
@@ -36,9 +37,9 @@ def check_round(folder: RunFolder, state: RunState, wanted: int | None) -> Choic
     stage = policy_stage(wanted)
     if state.stage(stage.name, wanted).state != "done":
         there = [round_name(r) for r in (None, *sorted(state.rounds)) if state.stage(policy_stage(r).name, r).state == "done"]
-        to_do = f"choose one of these: {', '.join(there)}" if there else f"go on with the run: `loop resume {folder.name}`"
+        to_do = f"choose one of these: {', '.join(there)}" if there else f"continue the run: `loop resume {folder.name}`"
         raise UserError(f"{round_name(wanted)} has no policy yet", str(folder.path), to_do)
-    return Choice(wanted, [f"{_sentence(round_name(wanted))} was named on the command line.", *_doubts(state, wanted)])
+    return Choice(wanted, [f"{sentence(round_name(wanted))} was named on the command line.", *_doubts(state, wanted)])
 
 
 def choose_round(folder: RunFolder, state: RunState) -> Choice:
@@ -58,10 +59,10 @@ def choose_round(folder: RunFolder, state: RunState) -> Choice:
         )
     best, *others = sorted(scores, key=lambda r: scores[r].mean, reverse=True)
     if best is None and what == WINS:
-        second = f"{_sentence(round_name(others[0]))} has the highest win rate against it: {scores[others[0]].with_interval()}."
+        second = f"{sentence(round_name(others[0]))} has the highest win rate against it: {scores[others[0]].with_interval()}."
         return Choice(None, ["No round wins more often than it loses against the SFT policy.", second])
     on = f" on {scores[best].size} held-out prompts" if scores[best].size else ""
-    lines = [f"{_sentence(round_name(best))} has the highest {what}{on}: {scores[best].with_interval()}."]
+    lines = [f"{sentence(round_name(best))} has the highest {what}{on}: {scores[best].with_interval()}."]
     if best is None:
         lines.append("No round is better than the policy that it started from.")
     difference = _paired_gold(folder, best, others[0]) if what == GOLD else None
@@ -80,11 +81,6 @@ def policy_stage(round_number: int | None) -> Stage:
 def evaluation_stage(round_number: int | None) -> Stage:
     """The stage that has measured a policy."""
     return BASELINE if round_number is None else EVALUATE
-
-
-def round_name(round_number: int | None) -> str:
-    """A round in a sentence."""
-    return "the SFT policy" if round_number is None else f"round {round_number}"
 
 
 def _gold(state: RunState, rounds: list[int]) -> Scores:
@@ -126,7 +122,3 @@ def _doubts(state: RunState, round_number: int | None) -> list[str]:
         return []
     signs = ", ".join(name for name, sign in found.get("signs", {}).items() if sign.get("fires"))
     return [f"Before you ship it: its evaluation says that over-optimisation is {found['verdict']} (signs: {signs})."]
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

@@ -12,7 +12,7 @@ from loop.experiments.tables import NOTE, make_tables
 from loop.report.charts import Chart, Point, Series, line_chart
 from loop.report.page import Page, Part, Section, Story
 from loop.report.story import Answer
-from loop.report.tables import Table
+from loop.wording import Table
 
 RESULTS = "results.json"
 
@@ -27,7 +27,7 @@ def experiment_page(folder: Path) -> Page:
     path = folder / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        tables = [Table(*table) for table in make_tables(results)]
+        tables = make_tables(results)
         charts = [*_by_round(results), *_differences(results)]
         settings = [
             [name, str(arm["rounds"]), "; ".join(f"{key}={value}" for key, value in arm["changes"].items())]

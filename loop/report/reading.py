@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.loading import flatten, read_yaml
-from loop.round import BASELINE, EVALUATE
+from loop.promotion.choosing import evaluation_stage
+from loop.round import EVALUATE
 from loop.store.estimates import Estimate, estimates, is_number
 from loop.store.journal import RunState, read_events
 from loop.store.layout import RunFolder
@@ -55,7 +56,7 @@ class RunView:
 
     def policy(self, round_number: int | None) -> dict[str, Any]:
         """What was measured of a round's policy on held-out prompts; None means the SFT policy."""
-        return self.metrics(BASELINE.name if round_number is None else EVALUATE.name, round_number)
+        return self.metrics(evaluation_stage(round_number).name, round_number)
 
     def rows(self, stage: str, round_number: int | None, file: str) -> Iterator[dict[str, Any]]:
         """The rows of a JSON-lines file of a committed stage; none where it is not there."""

@@ -10,10 +10,10 @@ from typing import Literal
 from configs.errors import UserError
 from loop.promotion.choosing import choose_round
 from loop.report.reading import RunView, win_rate_over_sft
-from loop.report.signs import Sign, Verdict, checks, is_suspicious, signs, verdict
-from loop.report.words import interval, round_name, sentence
+from loop.report.signs import Sign, Verdict, checks, interval, is_suspicious, signs, verdict
 from loop.round import RETRAIN
 from loop.store.estimates import Estimate, estimate
+from loop.wording import round_name, sentence
 
 Tone = Literal["good", "warn", "bad", "plain"]
 """How an answer is coloured. plain: it is neither good nor bad news."""
