@@ -6,7 +6,6 @@ A child process reads the rows (`rewards/curation/program.py`); this one prints 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
 from loop.commands.arguments import add_rounds, find_run, runs_folder
+from loop.executors.executor import child_environment
 from loop.ledger import run_ledger
 from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
@@ -78,9 +78,7 @@ def _resolve(given: Given) -> RunConfig:
 
 def _survey(config: RunConfig, show: Callable[[int], None]) -> dict[str, Any]:
     """What the child process finds. Raises UserError for data that cannot be read, and LoopError where the child fails."""
-    project = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment = child_environment(PYTHONWARNINGS="ignore", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     command = [sys.executable, "-P", "-m", "rewards.curation.program"]
     request, pipe = json.dumps({"config": config.model_dump(mode="json")}), subprocess.PIPE
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:

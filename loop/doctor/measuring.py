@@ -1,18 +1,16 @@
 """Starts the child process that measures (trial.py), and reads what it found. Must never import torch."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from configs.errors import LoopError
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
-from loop.executors.executor import thread_variables
+from loop.executors.executor import child_environment, thread_variables
 
 STEPS = 3
 """How many steps of each kind are timed, after one to warm up."""
@@ -39,12 +37,7 @@ def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: S
         "threads": threads,
         "steps": steps,
     }
-    project = str(Path(__file__).parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH")))),
-        "PYTHONWARNINGS": "ignore",
-        **thread_variables(threads),
-    }
+    environment = child_environment(PYTHONWARNINGS="ignore", **thread_variables(threads))
     command = [sys.executable, "-P", "-m", "loop.doctor.trial"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -5,15 +5,14 @@ When the child waits for the next round's labels, the page goes on with them. Mu
 """
 
 import asyncio
-import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from aiohttp import web
 
 from configs.errors import Stopped, UserError, WaitingForLabels
+from loop.executors.executor import child_environment
 from loop.labeling.desk import OVER, Desk
 from loop.labeling.door import Door
 from loop.labeling.page import Page
@@ -112,12 +111,10 @@ async def _resume(desk: Desk, stop: asyncio.Event) -> int:
     name = desk.folder.name
     say(f"there are enough labels: continuing {name}")
     sys.stdout.flush()
-    project = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
     command = (sys.executable, "-P", "-m", "loop", "resume", name, "--runs", str(desk.folder.path.parent))
     child = await asyncio.create_subprocess_exec(
         *command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=child_environment(),
         start_new_session=True,  # so that Ctrl-C reaches it once, from here
     )
     ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
