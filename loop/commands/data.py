@@ -16,7 +16,7 @@ from typing import Any
 from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
-from loop.commands.arguments import add_rounds, find_run, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, find_run, runs_folder
 from loop.executors.executor import child_environment
 from loop.ledger import run_ledger
 from loop.store.artifacts import write_synced
@@ -36,7 +36,7 @@ LENGTHS = ("texts", "5 %", "25 %", "50 %", "75 %", "95 %", "longest")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `data`."""
-    parser.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `run`")
+    add_config_and_settings(parser)
     add_rounds(parser)
     parser.add_argument("--config", dest="file", metavar="FILE", help="the same YAML file or preset, as `run` takes it")
     parser.add_argument("--name", metavar="RUN", help="a run that exists: its settings, and what its rounds have generated so far")
@@ -45,11 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    words = options.settings
-    file = words[0] if words and "=" not in words[0] else None
+    file, settings = config_and_settings(options.settings)
     if file and options.file:
         raise UserError("the config is named twice", f"{file} and --config {options.file}", "leave one of them out")
-    given, state = read_given(options.file or file, words[1:] if file else words, num_rounds=options.rounds), RunState()
+    given, state = read_given(options.file or file, settings, num_rounds=options.rounds), RunState()
     if options.name:
         folder = RunFolder(find_run(runs_folder(options).resolve(), options.name))
         state = fold(read_events(folder.journal))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from configs.errors import UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
-from loop.commands.arguments import add_rounds, number_from, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, number_from, runs_folder
 from loop.commands.run import check_given
 from loop.doctor.fitting import GIB, check_fits, in_gib, plan_for
 from loop.doctor.lengths import Lengths, expected_lengths
@@ -28,7 +28,7 @@ HELP = "say what a run would need before it starts: memory, time and disk by sta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `doctor`."""
-    parser.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `run`")
+    add_config_and_settings(parser)
     add_rounds(parser)
     parser.add_argument("--gpu", type=number_from(1), metavar="GIB", help="predict for a GPU with this much memory instead of this machine")
     parser.add_argument("--time", action="store_true", help="time a few steps on a random model of this shape, and predict the run's time")
@@ -37,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code. Raises UserError where the run does not fit."""
-    words = options.settings
-    file = words[0] if words and "=" not in words[0] else None
-    given = read_given(file, words[1:] if file else words, num_rounds=options.rounds)
+    file, settings = config_and_settings(options.settings)
+    given = read_given(file, settings, num_rounds=options.rounds)
     machine = look_at_machine(runs_folder(options).resolve())
     if options.gpu:
         machine = replace(machine, gpus=[GPU("a GPU as given by --gpu", options.gpu * GIB, options.gpu * GIB)])

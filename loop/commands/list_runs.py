@@ -3,8 +3,9 @@
 import argparse
 
 from loop.commands.arguments import runs_folder
-from loop.commands.overview import find_runs, show
+from loop.commands.overview import show
 from loop.printing import say
+from loop.store.layout import all_runs
 
 HELP = "list all runs, one line each: state, rounds, stage, and the last true reward, win rate or accuracy"
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code. A run whose journal is damaged is listed as such."""
     folder = runs_folder(options)
-    runs = find_runs(folder)
+    runs = all_runs(folder)
     if runs or options.json:
         show(runs, options.json)
     else:

@@ -6,14 +6,13 @@ Must never import rich, torch or Ray, so that `status` answers at once.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 from configs.errors import UserError
 from loop.printing import say
 from loop.round import BASELINE, EVALUATE, RETRAIN, REWARD
 from loop.store.estimates import estimate, estimates
 from loop.store.journal import RunState, read_events
-from loop.store.layout import RunFolder, runs_in, runs_of_experiments, stage_name
+from loop.store.layout import RunFolder, stage_name
 from loop.store.progress import Progress, read_progress
 from loop.store.seen import seen_state
 
@@ -45,11 +44,6 @@ class Overview:
         rounds = "" if self.num_rounds is None else f"{self.rounds} of {self.num_rounds}"
         how_far = f"  {self.done} of {self.total}" if self.total else ""
         return [self.run, self.state, rounds, f"{self.stage or ''}{how_far}", self.figure or "", self.started or ""]
-
-
-def find_runs(folder: Path) -> dict[str, RunFolder]:
-    """All runs in a folder by name, also those of experiments (EXPERIMENT/RUN)."""
-    return {run.name: run for run in runs_in(folder)} | runs_of_experiments(folder)
 
 
 def show(runs: dict[str, RunFolder], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.loading import read_given
-from loop.commands.arguments import add_rounds, number_from, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, number_from, runs_folder
 from loop.doctor.fitting import check_fits
 from loop.doctor.lengths import expected_lengths
 from loop.doctor.machine import GPU, look_at_machine
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = kinds.add_parser(
         "run", help="an RLHF run", description="Plan an RLHF run by stage and round, and what it could be traded against."
     )
-    run.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `loop run`")
+    add_config_and_settings(run)
     add_rounds(run)
     run.add_argument("--hour-price", type=_positive, metavar="PRICE", help="what an hour of this machine costs (with --gpu: the table's)")
     run.add_argument("--label-price", type=_positive, metavar="PRICE", help="what a label costs")
@@ -97,9 +97,8 @@ def _base(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
 
 def _run(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
     """Plan a run on this machine or on a GPU of the table."""
-    words, terminal = options.settings, Terminal()
-    file = words[0] if words and "=" not in words[0] else None
-    config = read_given(file, words[1:] if file else words, num_rounds=options.rounds).resolve()
+    terminal, (file, settings) = Terminal(), config_and_settings(options.settings)
+    config = read_given(file, settings, num_rounds=options.rounds).resolve()
     gpu = table.gpu(options.gpu) if options.gpu else None
     machine = look_at_machine(runs_folder(options).resolve())
     if gpu:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from loop.commands.arguments import check_has_config, find_run, runs_folder
+from loop.commands.arguments import add_run, check_has_config, find_run, runs_folder
 from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
 from loop.printing import say
@@ -33,7 +33,7 @@ MADE_BY = "promoted_from"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `promote`."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; not needed where there is only one run")
+    add_run(parser)
     parser.add_argument(
         "round", nargs="?", type=_round, metavar="ROUND", help="a round's number, or `sft` (default: the one with the best figures)"
     )

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from loop.commands.arguments import find_run, runs_folder
-from loop.commands.overview import find_runs, show
+from loop.commands.overview import show
 from loop.ledger import run_ledger
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, read_events
-from loop.store.layout import RunFolder, runs_in, stage_name
+from loop.store.layout import RunFolder, all_runs, runs_in, stage_name
 from loop.store.measures import headline, live, warning_lines
 from loop.store.progress import read_progress
 from loop.store.seen import seen_state
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     runs = runs_folder(options)
     if options.run is None and len(runs_in(runs)) > 1:
-        show(find_runs(runs), options.json)
+        show(all_runs(runs), options.json)
         return 0
     folder = RunFolder(find_run(runs, options.run))
     state = seen_state(folder, read_events(folder.journal))
