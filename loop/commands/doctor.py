@@ -15,11 +15,11 @@ from loop.commands.run import check_given
 from loop.doctor.fitting import GIB, check_fits, in_gib, plan_for
 from loop.doctor.lengths import Lengths, expected_lengths
 from loop.doctor.machine import GPU, Machine, look_at_machine
-from loop.doctor.measuring import Measured, measure
-from loop.doctor.model import BaseModel, find_base_model
+from loop.doctor.measuring import measure
+from loop.doctor.model import find_base_model
 from loop.doctor.needs import find_room
 from loop.doctor.report import base_line, in_time, machine_line, memory_line, memory_rows, path_lines
-from loop.doctor.work import Pairs, count_pairs, disk_bytes, stage_flops, stage_seconds, stage_work, unit_flops, whole_run
+from loop.doctor.work import Pairs, count_pairs, disk_bytes, stage_flops, stage_seconds, stage_work, unit_flops, units_of, whole_run
 from loop.terminal import Terminal
 from policies.footprint import Model
 
@@ -57,7 +57,10 @@ def examine(given: Given, machine: Machine, terminal: Terminal, times: bool, loa
     model, work = Model(base.shape, config.base, config.lora, on_gpu), stage_work(config, pairs)
     terminal.say(base_line(config, base, base.shape))
     needs = plan_for(base.shape, config, lengths, on_gpu).needs()
-    measured = _measure(config, base, lengths, list(_units(work)) if times else ["sample"], threads, terminal) if times or loads else None
+    measured = None
+    if times or loads:
+        with terminal.stage("timing a few steps"):
+            measured = measure(config, base.config, lengths, units_of(work) if times else ["sample"], threads)
     seconds = stage_seconds(work, measured.seconds) if measured and times else {}
     flops = stage_flops(work, unit_flops(model, config, lengths))
     terminal.table("memory of each worker by stage (rows as long as they may be)", *memory_rows(needs, flops, seconds))
@@ -77,21 +80,6 @@ def _missing(given: Given) -> str:
     except UserError as error:
         return f"the run could not start yet: {error}"
     return "the settings and the files that they name are in order"
-
-
-def _units(work: dict[str, dict[str, float]]) -> dict[str, None]:
-    """The units that the stages need, each once, in order."""
-    return {unit: None for units in work.values() for unit in units}
-
-
-def _measure(config: RunConfig, base: BaseModel, lengths: Lengths, units: list[str], threads: int, terminal: Terminal) -> Measured:
-    """Time the units in a child process. Raises UserError for a base that cannot be made up: one in 4 bits."""
-    if config.base.quantization != "none":
-        raise UserError(
-            "a random model in 4 bits cannot be timed", "--time or --load", "leave the option out, or set base.quantization=none"
-        )
-    with terminal.stage("timing a few steps"):
-        return measure(config, base.config, lengths, units, threads)
 
 
 def _say_work(terminal: Terminal, config: RunConfig, pairs: Pairs, seconds: dict[str, float], flops: dict[str, float]) -> None:

@@ -21,7 +21,7 @@ from loop.doctor.machine import GPU, look_at_machine
 from loop.doctor.measuring import measure
 from loop.doctor.model import BaseModel, find_base_model
 from loop.doctor.needs import Room, find_room
-from loop.doctor.work import count_pairs, stage_work
+from loop.doctor.work import count_pairs, stage_work, units_of
 from loop.plan import tables
 from loop.plan.base import Asked, Prices, plan_base
 from loop.plan.gpus import GIGA, SHIPPED, Money, PriceTable, find_money, read_table
@@ -124,14 +124,11 @@ def _run(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
 
 
 def _time(subject: Subject, base: BaseModel, terminal: Terminal) -> Timed:
-    """Time a few steps on this machine. Raises UserError for a base that cannot be made up: one in 4 bits."""
+    """Time a few steps on this machine."""
     config = subject.config
-    if config.base.quantization != "none":
-        to_do = "name a GPU of the table with --gpu, or set base.quantization=none"
-        raise UserError("a random model in 4 bits cannot be timed", f"base.quantization={config.base.quantization}", to_do)
-    units = {unit: None for done in stage_work(config, subject.pairs).values() for unit in done}
+    units = units_of(stage_work(config, subject.pairs))
     with terminal.stage("timing a few steps"):
-        found = measure(config, base.config, subject.lengths, list(units), config.runtime.threads_per_worker)
+        found = measure(config, base.config, subject.lengths, units, config.runtime.threads_per_worker)
     return Timed(subject, found.seconds)
 
 

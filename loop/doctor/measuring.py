@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.errors import LoopError
+from configs.errors import LoopError, UserError
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
 from loop.executors.executor import child_environment, thread_variables
@@ -28,7 +28,13 @@ class Measured:
 
 
 def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: Sequence[str], threads: int, steps: int = STEPS) -> Measured:
-    """Time `units` (work.UNITS) on a random model. model: the object in the base's config.json. Raises LoopError where the child fails."""
+    """Time `units` (work.UNITS) on a random model. model: the object in the base's config.json.
+
+    Raises LoopError where the child fails, and UserError for a base that cannot be made up: one in 4 bits.
+    """
+    if config.base.quantization != "none":
+        to_do = "set base.quantization=none, or time nothing: use `loop doctor` without --time and --load, and `loop plan run` with --gpu"
+        raise UserError("a random model in 4 bits cannot be timed", f"base.quantization={config.base.quantization}", to_do)
     request = {
         "config": config.model_dump(mode="json"),
         "model": model,
