@@ -17,6 +17,7 @@ from configs.schema import LabelerConfig
 from configs.seeds import derive_seed
 from rewards.comparisons import Comparison
 from rewards.labelers import preferences_file
+from rewards.labelers.label_files import find_path
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import Judge, decide
 from rewards.labelers.picking import Pair, pick_pairs
@@ -55,7 +56,7 @@ def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     enough = min(task.config.min_labels or len(wanted), len(wanted))
     if len(wanted) - len(missing) < enough:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
-        path, asked = preferences_file.find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
+        path, asked = find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
         raise WaitingForLabels(preferences_file.ask(path, asked or task.samples_file, what + preferences_file.described(found)))
     return preferences_file.within_limits(task, found)
 

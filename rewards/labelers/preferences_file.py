@@ -4,7 +4,6 @@ label_files.py reads the files, label_rows.py checks each row, matching.py finds
 the votes of several raters. No row is ignored silently, and none is counted twice. The run waits until there are enough labels.
 """
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from policies import parallel
 from rewards.comparisons import WIN_RATE, write_jsonl
-from rewards.labelers.label_files import WANTED, read_labels
+from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.matching import Matcher
 from rewards.labelers.picking import Pair, win_pairs
@@ -129,9 +128,7 @@ def described(found: Labels) -> str:
 
 def read_votes(task: LabelTask) -> Labels | None:
     """What each rater says of each pair of this round. None if there is no file. Raises UserError as `compare_by_file` does."""
-    path = find_path(task.config, task.round_number)
-    files = [Path(name) for name in sorted(glob.glob(str(path)))] if glob.has_magic(str(path)) and not path.exists() else [path]
-    files = [file for file in files if file.exists()]
+    files = find_files(find_path(task.config, task.round_number))
     if not files:
         return None
     matcher = Matcher(task)
@@ -139,11 +136,6 @@ def read_votes(task: LabelTask) -> Labels | None:
         for place, row in read_labels(file):
             matcher.add(place if len(files) == 1 else f"{file.name}, {place}", f"{file}, {place}", row)
     return matcher.labels()
-
-
-def find_path(config: LabelerConfig, round_number: int) -> Path:
-    """Where the labels of a round are expected. It may be a pattern such as labels/*.jsonl."""
-    return Path(str(config.path).replace("{round}", str(round_number)))
 
 
 def ask(path: Path, samples_path: Path, why: str) -> str:
