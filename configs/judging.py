@@ -75,7 +75,7 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: what to do with a row that cannot be used. `refuse` stops the run and names the row. `skip` leaves such
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
-    """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one. Pairs that
+    """Only for `preferences-file`: how many pairs of a round must be labelled before the run continues. None means one. Pairs that
     compare policies count, but one pair of samples is needed at least."""
     raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.

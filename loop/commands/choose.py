@@ -1,6 +1,6 @@
 """`choose`: answer prompts by the policy of a run, with the favourite of several completions.
 
-It reads committed stages and writes nothing into the run, so the run may go on meanwhile. The work is done in this process, without Ray.
+It reads committed stages and writes nothing into the run, so the run may continue meanwhile. The work is done in this process, without Ray.
 """
 
 import argparse

@@ -70,7 +70,7 @@ def _waiting(folder: RunFolder) -> LabelingRound:
     """The round that waits for labels. Raises UserError if there is none."""
     asked = waiting_round(folder)
     if asked is None:
-        to_do = f"`loop resume {folder.name}` goes on to the next labels" if state_of(folder) != "done" else "add a round: --rounds"
+        to_do = f"`loop resume {folder.name}` continues to the next labels" if state_of(folder) != "done" else "add a round: --rounds"
         raise UserError(f"no round of {folder.name!r} waits for labels: it is {state_of(folder)}", str(folder.path), to_do)
     return asked
 

@@ -80,7 +80,7 @@ MEASURES: dict[str, Measure] = {
     "newly_kept": Measure("completions drawn in this round that are kept, by the source of their prompt", TEXTS),
     "kept_by_round": Measure("kept completions by the round whose policy wrote them", TEXTS),
     "rows": Measure("completions that the policy is fine-tuned on", ROWS),
-    "warnings": Measure("what the user should know before the run goes on", "text"),
+    "warnings": Measure("what the user should know before the run continues", "text"),
     "functions": Measure("the user's functions and model folders that the stage used, with the hashes of their files", "text"),
     # training
     "commit": Measure("the commit of a model from the hub", "text"),
