@@ -1,11 +1,8 @@
 """What `loop choose` asks of a worker: the favourite among several completions of each prompt. It is part of no run."""
 
-import json
-
 from configs.errors import UserError
 from loop.stages.context import Context, Metrics
 from loop.stages.selecting import tools_with, used_selector
-from loop.store.layout import MANIFEST
 from rewards.comparisons import PromptRecord, read_jsonl
 from rewards.scoring import Scorer
 from rewards.selectors import group_samples, listwise
@@ -25,8 +22,7 @@ def choose(context: Context) -> Metrics:
     records = read_jsonl(inputs["prompts"] / "prompts.jsonl", PromptRecord)
     _check_lengths(context, records)
     backbone.add_adapter("policy", folder=inputs["policy"])
-    digest = json.loads((inputs["policy"] / MANIFEST).read_text(encoding="utf-8"))["digest"]
-    samples = context.sampler.sample("policy", records, num, context.round, context.round, digest, context.seed)
+    samples = context.sampler.sample("policy", records, num, context.round, context.round, context.digest("policy"), context.seed)
     tools = tools_with(context, Scorer.load(backbone, "retrained", inputs["retrained"]))
     choices = choose_favourites(used_selector(context, inputs["select"], tools), group_samples(samples))
     context.save_rows("chosen.jsonl", [choice.row() | {"candidates": choice.candidates()} for choice in choices])
