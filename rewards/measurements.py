@@ -62,6 +62,11 @@ class Measurement:
         return {"accuracy": summary["mean"], "standard_error": summary["standard_error"], "pairs": summary["count"]}
 
 
+def wins(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """For each pair of scores: 1 if the first one is higher, 0 if it is lower, 1/2 if both are equal."""
+    return [float(a > b) + 0.5 * (a == b) for a, b in zip(first, second, strict=True)]
+
+
 def summarize(values: Sequence[float]) -> Summary:
     """Mean, standard error of the mean, and count of independent values."""
     return Measurement(values, [str(i) for i in range(len(values))]).mean()

@@ -3,6 +3,7 @@
 from configs.errors import UserError
 from loop.stages.context import Context, Metrics
 from loop.stages.selecting import tools_with, used_selector
+from policies.tokenization import last_turn
 from rewards.comparisons import PromptRecord, read_jsonl
 from rewards.scoring import Scorer
 from rewards.selectors import group_samples, listwise
@@ -34,7 +35,7 @@ def _check_lengths(context: Context, records: list[PromptRecord]) -> None:
     limits = context.limits
     for record in records:
         if reason := limits.excess(record):
-            text = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
+            text = last_turn(record.prompt)
             shown = text[:SHOWN_CHARACTERS] + "…" * (len(text) > SHOWN_CHARACTERS)
             to_do = f"change or remove the prompt; the run allows data.max_prompt_tokens={limits.max_prompt_tokens}"
             raise UserError(f"the policy cannot answer a prompt: {reason}", f"the prompt {shown!r}", to_do)
