@@ -43,6 +43,11 @@ def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: S
         "threads": threads,
         "steps": steps,
     }
+    return _ask_child(request, threads)
+
+
+def _ask_child(request: dict[str, Any], threads: int) -> Measured:
+    """Raises LoopError where the child fails."""
     environment = child_environment(PYTHONWARNINGS="ignore", **thread_variables(threads))
     command = [sys.executable, "-P", "-m", "loop.doctor.trial"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
