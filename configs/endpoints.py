@@ -96,7 +96,7 @@ class JudgeConfig(Section):
     """How long a reply may take before the request is tried again."""
     max_retries: Annotated[int, Field(ge=0), RUN_TIME] = 6
     """How often a request is tried again after a time-out, a lost connection, or status 408, 409, 429 or 5xx. After that, the run ends with
-    exit code 3. Replies so far are kept, and the same command goes on."""
+    exit code 3. Replies so far are kept, and the same command continues the run."""
     backoff_seconds: Annotated[NonNegativeFloat, RUN_TIME] = 1.0
     """How long to wait before the first retry. Each further wait is twice as long, up to 60 seconds. `Retry-After` of the endpoint counts
     where it is longer."""

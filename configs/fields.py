@@ -36,6 +36,8 @@ RuleName = Literal[
     "near_duplicate",
 ]
 """The built-in rules (rewards/rules)."""
+ExpectedLanguage = Literal["th", "en", "same", "any"]
+"""In which language answers should be. "same": in that of the prompt."""
 DEFAULT_RULES: list[RuleName | FunctionName] = list(get_args(RuleName))[:9]
 """The rules that are used where the config names none: those whose defects the embedded world has."""
 MicroBatchSize = Annotated[PositiveInt | None, RUN_TIME]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from configs.fields import DEFAULT_RULES, BadValue, Fraction, FunctionName, RuleName, Section
+from configs.fields import DEFAULT_RULES, BadValue, ExpectedLanguage, Fraction, FunctionName, RuleName, Section
 from configs.sections import TrainerSection
 
 SelectorName = Literal["features", "answer-features", "reward-model", "model", "rules", "longest", "random"]
@@ -16,7 +16,7 @@ FeatureGroup = Literal["reward", "rules", "agreement", "logprobs", "length"]
 class RulesConfig(Section):
     """What all rules are told, wherever they are used: `evaluate.rules`, `keep.filters`, `labeler.rules` and `ppo.penalties`."""
 
-    expected_language: Literal["th", "en", "same", "any"] = "same"
+    expected_language: ExpectedLanguage = "same"
     """The language that answers should be in, for the rule `wrong_language`: Thai, English, that of the question (`same`), or any. `en`
     is for prompts in Thai that are meant to be answered in English."""
 
@@ -75,7 +75,7 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: what to do with a row that cannot be used. `refuse` stops the run and names the row. `skip` leaves such
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
-    """Only for `preferences-file`: how many pairs of a round must be labelled before the run goes on. None means one. Pairs that
+    """Only for `preferences-file`: how many pairs of a round must be labelled before the run continues. None means one. Pairs that
     compare policies count, but one pair of samples is needed at least."""
     raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.

@@ -6,7 +6,7 @@ that place. When a run is resumed, every value that the user does not give comes
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Given:
         for path, other in INSTEAD_OF.items():
             if self.get(path, MISSING) is not MISSING:
                 own[other[0]].pop(other[1])
-        kept = {path: place for path in _leaves(own) if self.get(path, MISSING) is MISSING}
+        kept = {path: place for path, _ in _settings(own) if self.get(path, MISSING) is MISSING}
         return Given(_merged(own, self.values), kept | self.places)
 
     def resolve(self) -> RunConfig:
@@ -126,6 +126,11 @@ def validate(values: dict[str, Any], where: str) -> RunConfig:
 def dump_config(config: RunConfig) -> str:
     """Return every value of a config as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"ppo": {"num_updates": 10}} as {"ppo.num_updates": 10}. `values` may be read from any file, and is not checked."""
+    return {".".join(map(str, path)): value for path, value in _settings(values)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -169,11 +174,13 @@ def read_file(path: Path, kind: str = "config", example: str = "configs/embedded
     return Given(values, places)
 
 
-def _leaves(values: dict[str, Any], section: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+def _settings(values: Mapping[str, Any], section: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every setting under its path. An empty mapping is the value of a setting, and not a section."""
     for key, value in values.items():
-        found += _leaves(value, (*section, key)) if isinstance(value, dict) else [(*section, key)]
-    return found
+        if isinstance(value, dict) and value:
+            yield from _settings(value, (*section, key))
+        else:
+            yield (*section, key), value
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

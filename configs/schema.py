@@ -1,7 +1,7 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py`, `data.py`, `curation.py` and `judging.py`, and `docs/configuration.md` lists them. This module
-must never import an ML library, and it reads no file: `loading.py` does that.
+The settings themselves are in `sections.py`, `data.py`, `curation.py`, `judging.py` and `endpoints.py`, and `docs/configuration.md` lists
+them. This module must never import an ML library, and it reads no file: `loading.py` does that.
 """
 
 from typing import Annotated, Any, Literal

@@ -2,8 +2,8 @@
 
 The text below each setting becomes its entry in `docs/configuration.md` (`python -m docs.generate`); the part after "Source:" becomes
 the entry's source. The defaults are those of the embedded world. The presets beside this file change what a larger model needs.
-`data.py` has the groups for the data, and `judging.py` those for what comes after PPO. `schema.py` joins all groups and checks what must
-fit together. Must never import an ML library.
+`data.py` and `curation.py` have the groups for the data, `judging.py` those for what comes after PPO, and `endpoints.py` those for a model
+that is asked over HTTP. `schema.py` joins all groups and checks what must fit together. Must never import an ML library.
 """
 
 import os

@@ -7,9 +7,9 @@ copies and not hard links, so damage in one run is not damage in the other. Must
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from configs.errors import UserError
+from configs.loading import flatten
 from configs.schema import RunConfig
 from configs.views import identity
 from loop.keys import planned_keys
@@ -49,8 +49,9 @@ def find_other_settings(folder: Path, state: RunState, config: RunConfig) -> lis
 
 def differences(theirs: RunConfig, ours: RunConfig) -> list[str]:
     """The settings that differ and change what is computed, one text for each. Settings marked as run time may differ."""
-    before, now = _flat(identity(theirs)), _flat(identity(ours))
-    return [f"{key}: {before[key]!r} there, {now[key]!r} now" for key in sorted(before) if before[key] != now[key]]
+    before, now = ({key: repr(value) for key, value in flatten(identity(config)).items() if value != {}} for config in (theirs, ours))
+    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+    return [f"{key}: {before.get(key, 'nothing')} there, {now.get(key, 'nothing')} now" for key in keys]
 
 
 def shared_stages(source: Path, config: RunConfig) -> tuple[list[str], list[str]]:
@@ -101,11 +102,3 @@ def _fill(half: Path, source: Path, config: RunConfig) -> list[str]:
         journal.append("stage_committed", **committed.model_dump(exclude={"event", "at"}, exclude_none=True))
     journal.append("interrupted")
     return taken
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

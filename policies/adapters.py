@@ -186,10 +186,8 @@ class AdaptedModel:
                 roles = " and ".join(name.replace(".base_layer.", ".") for name in names)
                 what = f"one weight has two roles, and the adapter changes only one of them: {roles}"
                 raise UserError(what, "lora.target_modules", "export the adapter without the base (--adapter)")
-            dtype, weight.data = (
-                weight.dtype,
-                weight.data.float(),
-            )  # before PEFT computes the change, which may take the dtype of the weight
+            dtype = weight.dtype
+            weight.data = weight.data.float()  # before PEFT computes the change, which may take the dtype of the weight
             delta = layer.get_delta_weight(adapter).float()
             exact = weight.data + delta
             weight.data = exact.to(dtype)

@@ -100,10 +100,15 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def hub_cannot_be_reached(what: str, where: str, error: Exception) -> UserError | None:
+    """Explain an error of the hub's library if the network is its cause. what: the part of a model that was asked for."""
+    if "connect" not in str(error) and "offline" not in str(error):
+        return None
+    to_do = "connect to the network, set HF_ENDPOINT to a mirror, or give the folder of a model that is already on this machine"
+    return UserError(f"the hub cannot be reached, and this {what} was never downloaded here", where, to_do)
+
+
 def _not_available(what: str, folder: str, error: Exception) -> UserError:
     """Explain why a part of the base cannot be loaded: it does not exist, or the hub cannot be reached."""
-    if "connect" in str(error) or "offline" in str(error):
-        to_do = "connect to the network, set HF_ENDPOINT to a mirror, or give the folder of a model that is already on this machine"
-        return UserError(f"the hub cannot be reached, and this {what} was never downloaded here", f"base.model={folder}", to_do)
-    to_do = "give base.model a hub id, or a folder with config.json, weights and tokenizer"
-    return UserError(f"there is no {what} to load: {first_line(error)}", f"base.model={folder}", to_do)
+    where, to_do = f"base.model={folder}", "give base.model a hub id, or a folder with config.json, weights and tokenizer"
+    return hub_cannot_be_reached(what, where, error) or UserError(f"there is no {what} to load: {first_line(error)}", where, to_do)

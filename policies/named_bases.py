@@ -58,7 +58,7 @@ SMOLLM2 = NamedBase(
     licence="apache-2.0",
 )
 NAMED_BASES = {base.name: base for base in (SMOLLM2,)}
-"""By name. A name means the same weights for ever: other weights get another name, so that old runs can go on."""
+"""By name. A name means the same weights for ever: other weights get another name, so that old runs can be continued."""
 
 
 def source_of(model: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+NORMAL_QUANTILE = 1.959964
+"""A normal variable lies between minus this and this with probability 95 %."""
 UPDATES_AVERAGED = 5
 """How many PPO updates at the beginning and at the end of a log are averaged, if the log has at least twice as many."""
 
@@ -58,6 +60,11 @@ class Measurement:
         """The same as `mean`, under the names that suit values between 0 and 1, one for each pair."""
         summary = self.mean()
         return {"accuracy": summary["mean"], "standard_error": summary["standard_error"], "pairs": summary["count"]}
+
+
+def wins(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """For each pair of scores: 1 if the first one is higher, 0 if it is lower, 1/2 if both are equal."""
+    return [float(a > b) + 0.5 * (a == b) for a, b in zip(first, second, strict=True)]
 
 
 def summarize(values: Sequence[float]) -> Summary:

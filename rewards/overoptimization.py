@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rewards.measurements import Measurement, Summary
+from rewards.measurements import NORMAL_QUANTILE, Measurement, Summary
 
 Verdict = Literal["none", "suspected", "clear"]
 
@@ -33,8 +33,6 @@ KL_PER_TOKEN = 0.35
 SCORE_PERCENTILE = 99.0
 SCORES_ABOVE = 0.3
 """Which share of the scores may be above the 99th percentile of the SFT policy's."""
-Z = 1.959964
-"""An interval of 95 % must lie on the bad side."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def _fresh_accuracy(evidence: Evidence) -> Sign | None:
     found = evidence.fresh_accuracy
     if not found or found["accuracy"] is None or found["standard_error"] is None:
         return None
-    high = found["accuracy"] + Z * found["standard_error"]
+    high = found["accuracy"] + NORMAL_QUANTILE * found["standard_error"]
     return Sign(high, 0.5, f"the reward model is right on {found['accuracy']:.0%} of this round's held-out labels", above=False)
 
 
@@ -186,10 +184,10 @@ def _best_of(evidence: Evidence) -> Sign | None:
         return None
     (chosen, its), (random, others) = ((way["mean"], way["standard_error"]) for way in ways if way)
     assert chosen is not None and random is not None and its is not None and others is not None
-    high = chosen - random + Z * (its**2 + others**2) ** 0.5
+    high = chosen - random + NORMAL_QUANTILE * (its**2 + others**2) ** 0.5
     return Sign(high, 0.0, "the reward model's choice among several answers is worse than a random one", above=False)
 
 
 def _high(found: Summary) -> float | None:
     mean, error = found["mean"], found["standard_error"]
-    return None if mean is None or error is None else mean + Z * error
+    return None if mean is None or error is None else mean + NORMAL_QUANTILE * error

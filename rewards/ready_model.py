@@ -26,7 +26,7 @@ from configs.errors import UserError
 from configs.judging import LabelerConfig
 from policies.adapters import put_adapter
 from policies.base_folder import max_positions
-from policies.loading import first_line
+from policies.loading import first_line, hub_cannot_be_reached
 from policies.tokenization import HH_NAMES, DialogueRefused, Prompt, encode_messages
 from rewards.comparisons import Answer, Sample
 from rewards.ready_folders import ReadyModel, check_one_label, check_ready_model, find_model, is_of_head
@@ -187,8 +187,5 @@ def _as_text(prompt: Prompt) -> str:
 
 
 def _cannot_load(what: str, name: str, error: Exception) -> UserError:
-    if "connect" in str(error) or "offline" in str(error):
-        to_do = "connect to the network, set HF_ENDPOINT to a mirror, or give the folder of a model that is already on this machine"
-        return UserError(f"the hub cannot be reached, and this {what} was never downloaded here", SETTING.format(name), to_do)
-    to_do = "give a model that AutoModelForSequenceClassification can load, with weights in safetensors"
-    return UserError(f"the {what} cannot be loaded: {first_line(error)}", SETTING.format(name), to_do)
+    where, to_do = SETTING.format(name), "give a model that AutoModelForSequenceClassification can load, with weights in safetensors"
+    return hub_cannot_be_reached(what, where, error) or UserError(f"the {what} cannot be loaded: {first_line(error)}", where, to_do)

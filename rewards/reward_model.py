@@ -28,7 +28,7 @@ from policies.tokenization import as_read, encode_prompt
 from policies.training import Log, Training
 from rewards.comparisons import Answer, Comparison, PromptRecord, Sample
 from rewards.data.splits import opening
-from rewards.measurements import Measurement
+from rewards.measurements import Measurement, wins
 from rewards.scoring import Scorer, ScoringModel, encode_pair
 
 DOUBT = "margin"
@@ -144,5 +144,4 @@ def outcomes(chooser: Chooser, pairs: Sequence[Comparison]) -> Measurement:
     decided = [pair for pair in pairs if not pair.tie]
     chosen = chooser([Answer(pair.prompt, pair.chosen, pair.chosen_finished) for pair in decided])
     rejected = chooser([Answer(pair.prompt, pair.rejected, pair.rejected_finished) for pair in decided])
-    right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
-    return Measurement(right, [opening(pair.prompt) for pair in decided])
+    return Measurement(wins(chosen, rejected), [opening(pair.prompt) for pair in decided])

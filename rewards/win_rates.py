@@ -17,12 +17,11 @@ import numpy as np
 
 from rewards.comparisons import Comparison, parse_answer_id
 from rewards.labelers.raters import alpha_of_pairs, pair_key, vote
+from rewards.measurements import NORMAL_QUANTILE as Z
 from rewards.measurements import Measurement
 
 SFT, LAST = "sft", "last"
 """The opponents by name: the SFT policy, and the policy of the round before."""
-Z = 1.959964
-"""Of the 95 % interval."""
 RIDGE = 0.1
 """The penalty on a and b, so that the fit exists even where one policy always wins. It is worth less than one pair."""
 MAX_STEPS = 50

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from configs.errors import UserError
 from configs.fields import BadValue, check_name
-from loop.store.layout import RunFolder, runs_in, runs_of_experiments
+from loop.store.layout import RunFolder, all_runs, runs_in
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,24 @@ def add_rounds(parser: argparse.ArgumentParser) -> None:
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Whether only what needs attention is printed."""
     parser.add_argument("--quiet", action="store_true", help="print warnings and errors only")
+
+
+def add_config_and_settings(parser: argparse.ArgumentParser) -> None:
+    """A config file or a preset, then KEY=VALUE words; `config_and_settings` tells them apart."""
+    parser.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `loop run`")
+
+
+def config_and_settings(words: list[str]) -> tuple[str | None, list[str]]:
+    """The config that the first word names, if it does, and the KEY=VALUE words."""
+    return (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
+
+
+def new_file(word: str, what: str) -> Path:
+    """The path of a file that a command will write. what: the subject of the message. Raises UserError where no file can be written."""
+    path = Path(word)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UserError(f"{what} cannot be written there", word, "name a file in a folder that exists")
+    return path
 
 
 def run_name(word: str) -> str:
@@ -52,7 +70,7 @@ def find_run(runs: Path, name: str | None) -> Path:
     if name is None:
         what = "there is no run yet" if not known else f"there are several runs: {', '.join(known)}"
         raise UserError(what, str(runs), "start one with `loop run`" if not known else "name one of them")
-    if name not in known and name not in runs_of_experiments(runs):
+    if name not in all_runs(runs):
         raise UserError(f"there is no run {name!r}", str(runs), f"the runs here are: {', '.join(known) or 'none'}")
     return runs / name
 

@@ -1,6 +1,6 @@
 """What `choose` and `promote` share: a worker in this process does something with committed stages of a run, without Ray.
 
-The run is only read, so it may go on meanwhile. Must never import torch or Ray itself.
+The run is only read, so it may continue meanwhile. Must never import torch or Ray itself.
 """
 
 from collections.abc import Mapping

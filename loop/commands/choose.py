@@ -1,6 +1,6 @@
 """`choose`: answer prompts by the policy of a run, with the favourite of several completions.
 
-It reads committed stages and writes nothing into the run, so the run may go on meanwhile. The work is done in this process, without Ray.
+It reads committed stages and writes nothing into the run, so the run may continue meanwhile. The work is done in this process, without Ray.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.schema import RunConfig
-from loop.commands.arguments import check_has_config, find_run, number_from, runs_folder
+from loop.commands.arguments import check_has_config, find_run, new_file, number_from, runs_folder
 from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
 from loop.printing import say
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     round_number = _find_round(folder, state, options.round)
     inputs = _inputs(folder, state, round_number)
     records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]))
-    out = _writable(Path(options.out)) if options.out else None
+    out = new_file(options.out, "the answers") if options.out else None
     with tempfile.TemporaryDirectory(prefix="loop-choose-") as temporary, disk_errors_explained(Path(temporary)):
         rows = _choose(config, round_number, inputs, records, Path(temporary))
     lines = [json.dumps(row if options.all else _without_candidates(row), ensure_ascii=False) for row in rows]
@@ -88,14 +88,6 @@ def _prompts_are_messages(data: Path) -> bool:
     """Whether the run was trained on prompts that are messages, so that a line of text should become one."""
     records = read_jsonl(data / "prompts.jsonl", PromptRecord)
     return not isinstance(records[0].prompt, str)
-
-
-def _writable(path: Path) -> Path:
-    """The path, if a file can be there. Raises UserError before anything is computed."""
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else "is in a folder that does not exist"
-        raise UserError(f"{path} {what}", f"--out {path}", "name a file in a folder that exists")
-    return path
 
 
 def _choose(

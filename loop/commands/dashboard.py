@@ -7,7 +7,7 @@ from configs.errors import UserError
 from loop.commands.arguments import add_run, find_run, runs_folder
 from loop.printing import say
 from loop.store.journal import RunState, fold, read_events
-from loop.store.layout import RunFolder, runs_in, runs_of_experiments, stage_name
+from loop.store.layout import RunFolder, all_runs, stage_name
 from loop.store.lock import is_locked
 from loop.store.progress import read_progress
 
@@ -44,8 +44,7 @@ def _find_running(runs: Path, name: str | None) -> RunFolder:
             what = f"the run {name!r} is not running, so it has no dashboard"
             raise UserError(what, str(folder.path), f"continue it: `loop resume {name}`")
         return folder
-    known = {folder.name: folder for folder in runs_in(runs)} | runs_of_experiments(runs)
-    running = {name: folder for name, folder in known.items() if is_locked(folder.path)}
+    running = {name: folder for name, folder in all_runs(runs).items() if is_locked(folder.path)}
     if not running:
         raise UserError("no run is running, so there is no dashboard", str(runs), "start one with `loop run`")
     if len(running) > 1:

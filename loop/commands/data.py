@@ -6,7 +6,6 @@ A child process reads the rows (`rewards/curation/program.py`); this one prints 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,8 @@ from typing import Any
 from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
-from loop.commands.arguments import add_rounds, find_run, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, find_run, runs_folder
+from loop.executors.executor import child_environment
 from loop.ledger import run_ledger
 from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
@@ -36,7 +36,7 @@ LENGTHS = ("texts", "5 %", "25 %", "50 %", "75 %", "95 %", "longest")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `data`."""
-    parser.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `run`")
+    add_config_and_settings(parser)
     add_rounds(parser)
     parser.add_argument("--config", dest="file", metavar="FILE", help="the same YAML file or preset, as `run` takes it")
     parser.add_argument("--name", metavar="RUN", help="a run that exists: its settings, and what its rounds have generated so far")
@@ -45,11 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    words = options.settings
-    file = words[0] if words and "=" not in words[0] else None
+    file, settings = config_and_settings(options.settings)
     if file and options.file:
         raise UserError("the config is named twice", f"{file} and --config {options.file}", "leave one of them out")
-    given, state = read_given(options.file or file, words[1:] if file else words, num_rounds=options.rounds), RunState()
+    given, state = read_given(options.file or file, settings, num_rounds=options.rounds), RunState()
     if options.name:
         folder = RunFolder(find_run(runs_folder(options).resolve(), options.name))
         state = fold(read_events(folder.journal))
@@ -78,9 +77,7 @@ def _resolve(given: Given) -> RunConfig:
 
 def _survey(config: RunConfig, show: Callable[[int], None]) -> dict[str, Any]:
     """What the child process finds. Raises UserError for data that cannot be read, and LoopError where the child fails."""
-    project = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    environment = child_environment(PYTHONWARNINGS="ignore", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     command = [sys.executable, "-P", "-m", "rewards.curation.program"]
     request, pipe = json.dumps({"config": config.model_dump(mode="json")}), subprocess.PIPE
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:

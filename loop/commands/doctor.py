@@ -10,16 +10,16 @@ from dataclasses import replace
 from configs.errors import UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
-from loop.commands.arguments import add_rounds, number_from, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, number_from, runs_folder
 from loop.commands.run import check_given
 from loop.doctor.fitting import GIB, check_fits, in_gib, plan_for
 from loop.doctor.lengths import Lengths, expected_lengths
 from loop.doctor.machine import GPU, Machine, look_at_machine
-from loop.doctor.measuring import Measured, measure
-from loop.doctor.model import BaseModel, find_base_model
+from loop.doctor.measuring import measure
+from loop.doctor.model import find_base_model
 from loop.doctor.needs import find_room
 from loop.doctor.report import base_line, in_time, machine_line, memory_line, memory_rows, path_lines
-from loop.doctor.work import Pairs, count_pairs, disk_bytes, stage_flops, stage_seconds, stage_work, unit_flops, whole_run
+from loop.doctor.work import Pairs, count_pairs, disk_bytes, stage_flops, stage_seconds, stage_work, unit_flops, units_of, whole_run
 from loop.terminal import Terminal
 from policies.footprint import Model
 
@@ -28,7 +28,7 @@ HELP = "say what a run would need before it starts: memory, time and disk by sta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `doctor`."""
-    parser.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `run`")
+    add_config_and_settings(parser)
     add_rounds(parser)
     parser.add_argument("--gpu", type=number_from(1), metavar="GIB", help="predict for a GPU with this much memory instead of this machine")
     parser.add_argument("--time", action="store_true", help="time a few steps on a random model of this shape, and predict the run's time")
@@ -37,9 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code. Raises UserError where the run does not fit."""
-    words = options.settings
-    file = words[0] if words and "=" not in words[0] else None
-    given = read_given(file, words[1:] if file else words, num_rounds=options.rounds)
+    file, settings = config_and_settings(options.settings)
+    given = read_given(file, settings, num_rounds=options.rounds)
     machine = look_at_machine(runs_folder(options).resolve())
     if options.gpu:
         machine = replace(machine, gpus=[GPU("a GPU as given by --gpu", options.gpu * GIB, options.gpu * GIB)])
@@ -58,7 +57,10 @@ def examine(given: Given, machine: Machine, terminal: Terminal, times: bool, loa
     model, work = Model(base.shape, config.base, config.lora, on_gpu), stage_work(config, pairs)
     terminal.say(base_line(config, base, base.shape))
     needs = plan_for(base.shape, config, lengths, on_gpu).needs()
-    measured = _measure(config, base, lengths, list(_units(work)) if times else ["sample"], threads, terminal) if times or loads else None
+    measured = None
+    if times or loads:
+        with terminal.stage("timing a few steps"):
+            measured = measure(config, base.config, lengths, units_of(work) if times else ["sample"], threads)
     seconds = stage_seconds(work, measured.seconds) if measured and times else {}
     flops = stage_flops(work, unit_flops(model, config, lengths))
     terminal.table("memory of each worker by stage (rows as long as they may be)", *memory_rows(needs, flops, seconds))
@@ -78,21 +80,6 @@ def _missing(given: Given) -> str:
     except UserError as error:
         return f"the run could not start yet: {error}"
     return "the settings and the files that they name are in order"
-
-
-def _units(work: dict[str, dict[str, float]]) -> dict[str, None]:
-    """The units that the stages need, each once, in order."""
-    return {unit: None for units in work.values() for unit in units}
-
-
-def _measure(config: RunConfig, base: BaseModel, lengths: Lengths, units: list[str], threads: int, terminal: Terminal) -> Measured:
-    """Time the units in a child process. Raises UserError for a base that cannot be made up: one in 4 bits."""
-    if config.base.quantization != "none":
-        raise UserError(
-            "a random model in 4 bits cannot be timed", "--time or --load", "leave the option out, or set base.quantization=none"
-        )
-    with terminal.stage("timing a few steps"):
-        return measure(config, base.config, lengths, units, threads)
 
 
 def _say_work(terminal: Terminal, config: RunConfig, pairs: Pairs, seconds: dict[str, float], flops: dict[str, float]) -> None:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from configs.errors import UserError
-from loop.commands.arguments import add_run, check_has_config, find_run, number_from, runs_folder
+from loop.commands.arguments import add_run, check_has_config, find_run, new_file, number_from, runs_folder
 from loop.failures import disk_errors_explained
 from loop.labeling.answers import opened, read_answers
 from loop.labeling.desk import RunIsWorking, not_working
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     if options.export or options.source:
         asked = read_round(folder, options.round) if options.round is not None else _waiting(folder)
         if options.export:
-            return _export(asked, Path(options.export), options.form)
+            return _export(asked, new_file(options.export, "the labels"), options.form)
         return _import(folder, asked, Path(options.source))
     if options.round is not None or options.form:
         raise UserError("--round and --form are for --export and --import", "the command line", "leave them out to serve the page")
@@ -70,14 +70,12 @@ def _waiting(folder: RunFolder) -> LabelingRound:
     """The round that waits for labels. Raises UserError if there is none."""
     asked = waiting_round(folder)
     if asked is None:
-        to_do = f"`loop resume {folder.name}` goes on to the next labels" if state_of(folder) != "done" else "add a round: --rounds"
+        to_do = f"`loop resume {folder.name}` continues to the next labels" if state_of(folder) != "done" else "add a round: --rounds"
         raise UserError(f"no round of {folder.name!r} waits for labels: it is {state_of(folder)}", str(folder.path), to_do)
     return asked
 
 
 def _export(asked: LabelingRound, target: Path, form: str | None) -> int:
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise UserError("the labels cannot be written there", str(target), "name a file in a folder that exists")
     if target.resolve() in {file.resolve() for file in (asked.label_file, *asked.other_files)}:
         raise UserError("this is the label file of the run", str(target), "name another file")
     if not asked.label_file.exists():

@@ -23,6 +23,7 @@ from loop import __version__
 from loop.commands.explaining import about_a_run, about_the_end
 from loop.printing import say
 from loop.signals import SIGNALS
+from loop.wording import sentence
 
 COMMANDS = {
     "run": "run",
@@ -79,7 +80,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         parser.epilog = "\n\n".join(["`COMMAND --help` describes one command.", about_a_run(), about_the_end(), MORE])
     for name in [only] if only in COMMANDS else COMMANDS:
         module = _module(name)
-        command = commands.add_parser(name, help=module.HELP, description=_sentence(module.HELP))
+        command = commands.add_parser(name, help=module.HELP, description=f"{sentence(module.HELP)}.")
         module.add_arguments(command)
         command.add_argument(
             "--runs",
@@ -118,10 +119,6 @@ def _read(words: Sequence[str] | None) -> argparse.Namespace:
     elif left:
         raise UserError(f"no command takes this: {' '.join(left)}", "the command line", "see `loop --help`")
     return options
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,14 +14,14 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.loading import read_given
-from loop.commands.arguments import add_rounds, number_from, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, number_from, runs_folder
 from loop.doctor.fitting import check_fits
 from loop.doctor.lengths import expected_lengths
 from loop.doctor.machine import GPU, look_at_machine
 from loop.doctor.measuring import measure
 from loop.doctor.model import BaseModel, find_base_model
 from loop.doctor.needs import Room, find_room
-from loop.doctor.work import count_pairs, stage_work
+from loop.doctor.work import count_pairs, stage_work, units_of
 from loop.plan import tables
 from loop.plan.base import Asked, Prices, plan_base
 from loop.plan.gpus import GIGA, SHIPPED, Money, PriceTable, find_money, read_table
@@ -31,6 +31,7 @@ from loop.plan.running import START_SECONDS, Clock, OnGPU, Rent, Subject, Timed,
 from loop.plan.trades import best_of_n_kl, break_even, plan_trades
 from loop.printing import say
 from loop.terminal import Terminal
+from loop.wording import Table
 
 HELP = "say what a base model or a run would cost: loss, operations, hours, labels, money, and what else they could buy"
 DEFAULT_GPU = "a100-80gb"
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = kinds.add_parser(
         "run", help="an RLHF run", description="Plan an RLHF run by stage and round, and what it could be traded against."
     )
-    run.add_argument("settings", nargs="*", metavar="CONFIG KEY=VALUE", help="a YAML file or a preset, then settings, as for `loop run`")
+    add_config_and_settings(run)
     add_rounds(run)
     run.add_argument("--hour-price", type=_positive, metavar="PRICE", help="what an hour of this machine costs (with --gpu: the table's)")
     run.add_argument("--label-price", type=_positive, metavar="PRICE", help="what a label costs")
@@ -96,9 +97,8 @@ def _base(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
 
 def _run(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
     """Plan a run on this machine or on a GPU of the table."""
-    words, terminal = options.settings, Terminal()
-    file = words[0] if words and "=" not in words[0] else None
-    config = read_given(file, words[1:] if file else words, num_rounds=options.rounds).resolve()
+    terminal, (file, settings) = Terminal(), config_and_settings(options.settings)
+    config = read_given(file, settings, num_rounds=options.rounds).resolve()
     gpu = table.gpu(options.gpu) if options.gpu else None
     machine = look_at_machine(runs_folder(options).resolve())
     if gpu:
@@ -124,14 +124,11 @@ def _run(options: argparse.Namespace, table: PriceTable, money: Money) -> None:
 
 
 def _time(subject: Subject, base: BaseModel, terminal: Terminal) -> Timed:
-    """Time a few steps on this machine. Raises UserError for a base that cannot be made up: one in 4 bits."""
+    """Time a few steps on this machine."""
     config = subject.config
-    if config.base.quantization != "none":
-        to_do = "name a GPU of the table with --gpu, or set base.quantization=none"
-        raise UserError("a random model in 4 bits cannot be timed", f"base.quantization={config.base.quantization}", to_do)
-    units = {unit: None for done in stage_work(config, subject.pairs).values() for unit in done}
+    units = units_of(stage_work(config, subject.pairs))
     with terminal.stage("timing a few steps"):
-        found = measure(config, base.config, subject.lengths, list(units), config.runtime.threads_per_worker)
+        found = measure(config, base.config, subject.lengths, units, config.runtime.threads_per_worker)
     return Timed(subject, found.seconds)
 
 
@@ -167,9 +164,7 @@ def _warnings(subject: Subject, room: Room) -> list[str]:
     return []
 
 
-def _show(
-    options: argparse.Namespace, plan: dict[str, Any], first: Iterable[str], shown: Iterable[tables.Table], last: Iterable[str]
-) -> None:
+def _show(options: argparse.Namespace, plan: dict[str, Any], first: Iterable[str], shown: Iterable[Table], last: Iterable[str]) -> None:
     """Print the plan as one JSON object, or as lines and tables."""
     if options.json:
         say(json.dumps(plan, indent=2, ensure_ascii=False))

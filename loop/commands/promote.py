@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from loop.commands.arguments import check_has_config, find_run, runs_folder
+from loop.commands.arguments import add_run, check_has_config, find_run, runs_folder
 from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
 from loop.printing import say
 from loop.promotion.base import base_facts
 from loop.promotion.card import Promoted, card
-from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage, round_name
+from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage
 from loop.round import BASE, DATA, FILTER, PROMOTE, PROMOTE_ADAPTER
 from loop.store.artifacts import commit, find_damage, hash_file, hash_json
 from loop.store.base_files import read_record
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import MANIFEST, RunFolder, place
+from loop.wording import round_name
 
 HELP = "export the policy of the round to ship, as a model or an adapter that other programs load"
 SFT_WORD = "sft"
@@ -32,7 +33,7 @@ MADE_BY = "promoted_from"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `promote`."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; not needed where there is only one run")
+    add_run(parser)
     parser.add_argument(
         "round", nargs="?", type=_round, metavar="ROUND", help="a round's number, or `sft` (default: the one with the best figures)"
     )

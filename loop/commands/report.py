@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from configs.errors import UserError
-from loop.commands.arguments import find_run, number_from, runs_folder
+from loop.commands.arguments import find_run, new_file, number_from, runs_folder
 from loop.failures import disk_errors_explained
 from loop.printing import say
 from loop.report.experiment import experiment_page, is_experiment
@@ -32,9 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     runs = runs_folder(options)
     page, name = _page(runs, options)
-    output = Path(options.output or f"{name}.html")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise UserError("the report cannot be written there", str(output), "give a file in a folder that exists")
+    output = new_file(options.output or f"{name}.html", "the report")
     with disk_errors_explained(output.absolute().parent):
         write_synced(output, render(page))
     for answer in [answer for story in page.stories for answer in story.answers]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from configs.errors import UserError
-from loop.commands.arguments import find_run, number_from, runs_folder
+from loop.commands.arguments import add_run, find_run, number_from, runs_folder
 from loop.printing import say
 from loop.report.answers import Shown, held_out_answers, labelled_answers
 from loop.report.reading import RunView, read_run
@@ -19,7 +19,7 @@ SHOWN, SHOWN_CHARACTERS = 20, 1500
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `samples`."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; not needed where there is only one run")
+    add_run(parser)
     parser.add_argument("--round", metavar="R", help="the round whose policy answered, or `sft` (default: the last one that has answers)")
     parser.add_argument("--prompt", metavar="TEXT", help="only prompts that contain this text, or have this id")
     parser.add_argument("--defect", metavar="RULE", help="only answers on which this rule fires")

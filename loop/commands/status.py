@@ -2,51 +2,40 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
 from typing import Any
 
-from configs.errors import UserError
 from loop.commands.arguments import find_run, runs_folder
+from loop.commands.overview import show
 from loop.ledger import run_ledger
 from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, read_events
-from loop.store.layout import RunFolder, runs_in, stage_name
+from loop.store.layout import RunFolder, all_runs, runs_in, stage_name
 from loop.store.measures import headline, live, warning_lines
-from loop.store.progress import Progress, read_progress
+from loop.store.progress import read_progress
 from loop.store.seen import seen_state
 from rewards.curation.ledger import line
 
 HELP = "show where a run stands and what it has measured"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A run in short. state: as in `RunState`, or `damaged` if its journal cannot be read. stage: the one that started last, and how far
-    it is; total is 0 where that is not known."""
-
-    run: str
-    state: str
-    num_rounds: int | None = None
-    stage: str | None = None
-    done: int = 0
-    total: int = 0
-    message: str | None = None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `status`."""
-    parser.add_argument("run", nargs="?", metavar="RUN", help="the run's name; without it, a line for each run where there are several")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="the run's name; without it, the only run, or the lines of `loop list` where there are several",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything that was measured")
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     runs = runs_folder(options)
-    if options.run is None and len(several := runs_in(runs)) > 1:
-        found = [_summary(run) for run in several]
-        say(json.dumps({"runs": [asdict(row) for row in found]}, indent=2, ensure_ascii=False) if options.json else _list(found))
+    if options.run is None and len(runs_in(runs)) > 1:
+        show(all_runs(runs), options.json)
         return 0
     folder = RunFolder(find_run(runs, options.run))
     state = seen_state(folder, read_events(folder.journal))
@@ -55,31 +44,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         say("\n".join(_lines(folder, state)))
     return 0
-
-
-def _summary(folder: RunFolder) -> Summary:
-    """A run in short."""
-    try:
-        state = seen_state(folder, read_events(folder.journal))
-    except UserError as error:
-        return Summary(folder.name, "damaged", message=str(error))
-    found = Summary(folder.name, state.state, state.num_rounds, message=state.message)
-    for number, stage, row in state.stages():
-        if row.state != "pending":
-            now = read_progress(folder.work(stage, number).progress) if row.state == "running" else Progress()
-            found = replace(found, stage=stage_name(stage, number), done=now.done, total=now.total)
-    return found
-
-
-def _list(found: Sequence[Summary]) -> str:
-    """A line for each run."""
-    wide = max(len(row.run) for row in found)
-    lines = []
-    for row in found:
-        rounds = "" if row.num_rounds is None else f"{row.num_rounds} rounds"
-        how_far = f"  {row.done} of {row.total}" if row.total else ""
-        lines.append(f"{row.run:<{wide}}  {row.state:<11} {rounds:<10} {row.stage or ''}{how_far}".rstrip())
-    return "\n".join([*lines, "`loop status RUN` says more about one of them."])
 
 
 def as_json(name: str, state: RunState) -> dict[str, Any]:

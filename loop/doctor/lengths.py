@@ -26,11 +26,6 @@ class Lengths:
         """The length of one of `rows` completions, spread around the mean."""
         return _spread(self.mean_completion, self.longest_completion, row, rows)
 
-    def at_the_limit(self) -> "Lengths":
-        """The same with every row as long as the longest one."""
-        longest = self.longest_prompt, self.longest_prompt, self.longest_completion, self.longest_completion
-        return Lengths(*longest, self.longest_response)
-
 
 def expected_lengths(config: RunConfig) -> Lengths:
     """The lengths of the embedded world's rows; for other data the limits, which no row exceeds."""

@@ -1,18 +1,16 @@
 """Starts the child process that measures (trial.py), and reads what it found. Must never import torch."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from configs.errors import LoopError
+from configs.errors import LoopError, UserError
 from configs.schema import RunConfig
 from loop.doctor.lengths import Lengths
-from loop.executors.executor import thread_variables
+from loop.executors.executor import child_environment, thread_variables
 
 STEPS = 3
 """How many steps of each kind are timed, after one to warm up."""
@@ -30,7 +28,13 @@ class Measured:
 
 
 def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: Sequence[str], threads: int, steps: int = STEPS) -> Measured:
-    """Time `units` (work.UNITS) on a random model. model: the object in the base's config.json. Raises LoopError where the child fails."""
+    """Time `units` (work.UNITS) on a random model. model: the object in the base's config.json.
+
+    Raises LoopError where the child fails, and UserError for a base that cannot be made up: one in 4 bits.
+    """
+    if config.base.quantization != "none":
+        to_do = "set base.quantization=none, or time nothing: use `loop doctor` without --time and --load, and `loop plan run` with --gpu"
+        raise UserError("a random model in 4 bits cannot be timed", f"base.quantization={config.base.quantization}", to_do)
     request = {
         "config": config.model_dump(mode="json"),
         "model": model,
@@ -39,12 +43,12 @@ def measure(config: RunConfig, model: dict[str, Any], lengths: Lengths, units: S
         "threads": threads,
         "steps": steps,
     }
-    project = str(Path(__file__).parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH")))),
-        "PYTHONWARNINGS": "ignore",
-        **thread_variables(threads),
-    }
+    return _ask_child(request, threads)
+
+
+def _ask_child(request: dict[str, Any], threads: int) -> Measured:
+    """Raises LoopError where the child fails."""
+    environment = child_environment(PYTHONWARNINGS="ignore", **thread_variables(threads))
     command = [sys.executable, "-P", "-m", "loop.doctor.trial"]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -29,7 +29,7 @@ class BaseModel:
 
 
 def find_base_model(base: BaseConfig, download: bool) -> BaseModel:
-    """The base that a config names. Raises UserError where its shape cannot be had.
+    """The base that a config names. Raises UserError where its shape cannot be found.
 
     download: whether config.json may be fetched from the hub, if it is neither on this machine nor in the table.
     """

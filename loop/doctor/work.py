@@ -116,6 +116,11 @@ def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
     return setup_work(config, pairs) | means | {"reward": rounds[0]["reward"]}
 
 
+def units_of(work: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The units that the stages need, each once, in order."""
+    return list(dict.fromkeys(unit for units in work.values() for unit in units))
+
+
 def labels_of_round(config: RunConfig) -> int:
     """How many comparisons the labeler is asked for in each round, at most: equal completions of a prompt are not compared.
 

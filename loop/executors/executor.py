@@ -7,6 +7,7 @@ it at the end. Must never import torch or Ray.
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 OnWait = Callable[[], None]
@@ -31,6 +32,12 @@ def thread_variables(threads: int) -> dict[str, str]:
     """
     chosen = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
     return {"OMP_NUM_THREADS": str(threads)} | ({} if chosen else {"GOMP_SPINCOUNT": str(SPIN_COUNT)})
+
+
+def child_environment(**variables: str) -> dict[str, str]:
+    """The environment of a child process that imports this project, wherever the user's own folder is. variables: what it has besides."""
+    path = (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))} | variables
 
 
 class StageRequest(TypedDict):

@@ -9,7 +9,6 @@ When the driver dies, the child finds the pipe closed and ends, with everything 
 """
 
 import json
-import os
 import queue
 import secrets
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from configs.schema import RuntimeConfig
-from loop.executors.executor import OnWait, StageRequest, Startup
+from loop.executors.executor import OnWait, StageRequest, Startup, child_environment
 from loop.executors.heartbeat import SignsOfLife
 from loop.executors.processes import in_environment, kill_marked
 from loop.executors.shared_folder import PATIENCE_SECONDS, check_answers, leave_word
@@ -122,9 +121,7 @@ class Fleet:
 
     def _start_child(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        project = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
-        environment = os.environ | {"PYTHONPATH": path} | in_environment(self._mark)
+        environment = child_environment(**in_environment(self._mark))
         if self.config.address is None:
             environment.setdefault(*LOOPBACK_ONLY)
         self._lines = queue.Queue()

@@ -33,10 +33,16 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     summary, positive = summarize(values), sum(value > 0 for value in values)
     mean, error = summary["mean"], summary["standard_error"]
     assert mean is not None
-    if error is None:
-        return Difference(mean, None, None, None, len(values), positive)
-    half = t_quantile(len(values) - 1) * error
-    return Difference(mean, error, mean - half, mean + half, len(values), positive)
+    low, high = interval(mean, error, len(values)) or (None, None)
+    return Difference(mean, error, low, high, len(values), positive)
+
+
+def interval(mean: float, error: float | None, count: int) -> tuple[float, float] | None:
+    """Student's interval of a mean over seeds. error: its standard error. None for one seed."""
+    if error is None or count < 2:
+        return None
+    half = t_quantile(count - 1) * error
+    return mean - half, mean + half
 
 
 def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:

@@ -8,8 +8,9 @@ from typing import Any
 
 from configs.errors import UserError, did_you_mean
 from loop.round import LABELER, SETUP_STAGES, STAGES
+from loop.store.estimates import is_number, mean_in
 from loop.store.journal import RunState
-from loop.store.measures import MEANS, MEASURES, find_measure
+from loop.store.measures import MEASURES, find_measure
 
 SEE = "docs/metrics.md explains every metric, and `loop status RUN --json` shows those of a run"
 
@@ -37,8 +38,8 @@ def read_metric(state: RunState, path: str, round_number: int) -> float | None:
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     if isinstance(found, dict):
-        found = next((found[name] for name in MEANS if name in found), None)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        return mean_in(found)
+    return float(found) if is_number(found) else None
 
 
 def check_found(states: list[RunState], paths: list[str], last_rounds: list[int]) -> None:

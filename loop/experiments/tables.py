@@ -2,24 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from loop.experiments.results import LAST
 from loop.store.artifacts import write_synced
+from loop.wording import Table
 
 MISSING = "-"
 NOTE = (
     "± is the standard error of the mean over seeds. A difference is taken seed by seed; its interval is the 95 % interval of Student's t. "
     "KL is that of the two arms' policies, in nats per response."
 )
-
-
-class Table(NamedTuple):
-    """The first column is text, and the others are numbers."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str]]
 
 
 def make_tables(results: Mapping[str, Any]) -> list[Table]:

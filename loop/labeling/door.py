@@ -2,7 +2,7 @@
 
 A token is in the fragment of the address, which browsers send to nobody. The page exchanges it once for a key, which is bound to a rater's
 name, and sends the key with every request in a header. So no other site can send one in the rater's name. Keys outlive the server: their
-hashes are on disk, and a page that is open goes on after a restart. Must never write a key or a token to disk.
+hashes are on disk, and a page that is open works again after a restart. Must never write a key or a token to disk.
 """
 
 import hashlib

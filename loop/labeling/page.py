@@ -132,7 +132,7 @@ class Page:
         try:
             self.desk.write(change)
         except RunIsWorking:
-            problem, status = "This was not saved, because the run has gone on.", 409
+            problem, status = "This was not saved, because the run has continued without it.", 409
         except KeyError:
             problem, status = "This was not saved, because the run has other pairs now.", 409
         except Conflict:

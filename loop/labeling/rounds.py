@@ -27,7 +27,7 @@ from loop.store.layout import RunFolder
 from loop.store.run_config import read_config
 from rewards.comparisons import WIN_RATE, Prompt, Sample, all_pairs, read_jsonl
 from rewards.data.splits import content_id
-from rewards.labelers.label_files import WANTED, read_labels
+from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
 
 LABELED_BY_PEOPLE = "preferences-file"
 
@@ -175,7 +175,7 @@ def _answer(sample: Sample) -> Answer:
 
 def _label_files(config: LabelerConfig, number: int) -> tuple[Path, list[Path]]:
     """The file that the page writes, and the others that the run reads too. Raises UserError if no line can be appended to the first."""
-    given = Path(str(config.path).replace("{round}", str(number)))
+    given = find_path(config, number)
     own = given
     if glob.has_magic(str(given)) and not given.exists():
         own = given.with_name(f"loop-label-round-{number:03d}.jsonl")
@@ -184,4 +184,4 @@ def _label_files(config: LabelerConfig, number: int) -> tuple[Path, list[Path]]:
             raise UserError(f"the page writes {own.name}, which does not fit labeler.path", str(given), to_do)
     if own.suffix != ".jsonl":
         raise UserError("the page can only write a .jsonl file", str(own), "start the run with another labeler.path")
-    return own, [Path(name) for name in sorted(glob.glob(str(given))) if Path(name) != own] if own != given else []
+    return own, [file for file in find_files(given) if file != own] if own != given else []

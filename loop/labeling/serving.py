@@ -1,19 +1,18 @@
 """Serves the page until it is stopped, and continues the waiting run when enough labels are in (`--resume`).
 
 The run is continued by a child process, `loop resume RUN`, and not by a run that waits, which would hold Ray and its GPUs for hours.
-When the child waits for the next round's labels, the page goes on with them. Must never import torch or Ray.
+When the child waits for the next round's labels, the page asks for those. Must never import torch or Ray.
 """
 
 import asyncio
-import os
 import signal
 import sys
 import time
-from pathlib import Path
 
 from aiohttp import web
 
 from configs.errors import Stopped, UserError, WaitingForLabels
+from loop.executors.executor import child_environment
 from loop.labeling.desk import OVER, Desk
 from loop.labeling.door import Door
 from loop.labeling.page import Page
@@ -82,7 +81,7 @@ async def _wait(desk: Desk, stop: asyncio.Event) -> int:
 
 async def _watch(desk: Desk, stop: asyncio.Event) -> int:
     """Continue the run whenever enough labels are in. Returns its exit code when it has come to an end."""
-    tried = -1  # so many labels were there when the run was continued, and it went on waiting for the same round
+    tried = -1  # how many labels were there when the run was last continued, and then waited for the same round again
     since, count = 0.0, -1
     while not await _stopped(stop, TICK_SECONDS):
         desk.look()
@@ -108,16 +107,14 @@ async def _watch(desk: Desk, stop: asyncio.Event) -> int:
 
 
 async def _resume(desk: Desk, stop: asyncio.Event) -> int:
-    """Run `loop resume` in a child process; returns its exit code. Where the page is stopped, the run stops too, and can go on."""
+    """Run `loop resume` in a child process; returns its exit code. Where the page is stopped, the run stops too, and can be continued."""
     name = desk.folder.name
     say(f"there are enough labels: continuing {name}")
     sys.stdout.flush()
-    project = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (project, os.environ.get("PYTHONPATH"))))
     command = (sys.executable, "-P", "-m", "loop", "resume", name, "--runs", str(desk.folder.path.parent))
     child = await asyncio.create_subprocess_exec(
         *command,
-        env=os.environ | {"PYTHONPATH": path},
+        env=child_environment(),
         start_new_session=True,  # so that Ctrl-C reaches it once, from here
     )
     ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())

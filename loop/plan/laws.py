@@ -53,11 +53,6 @@ class Law:
         left = loss - self.floor - self.params_term(params)
         return (self.b / left) ** (1 / self.beta) if left > 0 else None
 
-    def params_for(self, loss: float, tokens: float) -> float | None:
-        """The parameters with which `tokens` tokens reach a loss. None where there is too little data for it, however large the model."""
-        left = loss - self.floor - self.tokens_term(tokens)
-        return (self.a / left) ** (1 / self.alpha) if left > 0 else None
-
 
 NOTES = Law("notes", 1.69, 406.4, 0.34, 410.7, 0.27, "the practitioner's notes: Hoffmann's constants with beta 0.27 in place of 0.28")
 CHINCHILLA = Law("chinchilla", 1.69, 406.4, 0.34, 410.7, 0.28, "Hoffmann et al., arXiv 2203.15556, equation 10")

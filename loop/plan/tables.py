@@ -1,26 +1,19 @@
 """What `plan base` and `plan run` found, as titles, headers and rows for the terminal, and as lines. Must never import torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from loop.doctor.fitting import in_gib
 from loop.doctor.report import in_time
 from loop.plan.gpus import HOUR
 from loop.plan.laws import LAWS
 from loop.plan.trades import ANSWERS
+from loop.wording import Table
 
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 NONE = "-"
 SHOWN_ROUNDS = 8
 """With more rounds than these, the middle ones are left out of the table of rounds."""
-
-
-class Table(NamedTuple):
-    """The first column is text, and the others are numbers."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str]]
 
 
 # -- plan base ----------------------------------------------------------------------------------------------------------

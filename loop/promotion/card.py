@@ -14,11 +14,12 @@ from configs.schema import RunConfig
 from configs.user_functions import is_function
 from loop import __version__
 from loop.promotion.base import BaseFacts
-from loop.promotion.choosing import Choice, evaluation_stage, policy_stage, round_name
-from loop.promotion.figures import figures
+from loop.promotion.choosing import Choice, evaluation_stage, policy_stage
 from loop.round import BASE, FILTER, LABEL
+from loop.store.estimates import Estimate, estimate, estimates
 from loop.store.journal import RunState
 from loop.store.measures import find_measure
+from loop.wording import round_name
 from rewards.data.sources import source_kind
 
 SHOWN = (
@@ -154,19 +155,23 @@ def _loading(promoted: Promoted) -> str:
 def _measured(promoted: Promoted) -> str:
     number = promoted.choice.round
     now = promoted.state.stage(evaluation_stage(number).name, number).metrics
-    rows = [f"| {text(label)} | {value.mean:.2f} | {value.interval or '-'} | {value.count or '-'} |" for label, value in _shown(now)]
+    rows = [f"| {text(label)} | {found.mean:.2f} | {found.interval_text() or '-'} | {found.size or '-'} |" for label, found in _shown(now)]
     if not rows:
         return "This policy has not been evaluated."
     before = "Prompts that nothing was trained on; `over` means a difference that is taken prompt by prompt."
     return "\n".join([before, "", "| figure | value | 95% interval | values |", "| --- | ---: | ---: | ---: |", *rows])
 
 
-def _shown(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _shown(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Estimate]]:
+    """The shown figures with their names: `gold`, or `win_rate: sft` for a part of one. The meaning stands behind the name."""
     for name in SHOWN:
         measure = find_measure(name)
         meaning = f" ({measure.meaning}, {measure.unit})" if measure else ""
-        for label, value in figures(name, metrics.get(name)):
-            yield f"{label}{meaning}", value
+        value = metrics.get(name)
+        if whole := estimate(value):
+            yield f"{name}{meaning}", whole
+        else:
+            yield from ((f"{name}: {part}{meaning}", found) for part, found in estimates(value).items())
 
 
 def _data(promoted: Promoted) -> str:

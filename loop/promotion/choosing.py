@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from configs.errors import UserError
-from loop.promotion.figures import Figure, figure
 from loop.round import BASELINE, EVALUATE, POLICY, SFT, Stage
+from loop.store.estimates import Estimate, estimate
 from loop.store.journal import RunState
 from loop.store.layout import RunFolder
+from loop.wording import round_name, sentence
 from rewards.measurements import Measurement
 
-Scores = Mapping[int | None, Figure]
+Scores = Mapping[int | None, Estimate]
 """A figure of each round, and under None that of the SFT policy."""
 GOLD, WINS = "true reward", "win rate against the SFT policy"
-CHANCE = Figure(0.5)
+CHANCE = Estimate(0.5)
 """The win rate of a policy against itself."""
 
 
@@ -36,9 +37,9 @@ def check_round(folder: RunFolder, state: RunState, wanted: int | None) -> Choic
     stage = policy_stage(wanted)
     if state.stage(stage.name, wanted).state != "done":
         there = [round_name(r) for r in (None, *sorted(state.rounds)) if state.stage(policy_stage(r).name, r).state == "done"]
-        to_do = f"choose one of these: {', '.join(there)}" if there else f"go on with the run: `loop resume {folder.name}`"
+        to_do = f"choose one of these: {', '.join(there)}" if there else f"continue the run: `loop resume {folder.name}`"
         raise UserError(f"{round_name(wanted)} has no policy yet", str(folder.path), to_do)
-    return Choice(wanted, [f"{_sentence(round_name(wanted))} was named on the command line.", *_doubts(state, wanted)])
+    return Choice(wanted, [f"{sentence(round_name(wanted))} was named on the command line.", *_doubts(state, wanted)])
 
 
 def choose_round(folder: RunFolder, state: RunState) -> Choice:
@@ -58,17 +59,17 @@ def choose_round(folder: RunFolder, state: RunState) -> Choice:
         )
     best, *others = sorted(scores, key=lambda r: scores[r].mean, reverse=True)
     if best is None and what == WINS:
-        second = f"{_sentence(round_name(others[0]))} has the highest win rate against it: {scores[others[0]]}."
+        second = f"{sentence(round_name(others[0]))} has the highest win rate against it: {scores[others[0]].with_interval()}."
         return Choice(None, ["No round wins more often than it loses against the SFT policy.", second])
-    on = f" on {scores[best].count} held-out prompts" if scores[best].count else ""
-    lines = [f"{_sentence(round_name(best))} has the highest {what}{on}: {scores[best]}."]
+    on = f" on {scores[best].size} held-out prompts" if scores[best].size else ""
+    lines = [f"{sentence(round_name(best))} has the highest {what}{on}: {scores[best].with_interval()}."]
     if best is None:
         lines.append("No round is better than the policy that it started from.")
     difference = _paired_gold(folder, best, others[0]) if what == GOLD else None
-    lines.append(f"Next comes {round_name(others[0])} with {scores[others[0]]}.")
+    lines.append(f"Next comes {round_name(others[0])} with {scores[others[0]].with_interval()}.")
     if difference:
-        clear = "clear" if difference.low is not None and difference.low > 0 else "not clear: it may be chance"
-        lines.append(f"The difference, prompt by prompt, is {difference}, which is {clear}.")
+        clear = "clear" if difference.is_above(0.0) else "not clear: it may be chance"
+        lines.append(f"The difference, prompt by prompt, is {difference.with_interval()}, which is {clear}.")
     return Choice(best, [*lines, *_doubts(state, best)])
 
 
@@ -82,30 +83,25 @@ def evaluation_stage(round_number: int | None) -> Stage:
     return BASELINE if round_number is None else EVALUATE
 
 
-def round_name(round_number: int | None) -> str:
-    """A round in a sentence."""
-    return "the SFT policy" if round_number is None else f"round {round_number}"
-
-
 def _gold(state: RunState, rounds: list[int]) -> Scores:
     """The true reward of all policies; nothing if it was not measured for all of them."""
-    found = {r: figure(state.stage(evaluation_stage(r).name, r).metrics.get("gold")) for r in (None, *rounds)}
+    found = {r: estimate(state.stage(evaluation_stage(r).name, r).metrics.get("gold")) for r in (None, *rounds)}
     scores = {r: value for r, value in found.items() if value is not None}
     return scores if len(scores) == len(found) else {}
 
 
 def _wins(state: RunState, rounds: list[int]) -> Scores:
     """The win rates of all rounds against the SFT policy; nothing if they were not measured for all of them."""
-    found = {r: figure(state.stage(EVALUATE.name, r).metrics.get("win_rate", {}).get("sft")) for r in rounds}
+    found = {r: estimate(state.stage(EVALUATE.name, r).metrics.get("win_rate", {}).get("sft")) for r in rounds}
     scores = {r: value for r, value in found.items() if value is not None}
     return scores | {None: CHANCE} if len(scores) == len(rounds) else {}
 
 
-def _paired_gold(folder: RunFolder, first: int | None, second: int | None) -> Figure | None:
+def _paired_gold(folder: RunFolder, first: int | None, second: int | None) -> Estimate | None:
     """The true reward of one policy minus that of another, prompt by prompt. Raises UserError for damaged measurements."""
     one, other = (_gold_by_prompt(folder, r) for r in (first, second))
     prompts = [prompt for prompt in one if prompt in other]
-    return figure(Measurement([one[prompt] - other[prompt] for prompt in prompts], prompts).mean())
+    return estimate(Measurement([one[prompt] - other[prompt] for prompt in prompts], prompts).mean())
 
 
 def _gold_by_prompt(folder: RunFolder, round_number: int | None) -> dict[str, float]:
@@ -126,7 +122,3 @@ def _doubts(state: RunState, round_number: int | None) -> list[str]:
         return []
     signs = ", ".join(name for name, sign in found.get("signs", {}).items() if sign.get("fires"))
     return [f"Before you ship it: its evaluation says that over-optimisation is {found['verdict']} (signs: {signs})."]
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]

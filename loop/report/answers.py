@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loop.report.reading import RunView, is_number
-from loop.round import BASELINE, EVALUATE, LABEL, SAMPLE, SELECT
+from loop.promotion.choosing import evaluation_stage
+from loop.report.reading import RunView
+from loop.round import LABEL, SAMPLE, SELECT
+from loop.store.estimates import is_number
 from rewards.rules import RULES, find_rules
 from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.texts import main_script
@@ -51,15 +53,13 @@ class _Labels:
 
 def prompts_of(run: RunView, kind: str) -> list[str]:
     """The prompts that have answers of a kind, each once."""
-    stages = (
-        [(BASELINE.name, None), *((EVALUATE.name, r) for r in run.rounds)] if kind == HELD_OUT else [(SAMPLE.name, r) for r in run.rounds]
-    )
-    return list(dict.fromkeys(str(row.get("prompt_id")) for stage, r in stages for row in run.rows(stage, r, "samples.jsonl")))
+    stages = [(evaluation_stage(r), r) for r in (None, *run.rounds)] if kind == HELD_OUT else [(SAMPLE, r) for r in run.rounds]
+    return list(dict.fromkeys(str(row.get("prompt_id")) for stage, r in stages for row in run.rows(stage.name, r, "samples.jsonl")))
 
 
 def held_out_answers(run: RunView, r: int | None, only: set[str] | None = None) -> Iterator[Shown]:
     """The answers of a round's policy to held-out prompts. only: these prompts."""
-    stage = BASELINE.name if r is None else EVALUATE.name
+    stage = evaluation_stage(r).name
     measured = {str(row.get("prompt_id")): row for row in run.rows(stage, r, "measurements.jsonl")}
     rows = list(run.rows(stage, r, "samples.jsonl"))
     for row, defects in _judged(run, rows, only):

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from loop.experiments.intervals import t_quantile
+from loop.experiments.intervals import interval
 from loop.experiments.results import LAST
 from loop.experiments.tables import NOTE, make_tables
 from loop.report.charts import Chart, Point, Series, line_chart
 from loop.report.page import Page, Part, Section, Story
 from loop.report.story import Answer
-from loop.report.tables import Table
+from loop.wording import Table
 
 RESULTS = "results.json"
 
@@ -27,7 +27,7 @@ def experiment_page(folder: Path) -> Page:
     path = folder / RESULTS
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        tables = [Table(*table) for table in make_tables(results)]
+        tables = make_tables(results)
         charts = [*_by_round(results), *_differences(results)]
         settings = [
             [name, str(arm["rounds"]), "; ".join(f"{key}={value}" for key, value in arm["changes"].items())]
@@ -98,11 +98,7 @@ def _last(results: Mapping[str, Any], metric: str, arm: str, number: int) -> Ser
 
 
 def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Student's 95% interval of a mean over seeds; None for one seed."""
-    if row["standard_error"] is None or row["count"] < 2:
-        return None
-    half = t_quantile(row["count"] - 1) * row["standard_error"]
-    return row["mean"] - half, row["mean"] + half
+    return interval(row["mean"], row["standard_error"], row["count"])
 
 
 def _differences(results: Mapping[str, Any]) -> list[Chart]:

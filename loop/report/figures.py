@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from loop.report.charts import Chart, Point, Series, bar_chart, line_chart
-from loop.report.reading import Estimate, RunView, estimate, estimates, is_number, numbers, rates, win_rate_over_sft, win_rates
+from loop.report.reading import RunView, numbers, rates, win_rate_over_sft, win_rates
 from loop.round import KEEP, LABEL, POLICY, RETRAIN, SELECT
+from loop.store.estimates import Estimate, estimate, estimates, is_number
 
 SFT = -1
 """The place of the SFT policy on an axis of rounds."""

@@ -17,8 +17,7 @@ from loop.report.charts import Chart
 from loop.report.reading import RunView
 from loop.report.signs import checks, signs
 from loop.report.story import Answer, tell
-from loop.report.tables import Table
-from loop.report.words import round_name, sentence
+from loop.wording import Table, round_name, sentence
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE, SCRIPT = "page.html.jinja", "page.css", "browser.js"

@@ -3,23 +3,20 @@ left out. Must never write into the run.
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any
 
 from configs.errors import UserError
-from configs.loading import read_yaml
-from loop.round import BASELINE, EVALUATE
+from configs.loading import flatten, read_yaml
+from loop.promotion.choosing import evaluation_stage
+from loop.round import EVALUATE
+from loop.store.estimates import Estimate, estimates, is_number
 from loop.store.journal import RunState, read_events
 from loop.store.layout import RunFolder
 from loop.store.seen import seen_state
 
-NORMAL_QUANTILE = 1.959964
-"""A normal variable lies between minus this and this with probability 95 %."""
-MEANS = ("mean", "accuracy")
-COUNTS = ("count", "pairs", "updates")
 WINS = {
     ("win_rate", "sft"): "over SFT",
     ("length_controlled_win_rate", "sft"): "over SFT, at the same length",
@@ -27,33 +24,6 @@ WINS = {
     ("length_controlled_win_rate", "last"): "over the last round, at the same length",
 }
 """(metric of `evaluate`, the other policy) -> what it is called here."""
-
-
-class Estimate(NamedTuple):
-    """A mean, its standard error (None where there is none) and how many values it is the mean of.
-
-    ends: the 95 % interval, where the metric has one of its own.
-    """
-
-    mean: float
-    error: float | None = None
-    size: int = 0
-    ends: tuple[float, float] | None = None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval; None where the metric has no error."""
-        if self.ends or self.error is None:
-            return self.ends
-        return self.mean - NORMAL_QUANTILE * self.error, self.mean + NORMAL_QUANTILE * self.error
-
-    def is_above(self, value: float) -> bool:
-        """Whether the whole interval is above `value`. Without an interval nothing is certain."""
-        return self.interval is not None and self.interval[0] > value
-
-    def is_below(self, value: float) -> bool:
-        """Whether the whole interval is below `value`."""
-        return self.interval is not None and self.interval[1] < value
 
 
 @dataclass(frozen=True)
@@ -86,7 +56,7 @@ class RunView:
 
     def policy(self, round_number: int | None) -> dict[str, Any]:
         """What was measured of a round's policy on held-out prompts; None means the SFT policy."""
-        return self.metrics(BASELINE.name if round_number is None else EVALUATE.name, round_number)
+        return self.metrics(evaluation_stage(round_number).name, round_number)
 
     def rows(self, stage: str, round_number: int | None, file: str) -> Iterator[dict[str, Any]]:
         """The rows of a JSON-lines file of a committed stage; none where it is not there."""
@@ -97,20 +67,11 @@ def read_run(path: Path, name: str | None = None) -> RunView:
     """Read a run. name: what to call it, if not by its directory. Raises UserError for a damaged journal."""
     folder = RunFolder(path)
     try:
-        config = dict(flatten(read_yaml(folder.config)))
+        config = flatten(read_yaml(folder.config))
     except (UserError, OSError):
         config = {}
     events = read_events(folder.journal)
     return RunView(name or folder.name, folder, seen_state(folder, events), config, events[0].at if events else "")
-
-
-def flatten(values: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every setting."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from flatten(value, f"{section}{key}.")
-        else:
-            yield f"{section}{key}", value
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -128,33 +89,6 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise UserError("a line is no JSON object", f"{path}, line {number}", "see what is damaged with `loop verify RUN`")
             yield row
-
-
-def estimate(value: Any) -> Estimate | None:
-    """The estimate in a metric: a summary (rewards/measurements.py), the pairwise part of a selector's, or a number."""
-    if isinstance(value, dict) and "pairwise" in value:
-        value = value["pairwise"]
-    if isinstance(value, dict):
-        mean = next((value[name] for name in MEANS if name in value), None)
-        count = next((value[name] for name in COUNTS if name in value), 0)
-        error, low, high = (value.get(name) for name in ("standard_error", "low", "high"))
-    else:
-        mean, error, count, low, high = value, None, 0, None, None
-    if not is_number(mean):
-        return None
-    ends = (float(low), float(high)) if is_number(low) and is_number(high) else None
-    return Estimate(float(mean), float(error) if is_number(error) else None, int(count) if is_number(count) else 0, ends)
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def estimates(value: Any) -> dict[str, Estimate]:
-    """The estimates in a metric that has several, by name."""
-    found = {str(name): estimate(part) for name, part in value.items()} if isinstance(value, dict) else {}
-    return {name: part for name, part in found.items() if part is not None}
 
 
 def numbers(value: Any) -> dict[str, float]:

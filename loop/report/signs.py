@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loop.report.reading import NORMAL_QUANTILE, RunView, estimate, estimates, is_number, rates
-from loop.report.words import interval
+from loop.report.reading import RunView, rates
+from loop.store.estimates import Estimate, estimate, estimates, is_number
+from rewards.measurements import NORMAL_QUANTILE
 
 RULE_POINTS = 0.05
 """By how much the rate of a rule must have risen over the SFT policy's, beside being clear of chance. A share of answers of 5 % is what
@@ -83,6 +84,11 @@ def checks(run: RunView, r: int) -> list[Check]:
 def signs(run: RunView, r: int) -> list[Sign]:
     """The signs of over-optimisation in a round."""
     return [sign for check in checks(run, r) for sign in check.signs]
+
+
+def interval(value: Estimate) -> str:
+    """A difference with its 95 % interval. Says so where it has none."""
+    return value.with_interval("+.2f") + ("" if value.interval else " (without an interval)")
 
 
 def is_suspicious(run: RunView, r: int) -> bool:

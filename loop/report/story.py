@@ -9,10 +9,11 @@ from typing import Literal
 
 from configs.errors import UserError
 from loop.promotion.choosing import choose_round
-from loop.report.reading import Estimate, RunView, estimate, win_rate_over_sft
-from loop.report.signs import Sign, Verdict, checks, is_suspicious, signs, verdict
-from loop.report.words import interval, percent_interval, round_name, sentence
+from loop.report.reading import RunView, win_rate_over_sft
+from loop.report.signs import Sign, Verdict, checks, interval, is_suspicious, signs, verdict
 from loop.round import RETRAIN
+from loop.store.estimates import Estimate, estimate
+from loop.wording import round_name, sentence
 
 Tone = Literal["good", "warn", "bad", "plain"]
 """How an answer is coloured. plain: it is neither good nor bad news."""
@@ -46,10 +47,12 @@ def better(run: RunView) -> Answer:
         before, now = estimate(run.policy(None).get("gold")), estimate(metrics.get("gold"))
         values = f": {before.mean:.2f} after SFT, {now.mean:.2f} after round {last}" if before and now else ""
         lines = [f"True reward on {gain.size} held-out prompts{values}. The gain is {interval(gain)}, prompt by prompt."]
-        lines += [f"It is preferred to the SFT policy in {percent_interval(rate)} of {rate.size} comparisons."] if rate else []
+        lines += [f"It is preferred to the SFT policy in {rate.with_interval('.0%')} of {rate.size} comparisons."] if rate else []
         return Answer(BETTER, *_direction(gain, 0.0, f"{gain.mean:+.2f} in true reward"), lines)
     if rate:
-        lines = [f"After round {last}, its answer is preferred to the SFT policy's in {percent_interval(rate)} of {rate.size} comparisons."]
+        lines = [
+            f"After round {last}, its answer is preferred to the SFT policy's in {rate.with_interval('.0%')} of {rate.size} comparisons."
+        ]
         return Answer(BETTER, *_direction(rate, CHANCE, f"preferred in {rate.mean:.0%}"), lines)
     if proxy := estimate(metrics.get("proxy_gain")):
         said = f"The reward model of round {last} scores it {interval(proxy)} standard deviations from the SFT policy."
@@ -91,7 +94,7 @@ def _unsure_reward_model(run: RunView, r: int) -> Iterator[str]:
     fresh = estimate(run.metrics(RETRAIN.name, r).get("accuracy_fresh_before"))
     if fresh and fresh.interval and fresh.interval[0] <= CHANCE:
         said = "is no better than chance on this policy's answers, so its score can say little about them"
-        yield f"The reward model that PPO used {said}: {percent_interval(fresh)}. This alone is no sign of cheating."
+        yield f"The reward model that PPO used {said}: {fresh.with_interval('.0%')}. This alone is no sign of cheating."
 
 
 def ship(run: RunView) -> Answer:

@@ -1,29 +1,21 @@
 """The tables of a report: text in rows, which the template shows as they are."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from loop.ledger import run_ledger
 from loop.report import reading
-from loop.report.reading import WINS, Estimate, RunView, estimate, estimates, is_number, numbers, rates
+from loop.report.reading import WINS, RunView, numbers, rates
 from loop.report.signs import sign_name, verdict
-from loop.report.words import round_name
 from loop.round import LABEL, POLICY, RETRAIN, SELECT
+from loop.store.estimates import Estimate, estimate, estimates, is_number
 from loop.store.layout import stage_name
 from loop.store.measures import warning_lines
+from loop.wording import Table, round_name
 from rewards.curation import ledger as original
 
 MISSING = "–"
 RUN_NAMES = {"name"}
 """Settings that differ between any two runs."""
-
-
-class Table(NamedTuple):
-    """The first column is text, and the others are numbers."""
-
-    title: str
-    headers: list[str]
-    rows: list[list[str]]
 
 
 def rounds(run: RunView) -> Table:
@@ -176,9 +168,7 @@ def without_empty(table: Table) -> Table:
 
 def cell(value: Estimate | None, form: str) -> str:
     """An estimate with its standard error."""
-    if value is None:
-        return MISSING
-    return f"{value.mean:{form}}" if value.error is None else f"{value.mean:{form}} ± {value.error:{form.removeprefix('+')}}"
+    return MISSING if value is None else value.with_error(form)
 
 
 def number(value: object) -> str:

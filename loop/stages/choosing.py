@@ -1,11 +1,9 @@
 """What `loop choose` asks of a worker: the favourite among several completions of each prompt. It is part of no run."""
 
-import json
-
 from configs.errors import UserError
 from loop.stages.context import Context, Metrics
 from loop.stages.selecting import tools_with, used_selector
-from loop.store.layout import MANIFEST
+from policies.tokenization import last_turn
 from rewards.comparisons import PromptRecord, read_jsonl
 from rewards.scoring import Scorer
 from rewards.selectors import group_samples, listwise
@@ -25,8 +23,7 @@ def choose(context: Context) -> Metrics:
     records = read_jsonl(inputs["prompts"] / "prompts.jsonl", PromptRecord)
     _check_lengths(context, records)
     backbone.add_adapter("policy", folder=inputs["policy"])
-    digest = json.loads((inputs["policy"] / MANIFEST).read_text(encoding="utf-8"))["digest"]
-    samples = context.sampler.sample("policy", records, num, context.round, context.round, digest, context.seed)
+    samples = context.sampler.sample("policy", records, num, context.round, context.round, context.digest("policy"), context.seed)
     tools = tools_with(context, Scorer.load(backbone, "retrained", inputs["retrained"]))
     choices = choose_favourites(used_selector(context, inputs["select"], tools), group_samples(samples))
     context.save_rows("chosen.jsonl", [choice.row() | {"candidates": choice.candidates()} for choice in choices])
@@ -38,7 +35,7 @@ def _check_lengths(context: Context, records: list[PromptRecord]) -> None:
     limits = context.limits
     for record in records:
         if reason := limits.excess(record):
-            text = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
+            text = last_turn(record.prompt)
             shown = text[:SHOWN_CHARACTERS] + "…" * (len(text) > SHOWN_CHARACTERS)
             to_do = f"change or remove the prompt; the run allows data.max_prompt_tokens={limits.max_prompt_tokens}"
             raise UserError(f"the policy cannot answer a prompt: {reason}", f"the prompt {shown!r}", to_do)

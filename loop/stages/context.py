@@ -1,5 +1,6 @@
 """What a stage is given: its part of the config, its inputs, an empty output directory, and ways to report and to save."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from loop.store.layout import MANIFEST
 from policies import parallel
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
@@ -120,6 +122,10 @@ class Context:
         language = self.config.rules.expected_language
         return evaluate_policy(self.sampler, adapter, prompts, self.config.evaluate, seed, self.round, self.gold, language)
 
+    def digest(self, name: str) -> str:
+        """The digest of one of the input directories."""
+        return json.loads((self.inputs[name] / MANIFEST).read_text(encoding="utf-8"))["digest"]
+
     # -- what the stage writes ----------------------------------------------------------------------------------------
 
     def save(self, write: Callable[[Path], object]) -> None:
@@ -130,6 +136,10 @@ class Context:
     def save_rows(self, name: str, rows: Iterable[Any]) -> None:
         """Write records as JSON lines, on the main worker only."""
         self.save(lambda folder: rows.write(folder / name) if isinstance(rows, RowFile) else write_jsonl(folder / name, rows))
+
+    def save_json(self, name: str, value: Any) -> None:
+        """Write one JSON object, on the main worker only."""
+        self.save(lambda folder: (folder / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8"))
 
     def save_log(self, rows: Iterable[dict[str, float]]) -> None:
         """Write a training log, one step a line."""

@@ -34,7 +34,7 @@ def record_reward_model(context: Context) -> Metrics:
     assert found is not None
     if not Path(found.model).is_dir():
         record["commit"] = resolved_commit(found.model, found.revision)
-    context.save(lambda folder: (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8"))
+    context.save_json(RECORD, record)
     heldout = context.pairs("heldout_pairs")
     readable = _readable(scorer, heldout, str(config.model))
     metrics = _judge(context, scorer, readable)

@@ -1,6 +1,5 @@
 """The stages of a round."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from loop.stages.ready_models import load_recorded
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.stages.winning import WINS, judge_policy, win_metrics
-from loop.store.layout import MANIFEST
 from policies import ppo
 from policies.adapters import interpolate
 from policies.batching import prompt_batches
@@ -315,10 +313,9 @@ def _prompt_batches(context: Context) -> list[list[EncodedPrompt]]:
 
 def _sample_from(context: Context, policy: str, prompts: Sequence[PromptRecord], policy_round: int | None) -> list[Sample]:
     """Samples of one of the input policies, `policy` or `last`."""
-    folder = context.inputs[policy]
-    context.backbone.add_adapter(policy, folder=folder)
-    digest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["digest"]
-    return context.sampler.sample(policy, prompts, context.config.sample.num_completions, context.round, policy_round, digest, context.seed)
+    context.backbone.add_adapter(policy, folder=context.inputs[policy])
+    digest, num = context.digest(policy), context.config.sample.num_completions
+    return context.sampler.sample(policy, prompts, num, context.round, policy_round, digest, context.seed)
 
 
 def _samples_in(folder: Path) -> list[Sample]:

@@ -56,10 +56,10 @@ def data(context: Context) -> Metrics:
     }
     for name, records in parts.items():
         context.save_rows(f"{name}.jsonl", records)
-    context.save(lambda folder: _write_json(folder / LEDGER, loaded.ledger.as_json()))
+    context.save_json(LEDGER, loaded.ledger.as_json())
     if loaded.counts:
         accounts = [counts.as_json() | {"files": hash_source(counts.source)} for counts in loaded.counts]
-        context.save(lambda folder: _write_json(folder / "sources.json", accounts))
+        context.save_json("sources.json", accounts)
     return {name: len(records) for name, records in parts.items()} | {
         "ties": loaded.ties,
         "skipped": dict(loaded.skipped),
@@ -107,7 +107,7 @@ def filter(context: Context) -> Metrics:
         elif name == "answers":
             left_out_answers = left_out
     ledger.check()
-    context.save(lambda folder: _write_json(folder / LEDGER, ledger.as_json()))
+    context.save_json(LEDGER, ledger.as_json())
     context.report(1, 1)
     found: Metrics = counts | {"left_out": dict(left_out_pairs), "ledger": ledger.as_json()}
     return found | ({"answers_left_out": dict(left_out_answers)} if left_out_answers else {})
@@ -167,7 +167,7 @@ def _record_base(context: Context, config: BaseConfig) -> Metrics:
     folder = Path(source)
     what: dict[str, Any] = {"files": hash_files(folder)} if folder.is_dir() else {"commit": resolved_commit(config.model, config.revision)}
     record = {"model": config.model, "revision": config.revision, **what}
-    context.save(lambda output: _write_json(output / RECORD, record))
+    context.save_json(RECORD, record)
     context.report(1, 1)
     return {"commit": what["commit"]} if what.get("commit") else {}
 
@@ -182,7 +182,3 @@ def _pretraining_dialogues(context: Context, config: BaseConfig) -> Iterator[tup
 
 def _as_messages(prompt: Prompt) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,15 +1,12 @@
 """Is this round's policy better than the SFT policy and than the last round's? What they answer, what the labeler says of it, and whether
 the policy exploits its reward."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from configs.judging import prompts_compared
 from configs.seeds import derive_seed, draw
 from loop.stages.context import Context, Metrics
-from loop.store.layout import MANIFEST
 from loop.store.measures import WARNINGS
 from rewards import overoptimization, win_rates
 from rewards.baselines import fit_bag_of_words
@@ -79,7 +76,7 @@ def _answers_of(context: Context, adapter: str, asked: Sequence[PromptRecord], p
     name = "sft" if policy_round is None else policy_round
     seeds = [derive_seed(context.run_seed("win-rate"), name, record.prompt_id) for record in asked]
     responses = context.sampler.respond(adapter, asked, seeds, f"answers-{name}")
-    digest = _digest(context.inputs[adapter])
+    digest = context.digest(adapter)
     return [
         replace(
             context.sampler.make_sample(answer_id(context.round or 0, policy_round, record.prompt_id), record, response, policy_round),
@@ -87,10 +84,6 @@ def _answers_of(context: Context, adapter: str, asked: Sequence[PromptRecord], p
         )
         for record, response in zip(asked, responses, strict=True)
     ]
-
-
-def _digest(folder: Path) -> str:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["digest"]
 
 
 def _by_bag_of_words(context: Context, own: Sequence[Sample], sft: Sequence[Sample]) -> Summary | None:

@@ -156,3 +156,8 @@ def runs_of_experiments(folder: Path) -> dict[str, RunFolder]:
     """The runs of the experiments in a directory of runs, by their name there: EXPERIMENT/RUN."""
     experiments = [child for child in sorted(folder.glob("*")) if child.is_dir() and not RunFolder(child).journal.exists()]
     return {f"{experiment.name}/{run.name}": run for experiment in experiments for run in runs_in(experiment)}
+
+
+def all_runs(folder: Path) -> dict[str, RunFolder]:
+    """The runs in a directory of runs by name, also those of experiments (EXPERIMENT/RUN)."""
+    return {run.name: run for run in runs_in(folder)} | runs_of_experiments(folder)

@@ -4,11 +4,12 @@ Stages return metrics by name; the terminal, `status` and documents look the nam
 run is known. `X_over_Y` is known wherever X is: it is X minus the X of Y, item by item. Must never import torch or Ray.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
+
+from loop.store.estimates import MEANS, estimate, is_number, mean_in
 
 Direction = Literal["higher", "lower"]
 
@@ -79,7 +80,7 @@ MEASURES: dict[str, Measure] = {
     "newly_kept": Measure("completions drawn in this round that are kept, by the source of their prompt", TEXTS),
     "kept_by_round": Measure("kept completions by the round whose policy wrote them", TEXTS),
     "rows": Measure("completions that the policy is fine-tuned on", ROWS),
-    "warnings": Measure("what the user should know before the run goes on", "text"),
+    "warnings": Measure("what the user should know before the run continues", "text"),
     "functions": Measure("the user's functions and model folders that the stage used, with the hashes of their files", "text"),
     # training
     "commit": Measure("the commit of a model from the hub", "text"),
@@ -223,10 +224,6 @@ class Number(NamedTuple):
     value: float
 
 
-MEANS = ("mean", "accuracy")
-"""The names of the mean in a summary (rewards/measurements.py)."""
-
-
 def numbers(metrics: Mapping[str, Any]) -> Iterator[Number]:
     """Every finite number in a stage's metrics. Of a summary it is the mean; its standard error and its count are left out."""
     for name, value in metrics.items():
@@ -236,11 +233,11 @@ def numbers(metrics: Mapping[str, Any]) -> Iterator[Number]:
 
 def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], float]]:
     if isinstance(value, dict) and "standard_error" in value:
-        yield from _leaves(next((value[name] for name in MEANS if name in value), None))
+        yield from _leaves(mean_in(value))
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from (((str(key), *parts), number) for parts, number in _leaves(item))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    elif is_number(value):
         yield (), float(value)
 
 
@@ -266,19 +263,11 @@ def live(metrics: Mapping[str, float]) -> str:
 
 def _text(value: Any, form: str = ".2f") -> str:
     if isinstance(value, dict):
-        if "pairwise" in value:
-            return _text(value["pairwise"], form)
-        if "accuracy" in value:
-            return _with_error(value["accuracy"], value["standard_error"], ".3f")
-        if "mean" in value:
-            return _with_error(value["mean"], value["standard_error"], form)
+        if found := estimate(value):
+            return found.with_error(".3f" if "accuracy" in value.get("pairwise", value) else form)
+        if any(name in value for name in ("pairwise", *MEANS)):
+            return "-"
         if all(isinstance(part, dict) for part in value.values()):
             return "; ".join(f"{what} {_text(part, form)}" for what, part in value.items())
         return "; ".join(f"{count} x {what}" for what, count in value.items())
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _with_error(mean: float | None, error: float | None, form: str) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:{form}}" if error is None else f"{mean:{form}} ± {error:{form.removeprefix('+')}}"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
+from configs.loading import flatten
 from configs.schema import RunConfig
 
 PROJECT = "loop"
@@ -105,8 +106,8 @@ class MLflow:
             own = None if "MLFLOW_TRACKING_URI" in os.environ else (folder.resolve() / "artifacts").as_uri()
             experiment_id = client.create_experiment(name, artifact_location=own)
         run = client.create_run(experiment_id, run_name=config.name)
-        for setting, value in flat(config.model_dump(mode="json")).items():
-            client.log_param(run.info.run_id, setting, value)
+        for setting, value in flatten(config.model_dump(mode="json")).items():
+            client.log_param(run.info.run_id, setting, str(value))
         known.write_text(run.info.run_id, encoding="utf-8")
         return cls(client, run.info.run_id)
 
@@ -220,11 +221,3 @@ class Trackio:
 
 LIBRARIES: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WandB, "mlflow": MLflow}
 """The names of `report_to` (configs/schema.py)."""
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Settings by their dotted names, as text."""
-    found: dict[str, str] = {}
-    for name, value in values.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": str(value)}
-    return found

@@ -1,7 +1,7 @@
 """What trackers are told of a run: the figures of each finished stage by round, and the curves of the running stage by step.
 
 The run's own directory has all of it and more, so a tracker is told and never asked. A tracker that fails while the run works is left
-alone from then on, and the run goes on. Each tracker remembers in the run directory which finished stages it has been told of: one that is
+alone from then on; the run continues. Each tracker remembers in the run directory which finished stages it has been told of: one that is
 added later is told of all of them, and a run that resumes tells nothing twice. Must never import torch or Ray.
 """
 
@@ -98,7 +98,7 @@ class Trackers:
             try:
                 with self._quietly():
                     tell(tracker)
-            except Exception as error:  # whatever a library or its network raises, the run goes on
+            except Exception as error:  # whatever a library or its network raises, the run continues
                 del self._trackers[name]
                 self._say(f"{name} has failed and is told nothing more: {type(error).__name__}: {in_a_line(error)}")
 

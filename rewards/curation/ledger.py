@@ -5,7 +5,7 @@ A row that makes several pairs, as one with four rated answers, counts once for 
     keep      it is a training pair, or an answer that SFT is trained on
     remove    nothing uses it; the reason is counted
     move      another part of the run uses it, and the part is counted: HELD_OUT only judges, LABELER only trains the labeler, and of
-              PROMPTS only the prompt is used, which the policy answers anew (the notes' "move & generate new")
+              PROMPTS only the prompt is used, which the policy answers anew ("move & generate new" in the practitioner's notes)
 
 Beside them stands what was generated: by round, the completions of the policy that the selector has kept. They are new rows, so they are
 in no sum with the original ones. The invariant: original = kept + removed + moved, for each source.

@@ -1,6 +1,6 @@
 """The child process of `loop data`, because readers of data import torch, and a command must not.
 
-It reads a request from standard input and writes lines of JSON: `{"rows": N}` as it goes on, and at last `{"survey": ...}` or
+It reads a request from standard input and writes lines of JSON: `{"rows": N}` while it reads, and at last `{"survey": ...}` or
 `{"error": [what, where, to do]}`.
 """
 

@@ -1,6 +1,6 @@
-"""Reads the sources of a config row by row: what each row holds, or why it cannot be used. Nothing is lost, and no file is held in memory.
+"""Reads a source row by row: what each row holds, or why it cannot be used. Nothing is lost, and no file is held in memory.
 
-    for source, row in read_sources(config):
+    for row in read_source(source, is_normalized=True):
         if isinstance(row, Unusable): ...    # reason, place, excerpt
         else: ...                            # row.records: what it holds; row.left_out: parts that cannot be used
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import user_functions
-from configs.data import DataConfig, Kind
+from configs.data import Kind
 from configs.errors import UserError
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data import tables
@@ -25,7 +25,7 @@ from rewards.data.formats import FORMATS, Format, Found, find_format
 from rewards.data.json_lines import try_json, try_json_lines
 from rewards.data.normalizing import normalize, normalize_prompt
 from rewards.data.rows import Pair, Question, Row, check
-from rewards.data.sources import Source, find_sources
+from rewards.data.sources import Source
 from rewards.data.splits import content_id
 from rewards.data.unpacking import file_kind
 from rewards.data.unusable import BadLine, BadRow, Unusable, excerpt
@@ -62,13 +62,6 @@ class ReadRow:
     records: tuple[Held, ...]
     left_out: tuple[str, ...] = ()
     changed: Mapping[str, int] = field(default_factory=dict)
-
-
-def read_sources(config: DataConfig) -> Iterator[tuple[Source, ReadRow | Unusable]]:
-    """Each row of each source, in order. There are none for the embedded world. Raises UserError for a source that cannot be read."""
-    for source in find_sources(config):
-        for row in read_source(source, config.normalize):
-            yield source, row
 
 
 def read_source(source: Source, is_normalized: bool) -> Iterator[ReadRow | Unusable]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from configs import user_functions
 from configs.data import DataConfig, SourceConfig
 from configs.errors import UserError
+from policies.base_folder import looks_like_a_path
 from rewards.data.unpacking import KINDS, PACKERS, file_kind, packer, without_endings
 
 PATTERN = frozenset("*?[")
@@ -58,8 +59,7 @@ def source_kind(path: str) -> SourceKind:
 
 def is_file_source(path: str) -> bool:
     """Whether a path is meant as a file. Otherwise it is the name of a data set of the hub."""
-    looks_like_path = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1
-    return looks_like_path or os.path.exists(path) or file_kind(path) is not None or bool(PATTERN & set(path))
+    return looks_like_a_path(path) or os.path.exists(path) or file_kind(path) is not None or bool(PATTERN & set(path))
 
 
 def check_sources(given: Any, where: str, mixed: bool = False) -> None:

@@ -10,16 +10,11 @@ after an interruption. It may raise `configs.errors.WaitingForLabels` to end the
 from collections.abc import Sequence
 
 from configs import user_functions
-from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import Judge, Pair, checked_verdicts, label_by_judge
+from rewards.labelers.labels import LabelTask
+from rewards.labelers.pairs import Judge, Pair, checked_verdicts
 
 SHARD = 32
 """Pairs that the judge is given at once."""
-
-
-def label(task: LabelTask) -> Labels:
-    """Compare samples by the judge that the config names."""
-    return label_by_judge(task, judge(task))
 
 
 def judge(task: LabelTask) -> Judge:

@@ -1,13 +1,8 @@
 """The labeler of the embedded world. It knows the true reward: P(a is better than b) = sigmoid(gold(a) - gold(b))."""
 
-from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import Judge, judge_by_scores, label_by_judge
+from rewards.labelers.labels import LabelTask
+from rewards.labelers.pairs import Judge, judge_by_scores
 from rewards.world.gold import gold_scores
-
-
-def label(task: LabelTask) -> Labels:
-    """Compare samples of the embedded world's prompts."""
-    return label_by_judge(task, judge(task))
 
 
 def judge(task: LabelTask) -> Judge:

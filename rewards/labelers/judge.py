@@ -17,8 +17,8 @@ from configs.errors import UserError
 from policies import parallel
 from rewards.comparisons import Prompt, Sample
 from rewards.labelers.endpoint import Endpoint, Refused, ReplyCache
-from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import Judge, Verdict, label_by_judge
+from rewards.labelers.labels import LabelTask
+from rewards.labelers.pairs import Judge, Verdict
 from rewards.labelers.picking import Pair
 
 SHARD = 16
@@ -33,11 +33,6 @@ _THAI, _LATIN = re.compile("[\u0e00-\u0e7f]"), re.compile("[A-Za-z]")
 
 Said = dict[str, Any]
 """What the judge said of one pair, as plain data: `verdict` is "first", "second", "tie", or None with the reason in `why`."""
-
-
-def label(task: LabelTask) -> Labels:
-    """Compare samples by the judge."""
-    return label_by_judge(task, judge(task))
 
 
 def judge(task: LabelTask) -> Judge:

@@ -11,6 +11,7 @@ letter only, such as answer1 and answer2, or response_a and response_b.
 """
 
 import csv
+import glob
 import io
 import json
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from configs.judging import LabelerConfig
 from rewards.data.json_lines import try_json, try_json_lines
 from rewards.data.unpacking import file_kind, opened
 from rewards.data.unusable import BadLine, BadRow
@@ -40,6 +42,17 @@ OF_AN_ANNOTATION = {"annotator", "annotation_id"}
 SIDES = ({"first", "left", "a", "1"}, {"second", "right", "b", "2"})
 TIES = {"tie", "equal", "same", "both", "neither", "none", "none,none"}
 """What raters' forms call the sides, beside the names of the texts themselves, and what they call a tie."""
+
+
+def find_path(config: LabelerConfig, round_number: int) -> Path:
+    """Where the labels of a round are expected. It may be a pattern such as labels/*.jsonl."""
+    return Path(str(config.path).replace("{round}", str(round_number)))
+
+
+def find_files(path: Path) -> list[Path]:
+    """The label files that are there, by name: those that fit a pattern, or the one file."""
+    files = [Path(name) for name in sorted(glob.glob(str(path)))] if glob.has_magic(str(path)) and not path.exists() else [path]
+    return [file for file in files if file.exists()]
 
 
 def read_labels(path: Path) -> Iterator[tuple[str, Found]]:

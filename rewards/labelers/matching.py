@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.errors import UserError
-from configs.schema import LabelerConfig
 from rewards.comparisons import WIN_RATE, Comparison, Sample, parse_answer_id, round_of
 from rewards.data.normalizing import normalize, normalize_prompt
 from rewards.data.rows import BadRow, Pair, parse_row
 from rewards.data.rows import check as check_pair
-from rewards.data.splits import Split, content_id
+from rewards.data.splits import content_id
 from rewards.labelers.label_rows import ByIds, ByTexts, check, shown
-from rewards.labelers.labels import Earlier, Labels
+from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import compare
 from rewards.labelers.picking import match_answers
 from rewards.labelers.raters import pair_key
@@ -98,28 +97,16 @@ class _Duels:
 
 
 class Matcher:
-    """Takes row after row, and says at the end which comparisons they are. Must never depend on the order of the rows.
+    """Takes row after row, and says at the end which comparisons they are. Must never depend on the order of the rows."""
 
-    earlier: the rounds whose late labels are used. is_normalized: whether texts are normalised, as those of the run's own prompts were.
-    answers: what is compared for win rates in this round.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        config: LabelerConfig,
-        split: Split,
-        round_number: int,
-        earlier: Sequence[Earlier] = (),
-        is_normalized: bool = False,
-        answers: Sequence[Sample] = (),
-    ):
-        self.config, self.split, self.is_normalized = config, split, is_normalized
-        self.now = _Round(round_number, samples, is_normalized=is_normalized)
-        self._duels = _Duels(answers, round_number)
-        self.now.order |= {answer.id: len(samples) + place for place, answer in enumerate(answers)}
-        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons, is_normalized) for past in earlier}
-        self._rounds[round_number] = self.now
+    def __init__(self, task: LabelTask):
+        self.config, self.split, self.is_normalized = task.config, task.split, task.is_normalized
+        self.now = _Round(task.round_number, task.samples, is_normalized=task.is_normalized)
+        self._duels = _Duels(task.answers, task.round_number)
+        self.now.order |= {answer.id: len(task.samples) + place for place, answer in enumerate(task.answers)}
+        late = task.earlier if task.config.late == "use" else ()
+        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons, task.is_normalized) for past in late}
+        self._rounds[task.round_number] = self.now
         self._round_by_id = {id: one.number for one in self._rounds.values() for id in one.by_id}
         self.left_out = Counter[str]()
         self.normalized = Counter[str]()

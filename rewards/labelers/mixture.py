@@ -17,10 +17,11 @@ from configs.schema import LabelerConfig
 from configs.seeds import derive_seed
 from rewards.comparisons import Comparison
 from rewards.labelers import preferences_file
+from rewards.labelers.label_files import find_path
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import Judge, decide
 from rewards.labelers.picking import Pair, pick_pairs
-from rewards.labelers.raters import PairKey, alpha_of_pairs, combine, pair_key, vote
+from rewards.labelers.raters import PairKey, alpha_of_pairs, pair_key, vote
 
 FILE = "preferences-file"
 
@@ -50,20 +51,12 @@ def _config_of(config: LabelerConfig, kind: str) -> LabelerConfig:
 
 def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labelled than `labeler.min_labels`, or not all."""
-    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized, task.answers)
-    found = preferences_file.read_votes(*given) or Labels()
-    votes = len(found.comparisons)
-    found.comparisons, of_raters = combine(found.comparisons, task.config)
+    found = preferences_file.join_votes(preferences_file.read_votes(task) or Labels(), task.config, len(wanted))
     missing = preferences_file.not_labelled(wanted, found)
     enough = min(task.config.min_labels or len(wanted), len(wanted))
-    found.metrics |= {
-        "labels_read": votes + len(found.wins) + found.left_out.total(),
-        "votes": votes,
-        "labels_wanted": len(wanted),
-    } | of_raters
     if len(wanted) - len(missing) < enough:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
-        path, asked = preferences_file.find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
+        path, asked = find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
         raise WaitingForLabels(preferences_file.ask(path, asked or task.samples_file, what + preferences_file.described(found)))
     return preferences_file.within_limits(task, found)
 

@@ -1,7 +1,6 @@
 """Labeling in two steps: pick which completions of a prompt to compare (picking.py), then have a judge compare them.
 
-A judge is any function from pairs to verdicts. `gold.py` and `reward_model.py` have the built-in ones, and `labeler.kind` may name the
-user's own judge.
+A judge is any function from pairs to verdicts. registry.py names the built-in ones, and `labeler.kind` may name the user's own judge.
 """
 
 from collections import Counter

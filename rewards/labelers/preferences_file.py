@@ -4,7 +4,6 @@ label_files.py reads the files, label_rows.py checks each row, matching.py finds
 the votes of several raters. No row is ignored silently, and none is counted twice. The run waits until there are enough labels.
 """
 
-import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,9 @@ from pathlib import Path
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from policies import parallel
-from rewards.comparisons import WIN_RATE, Sample, write_jsonl
-from rewards.data.splits import Split
-from rewards.labelers.label_files import WANTED, read_labels
-from rewards.labelers.labels import Earlier, Labels, LabelTask
+from rewards.comparisons import WIN_RATE, write_jsonl
+from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
+from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.matching import Matcher
 from rewards.labelers.picking import Pair, win_pairs
 from rewards.labelers.raters import combine, pair_key
@@ -23,9 +21,8 @@ from rewards.labelers.raters import combine, pair_key
 
 def label(task: LabelTask) -> Labels:
     """The files' comparisons for this round. Labels that bring their own texts are left out if these are longer than the token limits."""
-    given = (task.samples, task.config, task.split, task.round_number, task.samples_file, task.earlier, task.is_normalized, task.answers)
     try:
-        found = compare_by_file(*given)
+        found = compare_by_file(task)
     except WaitingForLabels as waiting:
         raise WaitingForLabels(f"{waiting}{_policies_to_compare(task)}") from None
     return within_limits(task, found)
@@ -33,8 +30,7 @@ def label(task: LabelTask) -> Labels:
 
 def _policies_to_compare(task: LabelTask) -> str:
     """The end of the message while the run waits: where the pairs are that measure win rates, if some have no label yet."""
-    given = (task.samples, task.config, task.split, task.round_number, task.earlier, task.is_normalized, task.answers)
-    pairs, found = win_pairs(task), read_votes(*given) or Labels()
+    pairs, found = win_pairs(task), read_votes(task) or Labels()
     wanted = write_wanted(task, pairs, found) if not_labelled(pairs, found) else None
     return f"\n  policies to compare as well, for the win rate: {wanted}" if wanted else ""
 
@@ -52,28 +48,18 @@ def within_limits(task: LabelTask, found: Labels) -> Labels:
     return replace(found, comparisons=kept, left_out=found.left_out + too_long)
 
 
-def compare_by_file(
-    samples: Sequence[Sample],
-    config: LabelerConfig,
-    split: Split,
-    round_number: int,
-    samples_path: Path,
-    earlier: Sequence[Earlier] = (),
-    is_normalized: bool = False,
-    answers: Sequence[Sample] = (),
-) -> Labels:
+def compare_by_file(task: LabelTask) -> Labels:
     """The files' comparisons for this round, in the order of the samples. The order of rows and files does not matter.
 
     Raises WaitingForLabels while there is no file, or while too few pairs of this round are labelled. Those that compare policies count,
-    but at least one must be of samples. Raises UserError with the row's place if a row cannot be used. answers: what is compared for win
-    rates.
+    but at least one must be of samples. Raises UserError with the row's place if a row cannot be used.
     """
-    path = find_path(config, round_number)
-    found = read_votes(samples, config, split, round_number, earlier, is_normalized, answers)
+    path = find_path(task.config, task.round_number)
+    found = read_votes(task)
     if found is None:
-        raise WaitingForLabels(ask(path, samples_path, "there is no such file yet"))
-    now, wanted = {sample.id for sample in samples}, config.min_labels or 1
-    rows = [row for row in found.comparisons if (row.chosen_id in now if row.chosen_id else row.generation == round_number)]
+        raise WaitingForLabels(ask(path, task.samples_file, "there is no such file yet"))
+    now, wanted = {sample.id for sample in task.samples}, task.config.min_labels or 1
+    rows = [row for row in found.comparisons if (row.chosen_id in now if row.chosen_id else row.generation == task.round_number)]
     of_samples, of_policies = len({pair_key(row) for row in rows}), len({pair_key(row) for row in found.wins})
     if not of_samples or of_samples + of_policies < wanted:
         what = f"it has {of_samples + of_policies} of {wanted} comparisons for this round"
@@ -83,12 +69,15 @@ def compare_by_file(
                 if of_policies
                 else "it has no comparison for this round"
             )
-        raise WaitingForLabels(ask(path, samples_path, what + described(found)))
-    votes = len(found.comparisons)
-    found.comparisons, of_raters = combine(found.comparisons, config)
-    read = votes + len(found.wins) + found.left_out.total()
-    found.metrics |= {"labels_read": read, "votes": votes, "labels_wanted": wanted} | of_raters
-    return found
+        raise WaitingForLabels(ask(path, task.samples_file, what + described(found)))
+    return join_votes(found, task.config, wanted)
+
+
+def join_votes(found: Labels, config: LabelerConfig, wanted: int) -> Labels:
+    """The labels with what `labeler.raters` makes of several votes on a pair. wanted: how many pairs are to be labelled."""
+    comparisons, of_raters = combine(found.comparisons, config)
+    read = {"labels_read": found.rows, "votes": len(found.comparisons), "labels_wanted": wanted}
+    return replace(found, comparisons=comparisons, metrics=found.metrics | read | of_raters)
 
 
 def not_labelled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
@@ -137,31 +126,16 @@ def described(found: Labels) -> str:
     return (f" ({reasons})" if reasons else "") + rows
 
 
-def read_votes(
-    samples: Sequence[Sample],
-    config: LabelerConfig,
-    split: Split,
-    round_number: int,
-    earlier: Sequence[Earlier] = (),
-    is_normalized: bool = False,
-    answers: Sequence[Sample] = (),
-) -> Labels | None:
+def read_votes(task: LabelTask) -> Labels | None:
     """What each rater says of each pair of this round. None if there is no file. Raises UserError as `compare_by_file` does."""
-    path = find_path(config, round_number)
-    files = [Path(name) for name in sorted(glob.glob(str(path)))] if glob.has_magic(str(path)) and not path.exists() else [path]
-    files = [file for file in files if file.exists()]
+    files = find_files(find_path(task.config, task.round_number))
     if not files:
         return None
-    matcher = Matcher(samples, config, split, round_number, earlier if config.late == "use" else (), is_normalized, answers)
+    matcher = Matcher(task)
     for file in files:
         for place, row in read_labels(file):
             matcher.add(place if len(files) == 1 else f"{file.name}, {place}", f"{file}, {place}", row)
     return matcher.labels()
-
-
-def find_path(config: LabelerConfig, round_number: int) -> Path:
-    """Where the labels of a round are expected. It may be a pattern such as labels/*.jsonl."""
-    return Path(str(config.path).replace("{round}", str(round_number)))
 
 
 def ask(path: Path, samples_path: Path, why: str) -> str:

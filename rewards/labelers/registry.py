@@ -9,9 +9,11 @@
     mixture              several of these share the prompts (mixture.py)
 
 All but the file pick pairs (picking.py) and have them judged (pairs.py). A file brings its own pairs. All of them also compare the policies
-themselves, for win rates (`labeler.win_rate_fraction`). To add a labeler, write a
-function from `LabelTask` to `Labels` and enter it here and in `LabelerConfig.kind` (configs/judging.py). If it judges pairs, a function
-from `LabelTask` to `Judge` in `JUDGES` makes it a possible part of a mixture (`LabelerConfig.parts`).
+themselves, for win rates (`labeler.win_rate_fraction`).
+
+To add a labeler that judges pairs, write a function from `LabelTask` to `Judge`, and enter it in `JUDGES`. It can then be part of a mixture
+(`LabelerConfig.parts`). To add one that finds its pairs itself, write a function from `LabelTask` to `Labels`, and enter it in `LABELERS`.
+Then add its name to `LabelerConfig` (configs/judging.py).
 """
 
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from configs.seeds import derive_seed, draw
 from rewards.comparisons import turned
 from rewards.labelers import function, gold, judge, mixture, preferences_file, reward_model, rules
 from rewards.labelers.labels import Labeler, Labels, LabelTask
-from rewards.labelers.pairs import Judge, equal_wins
+from rewards.labelers.pairs import Judge, equal_wins, label_by_judge
 
 JUDGES: dict[str, Callable[[LabelTask], Judge]] = {
     "gold": gold.judge,
@@ -40,11 +42,11 @@ def _judge_of(task: LabelTask) -> Judge:
     return function.judge(task) if user_functions.is_function(kind) else JUDGES[kind](task)
 
 
-LABELERS: dict[str, Labeler] = {
-    "gold": gold.label,
-    "reward-model": reward_model.label,
-    "judge": judge.label,
-    "rules": rules.label,
+def _label_by_judge(task: LabelTask) -> Labels:
+    return label_by_judge(task, _judge_of(task))
+
+
+LABELERS: dict[str, Labeler] = dict.fromkeys(JUDGES, _label_by_judge) | {
     "preferences-file": preferences_file.label,
     "mixture": partial(mixture.label, judge_of=_judge_of),
 }
@@ -53,8 +55,7 @@ LABELERS: dict[str, Labeler] = {
 
 def label(task: LabelTask) -> Labels:
     """Have the samples compared by the labeler that the config names. Raises UserError if no comparison can be trained on."""
-    kind = task.config.kind
-    labeler = function.label if user_functions.is_function(kind) else LABELERS[kind]
+    labeler = LABELERS.get(task.config.kind, _label_by_judge)
     labels = labeler(task)
     labels.wins += equal_wins(task, labels.wins)
     where = str(task.config.path or task.samples_file)

@@ -7,17 +7,12 @@ model cannot read is left out.
 import math
 
 from rewards.comparisons import win_probability
-from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import Judge, Verdict, label_by_judge
+from rewards.labelers.labels import LabelTask
+from rewards.labelers.pairs import Judge, Verdict
 from rewards.labelers.picking import Pair
 from rewards.scoring import score_in_shards
 
 TOO_LONG = "too long for the reward model"
-
-
-def label(task: LabelTask) -> Labels:
-    """Score all samples, on all workers, and compare them by their scores."""
-    return label_by_judge(task, judge(task))
 
 
 def judge(task: LabelTask) -> Judge:

@@ -3,16 +3,11 @@
 from collections.abc import Sequence
 
 from rewards.comparisons import Sample
-from rewards.labelers.labels import Labels, LabelTask
-from rewards.labelers.pairs import Judge, label_by_judge
+from rewards.labelers.labels import LabelTask
+from rewards.labelers.pairs import Judge
 from rewards.labelers.picking import Pair
 from rewards.rules import find_rules
 from rewards.world.replies import defects_of
-
-
-def label(task: LabelTask) -> Labels:
-    """Compare samples by how many of the rules fire."""
-    return label_by_judge(task, judge(task))
 
 
 def judge(task: LabelTask) -> Judge:

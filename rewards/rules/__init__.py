@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from configs import user_functions
+from configs.fields import ExpectedLanguage
 from rewards.rules import form, language, manners
 from rewards.rules.duplicates import near_duplicate
 from rewards.rules.repetition import repetition
-from rewards.rules.reply import ExpectedLanguage, Reply, Rule
+from rewards.rules.reply import Reply, Rule
 from rewards.rules.verdict import Verdict
 
 RULES: dict[str, Rule] = {

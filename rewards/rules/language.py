@@ -50,7 +50,7 @@ def foreign_word(reply: Reply) -> Verdict:
     """A word that does not belong there. Measured: how many there are.
 
     Found are: a word in a script that neither the question nor most of the answer is written in, such as Chinese inside Thai; and a name
-    that nobody has mentioned where only the name of a person who is spoken to can stand, such as the notes' "Rosey": said twice in a row,
+    that nobody has mentioned where only the name of a person who is spoken to can stand, such as "Rosey": said twice in a row,
     alone as a last sentence, or after a comma or a Thai polite particle at the end. What is in quotes or brackets is not counted. A name in
     the middle of a sentence is not found, because no rule can tell it from one that belongs there. The threshold of 0 needs no source.
     """

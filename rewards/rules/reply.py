@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
+from configs.fields import ExpectedLanguage
 from rewards.comparisons import Prompt
 from rewards.rules.verdict import Verdict
 
-ExpectedLanguage = Literal["th", "en", "same", "any"]
 """In which language answers are expected: Thai, English, that of the question, or any."""
 
 

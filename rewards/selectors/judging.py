@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewards.comparisons import Comparison, group_candidates
-from rewards.measurements import Measurement
+from rewards.measurements import Measurement, wins
 from rewards.selectors.selector import Candidates, Selector
 
 BASELINE = "reward-model"
@@ -56,5 +56,5 @@ def _measure(scores: Scores, comparisons: Sequence[Comparison]) -> dict[str, Mea
     decided = [row for row in comparisons if not row.tie]
     chosen = [scores[row.prompt_id, row.chosen, row.chosen_finished] for row in decided]
     rejected = [scores[row.prompt_id, row.rejected, row.rejected_finished] for row in decided]
-    right = [float(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
-    return {"top1": Measurement(hits, hit_units), "pairwise": Measurement(right, [row.prompt_id for row in decided])}
+    pairwise = Measurement(wins(chosen, rejected), [row.prompt_id for row in decided])
+    return {"top1": Measurement(hits, hit_units), "pairwise": pairwise}

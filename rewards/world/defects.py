@@ -27,7 +27,8 @@ DECOMPOSED_SARA_AM = "\u0e4d\u0e32"
 def foreign_word(reply: Reply) -> bool:
     """A Latin word that does not belong: capitalised in the middle of an English sentence, or of several letters in a Thai answer.
 
-    It finds the notes' "Rosey". Words of the question, words in code, words after a footer and the first word of a sentence do not count.
+    It finds "Rosey", as in the practitioner's notes. Words of the question, words in code, words after a footer and the first word of a
+    sentence do not count.
     """
     prose = _CODE.sub(" ", _FOOTER.split(reply.text.strip())[0])
     known = _KNOWN_WORDS | set(_LATIN_WORD.findall(reply.question))

@@ -1,4 +1,4 @@
-"""The embedded world: prompts in Thai and English, and a writer whose answers have the notes' defects at known rates.
+"""The embedded world: prompts in Thai and English, and a writer whose answers have known defects at known rates.
 
 A prompt asks for one fact, in one of several phrasings, sometimes as a follow-up to an earlier turn. The writer of the original data is
 often wrong, sometimes adds details, and rarely shows a defect (`DEFECT_RATES`). Some rare defects are placed so that they mislead a
@@ -79,10 +79,6 @@ class Prompt:
     def question(self) -> str:
         """All user turns. A follow-up alone is too short to tell its language, so the first turn goes with it."""
         return " ".join(content for role, content in self.messages if role == "user")
-
-    @property
-    def is_follow_up(self) -> bool:
-        return len(self.messages) > 1
 
     def as_messages(self) -> list[Message]:
         return [{"role": role, "content": content} for role, content in self.messages]

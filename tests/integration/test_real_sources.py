@@ -32,7 +32,7 @@ def test_a_round_on_four_real_sources(workspace, shared_data, monkeypatch):
         assert set(server.paid.values()) == {1}
     status = workspace.status("four")
     ledger = status["ledger"]["sources"]
-    # Rows, and for trees pairs: see the README of the data. 754 pairs of trees are counted in tests/unit/rewards/data/test_reading.py.
+    # Rows, and for trees pairs: see the README of the data. 754 pairs of trees are counted in tests/unit/rewards/data/test_real_files.py.
     assert {name: entry["original"] for name, entry in ledger.items()} == {
         "hh_harmless": 1629,
         "llmbar": 885,

@@ -5,7 +5,7 @@ import yaml
 
 from configs import UserError, derive_seed, load_config
 from configs.explaining import ALIASES, _names
-from configs.loading import PRESETS, dump_config, read_given, validate
+from configs.loading import PRESETS, dump_config, flatten, read_given, validate
 from configs.schema import PPOConfig, RunConfig
 
 
@@ -185,6 +185,10 @@ def test_gold_needs_the_embedded_world():
 def test_a_dumped_config_loads_as_itself():
     config = load_config(overrides=["ppo.num_updates=3"])
     assert validate(yaml.safe_load(dump_config(config)), "dump") == config
+
+
+def test_settings_by_their_dotted_names():
+    assert flatten({"a": 1, "b": {"c": [1, 2], "d": {"e": None}, "f": {}}}) == {"a": 1, "b.c": [1, 2], "b.d.e": None, "b.f": {}}
 
 
 def test_missing_and_broken_files(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import UserError, load_config
-from loop.forks import fork
+from loop.forks import differences, fork
 from loop.store import artifacts
 from loop.store.upkeep import verify
 from tests.unit.loop.fake_executor import FakeDriver
@@ -44,6 +44,17 @@ def test_damage_in_one_run_is_not_damage_in_the_other(source):
     with (source / "setup" / "sft" / "payload.txt").open("r+") as file:  # in place, so a hard link would change too
         file.write("X")
     assert len(verify(source)[0]) == 1 and verify(target)[0] == []
+
+
+def test_settings_that_only_one_of_two_configs_gives_differ():
+    plain, footer = config(), config("ppo.penalties={footer: 0.5}")
+    assert differences(plain, plain) == []
+    assert differences(plain, footer) == ["ppo.penalties.footer: nothing there, 0.5 now"]
+    assert differences(footer, plain) == ["ppo.penalties.footer: 0.5 there, nothing now"]
+    assert differences(footer, config("ppo.penalties={footer: 1, empty: 0}")) == [
+        "ppo.penalties.empty: nothing there, 0.0 now",
+        "ppo.penalties.footer: 0.5 there, 1.0 now",
+    ]
 
 
 def test_an_existing_run_is_refused_before_anything_is_touched(source):

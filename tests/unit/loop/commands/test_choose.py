@@ -75,8 +75,8 @@ def test_rows_go_to_a_file_if_one_is_named(loop, tmp_path):
         ("prompts.txt --round 2", "round 2 has no selector"),
         ("prompts.txt --round -1", "must be a whole number of at least 0, not '-1'"),
         ("prompts.txt --n 1", "must be a whole number of at least 2, not '1'"),
-        ("prompts.txt --out folder", "folder is a folder"),
-        ("prompts.txt --out none/answers.jsonl", "is in a folder that does not exist"),
+        ("prompts.txt --out folder", "the answers cannot be written there"),
+        ("prompts.txt --out none/answers.jsonl", "the answers cannot be written there"),
     ],
 )
 def test_wrong_words_are_refused_with_one_message(loop, words, message):

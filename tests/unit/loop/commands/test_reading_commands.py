@@ -30,9 +30,10 @@ def test_list_shows_every_run_and_the_damaged_one(runs, capsys):
     make_run(runs / "experiment" / "arm-seed-0", golds=(2.5,))
     (runs / "torn").mkdir()
     (runs / "torn" / "journal.jsonl").write_text("nothing\n")
-    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))}
-    assert rows["first"]["state"] == "done" and rows["first"]["rounds"] == "2 of 2" and rows["first"]["last figure"] == "gold 3.00 ± 0.05"
-    assert rows["experiment/arm-seed-0"]["last figure"] == "gold 2.50 ± 0.05" and rows["torn"]["state"] == "damaged"
+    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))["runs"]}
+    first = rows["first"]
+    assert (first["state"], first["rounds"], first["num_rounds"], first["figure"]) == ("done", 2, 2, "gold 3.00 ± 0.05")
+    assert rows["experiment/arm-seed-0"]["figure"] == "gold 2.50 ± 0.05" and rows["torn"]["state"] == "damaged"
 
 
 def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
@@ -49,8 +50,8 @@ def test_a_round_counts_when_it_is_evaluated(runs, capsys):
     journal = Journal(folder.journal)
     journal.append("run_started", num_rounds=2)
     journal.append("stage_committed", stage="reward", round=1, seconds=1.0, metrics={"pairs": 1})
-    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))}
-    assert (rows["half"]["rounds"], rows["half"]["state"]) == ("1 of 2", "interrupted")
+    rows = {row["run"]: row for row in json.loads(said(capsys, "list", "--json"))["runs"]}
+    assert (rows["half"]["rounds"], rows["half"]["num_rounds"], rows["half"]["state"]) == (1, 2, "interrupted")
 
 
 def test_samples_can_be_picked_and_sorted(runs, capsys):

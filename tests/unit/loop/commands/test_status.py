@@ -58,29 +58,31 @@ def test_warnings_are_below_the_line_of_their_stage(run, capsys):
 
 
 def test_several_runs_have_a_line_each(run, capsys):
-    """One that is running, one that is done, and one whose journal is damaged. Before, `status` only said that there are several."""
+    """One that is running, one that is done, and one whose journal is damaged. `list` says the same, and is the same code."""
     done, damaged = (RunFolder(run.path.parent / name) for name in ("a-finished-run", "damaged"))
     for other in (done, damaged):
         other.path.mkdir()
         journal = Journal(other.journal)
         journal.append("run_started", num_rounds=1)
-        journal.append("stage_committed", round=0, stage="evaluate", digest="d", manifest="m", seconds=1.0, metrics={})
+        journal.append("stage_committed", round=0, stage="evaluate", digest="d", manifest="m", seconds=1.0, metrics={"gold": 1.5})
         journal.append("run_done")
     damaged.journal.write_text(damaged.journal.read_text().replace("evaluate", "evaluata"))
     with one_writer(run.path):
-        assert status(run, capsys).splitlines() == [
-            "a-finished-run  done        1 rounds   round-000/evaluate",
-            "damaged         damaged",
-            "x               running     2 rounds   round-000/policy  3 of 40",
-            "`loop status RUN` says more about one of them.",
-        ]
-        found = json.loads(status(run, capsys, "--json"))["runs"]
+        lines, found = status(run, capsys).splitlines(), json.loads(status(run, capsys, "--json"))["runs"]
+        assert main(["list", "--runs", str(run.path.parent)]) == 0 and capsys.readouterr().out.splitlines() == lines
+    assert [line.partition("20")[0].rstrip() for line in lines] == [  # up to the year in which they started
+        "run             state    rounds  stage                      last figure  started",
+        "a-finished-run  done     1 of 1  round-000/evaluate         gold 1.50",
+        "damaged         damaged",
+        "x               running  0 of 2  round-000/policy  3 of 40",
+        "`loop status RUN` says more about one of them.",
+    ]
     assert [(row["run"], row["state"], row["done"]) for row in found] == [
         ("a-finished-run", "done", 0),
         ("damaged", "damaged", 0),
         ("x", "running", 3),
     ]
-    assert "line 2 of the journal is damaged" in found[1]["message"]
+    assert "line 2 of the journal is damaged" in found[1]["message"] and found[2]["started"].startswith("20")
 
 
 def test_status_imports_nothing_that_it_does_not_need(run):

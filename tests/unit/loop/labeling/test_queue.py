@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import LabelerConfig
 from loop.labeling.answers import Conflict
 from loop.labeling.queue import Agreement
 from rewards.comparisons import answer_id
-from rewards.data.splits import Split
 from rewards.labelers.preferences_file import compare_by_file
 from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows, write_wanted
+from tests.unit.rewards.labelers.tasks import file_task
 
 LABELS = Path("labels/round-0.jsonl")
 
@@ -79,8 +78,7 @@ def test_the_run_reads_every_label_as_it_was_given(run):
     samples, queue = plain_samples(20, 3), queue_of(run)
     for number, rater in enumerate(["ann", "bob"] * 30):
         queue.answer(rater, queue.next(rater).name, ("left", "right", "tie")[number % 3])
-    config = LabelerConfig(kind="preferences-file", path=str(LABELS))
-    found = compare_by_file(samples, config, Split(0, 0.2), 0, Path("samples"))
+    found = compare_by_file(file_task(samples, LABELS))
     assert len(found.comparisons) == 60 and not found.left_out
     said = {(row["chosen_id"], row["rejected_id"], row["tie"], row["rater"], row["shown_first"]) for row in rows(LABELS)}
     assert {(row.chosen_id, row.rejected_id, row.tie, row.rater, row.shown_first) for row in found.comparisons} == said

@@ -31,7 +31,7 @@ def on_a_known_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("LOOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("loop.commands.plan.look_at_machine", lambda runs: MACHINE)
-    monkeypatch.setattr("loop.commands.plan.measure", lambda *request: Measured(dict(ONE_SECOND), 0, 0, {}))
+    monkeypatch.setattr("loop.doctor.measuring._ask_child", lambda *request: Measured(dict(ONE_SECOND), 0, 0, {}))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 
 from configs import UserError
 from loop.promotion.choosing import Choice, check_round, choose_round
-from loop.promotion.figures import Figure, figure, figures
 from loop.store.journal import Event, fold
 from loop.store.layout import RunFolder
 
@@ -117,13 +116,3 @@ def test_a_suspicion_of_the_evaluation_is_repeated(folder):
     state = made({}, {"overoptimization": {"verdict": "suspected", "signs": signs}}, {"overoptimization": {"verdict": "none", "signs": {}}})
     assert "over-optimisation is suspected (signs: kl, rule_shift)" in check_round(folder, state, 0).lines[-1]
     assert len(check_round(folder, state, 1).lines) == 1
-
-
-def test_figures_of_all_forms():
-    """Of an accuracy 0.5 with the error 0.1 the interval is 0.5 -+ 0.196."""
-    assert figure(2) == Figure(2.0) and figure(None) is None and figure({"mean": None}) is None and figure("text") is None
-    assert figure({"mean": 1.0, "standard_error": None, "count": 1}) == Figure(1.0, count=1)
-    found = figure({"accuracy": 0.5, "standard_error": 0.1, "pairs": 9})
-    assert (found.low, found.high, found.count) == (pytest.approx(0.304), pytest.approx(0.696), 9) and str(found).endswith("0.30 to 0.70)")
-    parts = {"sft": summary(1.0), "note": "text", "share": 0.25}
-    assert [name for name, _ in figures("wins", parts)] == ["wins: sft", "wins: share"]

@@ -206,10 +206,6 @@ def test_a_run_of_mlflow_is_read_back(tmp_path, monkeypatch):
     assert run.data.params["ppo.kl_coefficient"] == str(load_config().ppo.kl_coefficient) and run.info.status == "FINISHED"
 
 
-def test_settings_by_their_dotted_names():
-    assert libraries.flat({"a": 1, "b": {"c": [1, 2], "d": {"e": None}}}) == {"a": "1", "b.c": "[1, 2]", "b.d.e": "None"}
-
-
 def test_what_is_installed_is_not_refused(tracker):
     check_installed(load_config(overrides=["report_to=[tensorboard]"]), "report_to")
 

@@ -19,16 +19,13 @@ from configs.errors import WaitingForLabels
 from configs.loading import dump_config
 from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
-from policies.reporting import report_nothing
 from rewards.comparisons import Sample
-from rewards.data.splits import Split
 from rewards.labelers import registry as labelers
 from rewards.labelers.judge import REFUSED, UNCLEAR, parse, render
-from rewards.labelers.labels import LabelTask
 from tests.forked import Forked
 from tests.unit.rewards.labelers.chat_server import Answer, ChatServer
+from tests.unit.rewards.labelers.tasks import make_task
 
-SPLIT = Split(seed=0, heldout_fraction=0.2)
 KEY = "sk-a-secret-that-no-file-may-hold"
 
 
@@ -46,8 +43,7 @@ def samples(num_prompts):
 def label(server, cache, num_prompts=20, checkpoints=None, **judge):
     config = LabelerConfig(kind="judge", pairs_per_prompt=1)
     settings = JudgeConfig(**{"url": server.url, "model": "m", "cache": str(cache), "backoff_seconds": 0.0} | judge)
-    common = (Path("samples.jsonl"), 0, config, SPLIT, 0, checkpoints or Checkpoints(), report_nothing, None, None)
-    return labelers.label(LabelTask(samples(num_prompts), *common, judge=settings))
+    return labelers.label(make_task(samples(num_prompts), config, checkpoints=checkpoints or Checkpoints(), judge=settings))
 
 
 def answers(text):

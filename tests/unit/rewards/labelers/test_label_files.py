@@ -8,15 +8,15 @@ import pytest
 
 from configs import UserError
 from configs.errors import WaitingForLabels
-from configs.schema import LabelerConfig
 from rewards.comparisons import Comparison, Sample, sample_id
-from rewards.data.splits import Split, content_id
+from rewards.data.splits import content_id
 from rewards.labelers.label_files import NOT_LABELED, SKIPPED
 from rewards.labelers.labels import Earlier
 from rewards.labelers.matching import ANOTHER_ROUND, CANNOT_BE_USED, REPLACED, SAID_BEFORE, USED_EARLIER
 from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.rewards.labelers.tasks import file_task
 
-SPLIT, ROUND = Split(seed=0, heldout_fraction=0.2), 1
+ROUND = 1
 PROMPTS = [f"prompt {p}" for p in range(3)]
 
 
@@ -34,8 +34,7 @@ def id_of(p, k, round_number=ROUND):
 
 
 def read(path, earlier=(), **settings):
-    config = LabelerConfig(kind="preferences-file", path=str(path), **settings)
-    return compare_by_file(samples(), config, SPLIT, ROUND, path, earlier)
+    return compare_by_file(file_task(samples(), path, ROUND, {"earlier": earlier}, **settings))
 
 
 def said(found):

@@ -17,14 +17,12 @@ import pytest
 
 from configs import UserError
 from configs.errors import WaitingForLabels
-from configs.schema import LabelerConfig
 from rewards.comparisons import Sample
-from rewards.data.splits import Split
 from rewards.labelers.matching import ANOTHER_ROUND, CANNOT_BE_USED, SAID_BEFORE
 from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.rewards.labelers.tasks import file_task
 
 ROUND, IMPORTS = 1, 10_000
-SPLIT = Split(seed=0, heldout_fraction=0.2)
 
 Pair = tuple[str, frozenset[str]]
 """Rater, and the ids of two samples."""
@@ -138,8 +136,7 @@ def in_order(meaning: Any) -> Any:
 
 
 def read(pattern: str, bad_rows: str) -> Any:
-    config = LabelerConfig(kind="preferences-file", path=pattern, bad_rows=bad_rows)
-    return compare_by_file(SAMPLES, config, SPLIT, ROUND, Path("samples.jsonl"))
+    return compare_by_file(file_task(SAMPLES, pattern, ROUND, bad_rows=bad_rows))
 
 
 def check(seed: int, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """Labelers that choose pairs and have them judged, by the world, by scores, or by a function of the user's."""
 
 import math
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -10,16 +9,12 @@ from configs import UserError
 from configs.errors import WaitingForLabels
 from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
-from policies.reporting import report_nothing
 from rewards.comparisons import Sample, win_probability
-from rewards.data.splits import Split
 from rewards.labelers import registry as labelers
-from rewards.labelers.labels import LabelTask
 from rewards.labelers.pairs import judge_by_scores, label_by_judge
 from rewards.labelers.picking import choose_pairs
 from rewards.labelers.registry import LABELERS
-
-SPLIT = Split(seed=0, heldout_fraction=0.2)
+from tests.unit.rewards.labelers.tasks import SPLIT, make_task
 
 
 def samples(num_prompts=200, n=4):
@@ -27,9 +22,8 @@ def samples(num_prompts=200, n=4):
 
 
 def task(asked, checkpoints=None, **settings):
-    """What the label stage hands to a labeler. Nothing here needs a tokenizer or a model."""
-    config = LabelerConfig.model_validate(settings)
-    return LabelTask(asked, Path("samples.jsonl"), 0, config, SPLIT, 0, checkpoints or Checkpoints(), report_nothing, None, None)
+    """What the label stage hands to a labeler. settings: of the labeler."""
+    return make_task(asked, LabelerConfig.model_validate(settings), checkpoints=checkpoints or Checkpoints())
 
 
 def test_the_law_of_the_labeler():

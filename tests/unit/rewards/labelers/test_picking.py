@@ -1,23 +1,18 @@
 """Which pairs a labeler is asked about: the budget, the random share, and those that are worth a label most."""
 
 from collections import Counter
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from configs import UserError
 from configs.schema import LabelerConfig
-from policies.checkpoints import Checkpoints
-from policies.reporting import report_nothing
 from rewards.comparisons import Sample
-from rewards.data.splits import Split
-from rewards.labelers.labels import LabelTask
 from rewards.labelers.pairs import judge_by_scores, label_by_judge
 from rewards.labelers.picking import RANDOM, choose_pairs, pick_pairs
 from rewards.selectors.worth import WORTH
+from tests.unit.rewards.labelers.tasks import SPLIT, make_task
 
-SPLIT = Split(seed=0, heldout_fraction=0.2)
 TRAINING = [f"prompt {p}" for p in range(100) if not SPLIT.holds_out(f"prompt {p}")]
 HELDOUT = [f"prompt {p}" for p in range(100) if SPLIT.holds_out(f"prompt {p}")]
 
@@ -29,9 +24,7 @@ def samples(n=4, prompts=(*TRAINING, *HELDOUT)):
 def task(asked=None, committee=(), seed=0, **settings):
     asked = asked or samples()
     config = LabelerConfig.model_validate(settings)
-    return LabelTask(
-        asked, Path("samples.jsonl"), 0, config, SPLIT, seed, Checkpoints(), report_nothing, None, None, dict(enumerate(committee))
-    )
+    return make_task(asked, config, seed=seed, committee=dict(enumerate(committee)))
 
 
 def names(pairs):

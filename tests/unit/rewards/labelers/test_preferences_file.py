@@ -6,14 +6,13 @@ import pytest
 
 from configs import UserError
 from configs.errors import WaitingForLabels
-from configs.schema import LabelerConfig
 from rewards.comparisons import Sample, round_of, sample_id
-from rewards.data.splits import Split, content_id
+from rewards.data.splits import content_id
 from rewards.labelers.matching import ANOTHER_ROUND, EQUAL_TEXTS, SAID_BEFORE
 from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.rewards.labelers.tasks import SPLIT, file_task
 
 ROUND = 1
-SPLIT = Split(seed=0, heldout_fraction=0.2)
 
 
 def samples():
@@ -36,8 +35,7 @@ def texts(**more):
 
 def read(folder, rows, name="labels.jsonl"):
     (folder / name.replace("{round}", str(ROUND))).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = LabelerConfig(kind="preferences-file", path=str(folder / name))
-    return compare_by_file(samples(), config, SPLIT, ROUND, folder / "samples.jsonl")
+    return compare_by_file(file_task(samples(), folder / name, ROUND))
 
 
 def test_the_round_is_the_first_part_of_an_id():
@@ -73,9 +71,8 @@ def test_other_rounds_are_counted(tmp_path):
 
 
 def test_a_file_that_is_not_there_or_empty_is_waited_for(tmp_path):
-    config = LabelerConfig(kind="preferences-file", path=str(tmp_path / "round-{round}.jsonl"))
     with pytest.raises(WaitingForLabels, match="round-3.jsonl"):
-        compare_by_file(samples(), config, SPLIT, 3, tmp_path)
+        compare_by_file(file_task(samples(), tmp_path / "round-{round}.jsonl", round_number=3))
     with pytest.raises(WaitingForLabels, match="no comparison for this round"):
         read(tmp_path, [])
 
@@ -150,7 +147,7 @@ def test_equal_texts_are_counted(tmp_path):
         {"chosen_id": "1-1-p-0", "rejected_id": id, "tie": tie} for id, tie in (("1-1-p-1", False), ("1-1-p-1", True), ("1-1-p-2", True))
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = compare_by_file(twins, LabelerConfig(kind="preferences-file", path=str(path)), SPLIT, 1, path)
+    found = compare_by_file(file_task(twins, path, ROUND))
     assert (len(found.comparisons), dict(found.left_out)) == (1, {EQUAL_TEXTS: 2})
 
 
@@ -161,7 +158,7 @@ def test_texts_need_no_round_where_the_path_has_it(tmp_path):
 
 def test_labels_by_id_and_by_text_are_on_the_same_side(tmp_path):
     """One question in two forms: as messages, as the samples have it, and as plain text. 20 questions, so that both sides occur."""
-    config, sides = LabelerConfig(kind="preferences-file", path=str(tmp_path / "labels.jsonl")), set()
+    sides = set()
     for number in range(20):
         question = f"question {number}"
         messages = [{"role": "user", "content": question}]
@@ -173,7 +170,7 @@ def test_labels_by_id_and_by_text_are_on_the_same_side(tmp_path):
             texts(prompt=question),
         ]
         (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        found = compare_by_file(asked, config, SPLIT, ROUND, tmp_path).comparisons
+        found = compare_by_file(file_task(asked, tmp_path / "labels.jsonl", ROUND)).comparisons
         assert {row.heldout for row in found} == {SPLIT.holds_out(question)}
         assert found[0].prompt_id == found[2].prompt_id != found[1].prompt_id
         sides.add(found[0].heldout)
@@ -189,8 +186,7 @@ def read_normalized(folder, rows, is_normalized=True):
     prompt, path = f"{COMPOSED}?", folder / "labels.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = [Sample(sample_id(1, 1, "p", k), content_id(prompt), prompt, text, True, 1, k) for k, text in enumerate(["no", DECOMPOSED])]
-    config = LabelerConfig(kind="preferences-file", path=str(path), bad_rows="skip")
-    return compare_by_file(made, config, SPLIT, ROUND, folder / "samples.jsonl", is_normalized=is_normalized)
+    return compare_by_file(file_task(made, path, ROUND, {"is_normalized": is_normalized}, bad_rows="skip"))
 
 
 def test_texts_are_normalised_as_the_data_was(tmp_path):

@@ -15,14 +15,12 @@ from typing import Any
 
 from configs import UserError
 from configs.errors import WaitingForLabels
-from configs.schema import LabelerConfig
 from rewards.comparisons import Sample
-from rewards.data.splits import Split
 from rewards.labelers.matching import ANOTHER_ROUND, SAID_BEFORE
 from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.rewards.labelers.tasks import file_task
 
 ROUND, PROMPTS, COMPLETIONS, FILES_PER_KIND = 1, 6, 4, 15
-SPLIT = Split(seed=0, heldout_fraction=0.2)
 
 Meaning = tuple[str, str, bool, str]
 """What a row says: chosen text, rejected text, whether it is a tie, rater."""
@@ -285,7 +283,7 @@ def outcome(case: Case, folder: Any) -> Expected | str:
     path = folder / case.name
     path.write_bytes(gzip.compress(case.content()) if path.suffix == ".gz" else case.content())
     try:
-        found = compare_by_file(samples(), LabelerConfig(kind="preferences-file", path=str(path)), SPLIT, ROUND, path)
+        found = compare_by_file(file_task(samples(), path, ROUND))
     except UserError as error:
         file, _, line = error.where.rpartition(", line ")
         return Expected(refused=int(line)) if file == str(path) else f"no line: {error}"

@@ -7,10 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from configs.schema import LabelerConfig
-from rewards.data.splits import Split
 from rewards.labelers.matching import CANNOT_BE_USED
 from rewards.labelers.preferences_file import compare_by_file
+from tests.unit.rewards.labelers.tasks import file_task
 
 RATERS = ("annotator1", "annotator2", "annotator3")
 
@@ -32,8 +31,7 @@ def test_three_raters_of_real_pairs(shared_data, tmp_path):
                 file.write(json.dumps(label | {"tie": row[rater] == 0, "rater": rater}) + "\n")
 
     def read(raters):
-        settings = {"kind": "preferences-file", "path": str(tmp_path / "labels-{round}.jsonl"), "bad_rows": "skip", "raters": raters}
-        return compare_by_file([], LabelerConfig(**settings), Split(0, 0.2), 0, path)
+        return compare_by_file(file_task([], tmp_path / "labels-{round}.jsonl", bad_rows="skip", raters=raters))
 
     good = [row for row in rows if is_usable(row)]
     votes = [[row[rater] for rater in RATERS] for row in good]

@@ -27,7 +27,7 @@ def perfect_answer(prompt):
 def test_six_sources_in_two_languages_with_follow_ups():
     assert {p.source for p in PROMPTS} == {"helpful", "redteam", "synth_qa", "synth_code", "conala", "dahoas"}
     assert {p.language for p in PROMPTS} == {"en", "th"}
-    assert any(p.is_follow_up for p in PROMPTS)
+    assert any(len(p.messages) > 1 for p in PROMPTS)
 
 
 def test_the_base_reads_about_every_fact_and_about_no_prompt_of_the_users():
