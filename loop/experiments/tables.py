@@ -39,14 +39,16 @@ def write_markdown(folder: Path, results: Mapping[str, Any]) -> None:
     """Write `results.md`."""
     lines = [f"# {results['experiment']}", "", "```console", f"$ {results['command']}", "```", ""]
     lines += [f"Seeds: {', '.join(map(str, results['seeds']))}. {NOTE}", ""]
-    arms = [
-        [name, str(arm["rounds"]), "; ".join(f"{key}={value}" for key, value in arm["changes"].items() if key != "rounds") or "the base"]
-        for name, arm in results["arms"].items()
-    ]
+    arms = [[name, str(arm["rounds"]), changes(arm)] for name, arm in results["arms"].items()]
     for table in [Table("Arms", ["arm", "rounds", "settings"], arms), *make_tables(results)]:
         lines += [f"## {table.title}", "", _row(table.headers), _row(["---", *["---:"] * (len(table.headers) - 1)])]
         lines += [*map(_row, table.rows), ""]
     write_synced(folder / "results.md", "\n".join(lines))
+
+
+def changes(arm: Mapping[str, Any]) -> str:
+    """What an arm changes, without its number of rounds."""
+    return "; ".join(f"{key}={value}" for key, value in arm["changes"].items() if key != "rounds") or "the base"
 
 
 def _row(cells: list[str]) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from configs.seeds import derive_seed
 from loop.labeling.answers import TIE, AnswerFile, PairIds, Row, append_synced, pair_of, read_rows, verdict
+from loop.labeling.known import Known
 from loop.labeling.rounds import LabelingRound, Pair
 from rewards.comparisons import parse_answer_id, round_of
 from rewards.labelers.raters import PairKey, alpha_of_pairs
@@ -43,7 +44,7 @@ class Queue:
         self._by_ids = {pair.ids: pair for pair in asked.pairs}
         self._doubled = {pair.name for pair in asked.pairs if derive_seed(asked.seed, "double", pair.name) < double * 2**63}
         self._votes: dict[PairIds, dict[str, str]] = {}
-        for row in [*asked.rows_elsewhere(), *answers.answers.values()]:
+        for row in [*asked.rows_elsewhere(), *Known(asked).rows_by_texts(), *answers.answers.values()]:
             self._votes.setdefault(pair_of(row), {})[str(row.get("rater") or "")] = verdict(row)
         self._orders: dict[str, list[Pair]] = {}
         self._on_screen: dict[str, str] = {}

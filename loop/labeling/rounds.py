@@ -65,6 +65,7 @@ class LabelingRound:
     """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all.
 
     is_mixture: only the pairs on offer count then. If people alone label, other pairs count too, and at least one must be of samples.
+    has_own_file: whether the path of the labels names the round. is_normalized: whether the run's own texts were normalised.
     """
 
     run: str
@@ -75,6 +76,8 @@ class LabelingRound:
     is_mixture: bool
     label_file: Path
     other_files: list[Path]
+    has_own_file: bool
+    is_normalized: bool
 
     def rows_elsewhere(self) -> Iterator[dict[str, object]]:
         """Labels by ids in the other files that `labeler.path` names. What cannot be read is left to the run, which will say so."""
@@ -109,7 +112,9 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
     if not is_mixture:
         pairs += _pairs_of(samples, seed)
     label_file, others = _label_files(config.labeler, number)
-    return LabelingRound(folder.name, number, seed, pairs, least, is_mixture, label_file, others)
+    has_own_file = "{round}" in str(config.labeler.path)
+    is_normalized = config.data.normalize and config.data.source != "embedded"
+    return LabelingRound(folder.name, number, seed, pairs, least, is_mixture, label_file, others, has_own_file, is_normalized)
 
 
 def state_of(folder: RunFolder) -> str:
@@ -145,7 +150,8 @@ def _policies_answers(folder: RunFolder, state: RunState, number: int) -> list[S
 
 
 def _wanted_pairs(path: Path, samples: list[Sample], win_tier: int) -> list[Pair]:
-    """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples.
+    """The pairs that the label stage asks about, in the order of its file. They need not be of this round's samples. Of pairs of samples
+    with the same texts, the first is asked.
 
     win_tier: the tier of the pairs for win rates.
     """
@@ -153,14 +159,19 @@ def _wanted_pairs(path: Path, samples: list[Sample], win_tier: int) -> list[Pair
         return []
     known = {sample.id: _answer(sample) for sample in samples}
     tiers = Counter[str]()
+    said = set[tuple[str, frozenset[tuple[str, bool]]]]()
     found = []
     with path.open(encoding="utf-8") as file:
         for row in map(json.loads, file):
             first, second = (known.get(id) or Answer(id, text, True) for id, text in zip(row["ids"], row["completions"], strict=True))
             prompt_id = content_id(row["prompt"])
+            texts = prompt_id, frozenset((answer.text, answer.finished) for answer in (first, second))
             is_win = row.get("job") == WIN_RATE
-            found.append(_pair(prompt_id, row["prompt"], first, second, win_tier if is_win else tiers[prompt_id]))
-            tiers[prompt_id] += not is_win
+            if is_win or texts not in said:
+                found.append(_pair(prompt_id, row["prompt"], first, second, win_tier if is_win else tiers[prompt_id]))
+            if not is_win:
+                tiers[prompt_id] += texts not in said
+                said.add(texts)
     return found
 
 

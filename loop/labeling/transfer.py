@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from loop.labeling.answers import TIE, AnswerFile, Conflict, PairIds, Row, pair_of
+from loop.labeling.known import Known
 from loop.labeling.rounds import Answer, LabelingRound, Pair
 from loop.printing import printable
 from rewards.comparisons import round_of
-from rewards.data.rows import BadRow, parse_row
+from rewards.data.rows import BadRow
 from rewards.labelers.label_files import read_labels
-from rewards.labelers.label_rows import ByIds, check
 
 Labelled = tuple[Pair, tuple[Answer, Answer], list[Row]]
 """A pair, its answers as they were shown, and the labels of the raters who saw them so."""
@@ -61,7 +61,7 @@ class Imported:
 def import_labels(asked: LabelingRound, file: Path, answers: AnswerFile) -> Imported:
     """Add the labels of a file in any form that `read_labels` knows. The same file twice adds nothing. Raises UserError if it cannot be
     read."""
-    known, done = _Known(asked.pairs), Imported()
+    known, done = Known(asked), Imported()
     for place, found in read_labels(file):
         try:
             if not isinstance(found, dict):
@@ -73,33 +73,6 @@ def import_labels(asked: LabelingRound, file: Path, answers: AnswerFile) -> Impo
         except (BadRow, Conflict) as error:
             done.left_out[place] = str(error)
     return done
-
-
-class _Known:
-    """The pairs of a round, by what a row may call them."""
-
-    def __init__(self, pairs: Iterable[Pair]):
-        self._pairs: set[PairIds] = set()
-        self._ids: dict[tuple[str, str], str] = {}
-        for pair in pairs:
-            self._pairs.add(pair.ids)
-            for answer in pair.answers:
-                if answer.finished or (pair.prompt_id, answer.text) not in self._ids:
-                    self._ids[pair.prompt_id, answer.text] = answer.id
-
-    def row(self, found: Row) -> Row:
-        """A row by ids. Raises BadRow if it is wrong, or about no pair of the round."""
-        form = check(found)
-        if isinstance(form, ByIds):
-            ids, tie = [form.chosen_id, form.rejected_id], form.tie
-        else:
-            pair = parse_row(found)
-            ids, tie = [self._ids.get((pair.prompt_id, text), "") for text in (pair.chosen, pair.rejected)], pair.tie
-        if frozenset(ids) not in self._pairs:
-            raise BadRow("about no pair of this round")
-        row: Row = {"chosen_id": ids[0], "rejected_id": ids[1], "tie": tie, "rater": printable(form.rater or "")}
-        more = form.model_dump(include={"labeled_at", "round", "confidence", "shown_first", "comment"}, exclude_none=True)
-        return row | {name: printable(value) if isinstance(value, str) else value for name, value in more.items()}
 
 
 def _is_of_round(row: Row, number: int) -> bool:

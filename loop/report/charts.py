@@ -20,8 +20,10 @@ POINTS = 72
 SIDES = [(8, 8), (8, -8), (11, 0), (-8, 8), (-8, -8), (-11, 0), (0, 11), (0, -11)]
 """Where the middle of a short label of a point may stand, in points from it."""
 INK, FAINT = "#fe0001", "#fe0002"
-PALETTE = [f"#fe01{number:02x}" for number in range(8)]
-"""Colours that stand for variables of the page."""
+PALETTE = [f"#fe01{number:02x}" for number in range(11)]
+"""Colours that stand for variables of the page: as many as a round has stages."""
+EDGE = 0.03
+"""How far an axis of shares goes beyond 0 and 100 %."""
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {colour: f"var(--c{number})" for number, colour in enumerate(PALETTE)}
 KEPT = {
     "fill",
@@ -39,12 +41,14 @@ _SIZE = re.compile(r"([0-9.]+)px")
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in a chart. ends: its 95 % interval. label: a short text beside it."""
+    """A place in a chart. ends: its 95 % interval. label: a short text beside it. shift: how far beside its place it is drawn, so that
+    points of several series do not hide each other."""
 
     x: float
     y: float
     ends: tuple[float, float] | None = None
     label: str = ""
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,18 @@ def line_chart(
     if ticks:
         axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
     axes.margins(x=0.06, y=0.12)
+    if ticks and not any(one.joined for one in shown):  # places of things, which have no middle between them
+        axes.set_xlim(min(place for place, _ in ticks) - 0.5, max(place for place, _ in ticks) + 0.5)
+    if percent:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -EDGE), min(high, 1 + EDGE))
     _label(axes, [point for one in shown for point in one.points])
-    rows = [[one.name, point.label or _text(point.x), _text(point.y), *_ends(point)] for one in shown for point in one.points]
+    names = dict(ticks or ())
+    rows = [
+        [one.name, point.label or names.get(point.x) or _text(point.x), _text(point.y), *_ends(point)]
+        for one in shown
+        for point in one.points
+    ]
     legend = [(one.colour, one.dashed, one.name) for one in shown] if len(shown) > 1 else []
     return Chart(title, note, _svg(figure, title), legend, ["", x_label, y_label, "from", "to"], rows)
 
@@ -128,7 +142,7 @@ def bar_chart(
 
 
 def _draw(axes: Any, one: Series) -> None:
-    colour, places, heights = PALETTE[one.colour % len(PALETTE)], [p.x for p in one.points], [p.y for p in one.points]
+    colour, places, heights = PALETTE[one.colour % len(PALETTE)], [p.x + p.shift for p in one.points], [p.y for p in one.points]
     many = len(places) > 40
     style = (0, (4, 2)) if one.dashed else "-"
     axes.plot(
@@ -145,7 +159,7 @@ def _draw(axes: Any, one: Series) -> None:
     if not many:
         for point in one.points:
             if point.ends:
-                axes.plot([point.x, point.x], point.ends, color=colour, linewidth=1.2, alpha=0.55)
+                axes.plot([point.x + point.shift] * 2, point.ends, color=colour, linewidth=1.2, alpha=0.55)
 
 
 def _label(axes: Any, points: Sequence[Point]) -> None:

@@ -8,13 +8,18 @@ from typing import Any
 from configs.errors import UserError
 from loop.experiments.intervals import interval
 from loop.experiments.results import LAST
-from loop.experiments.tables import NOTE, make_tables
+from loop.experiments.tables import NOTE, changes, make_tables
 from loop.report.charts import Chart, Point, Series, line_chart
 from loop.report.page import Page, Part, Section, Story
 from loop.report.story import Answer
+from loop.store.measures import find_measure
 from loop.wording import Table
 
 RESULTS = "results.json"
+SHOWN_ANSWERS = 6
+"""How many differences stand on the first screen."""
+DODGE = 0.05
+"""How far beside each other, in rounds, the arms are drawn at the same round."""
 
 
 def is_experiment(folder: Path) -> bool:
@@ -29,27 +34,40 @@ def experiment_page(folder: Path) -> Page:
         results = json.loads(path.read_text(encoding="utf-8"))
         tables = make_tables(results)
         charts = [*_by_round(results), *_differences(results)]
-        settings = [
-            [name, str(arm["rounds"]), "; ".join(f"{key}={value}" for key, value in arm["changes"].items())]
-            for name, arm in results["arms"].items()
-        ]
-        answers = [_answer(row) for row in results["differences"] if row["round"] == LAST][:3]
+        arms = [[name, str(arm["rounds"]), changes(arm)] for name, arm in results["arms"].items()]
+        measured = Table("What is measured", ["metric", "unit", "meaning"], list(map(_meaning, _metrics(results))))
+        answers = [_answer(row) for row in results["differences"] if row["round"] == LAST]
         lead = [f"{len(results['seeds'])} of {len(results['all_seeds'])} seeds done.", results["command"]]
+        if len(answers) > SHOWN_ANSWERS:
+            lead.append(f"First come {SHOWN_ANSWERS} of {len(answers)} differences; the last table has all of them.")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             "the results of the experiment cannot be read", str(path), "run the same `loop experiment` command again"
         ) from error
     sections = [
         Section(
-            "arms", "Arms", [Part(tables=[Table("Settings over the base of the experiment", ["arm", "rounds", "settings"], settings)])]
+            "arms",
+            "Arms",
+            [Part(tables=[Table("Settings over the base of the experiment", ["arm", "rounds", "settings"], arms), measured])],
         ),
         Section("plots", "Plots", [Part(charts=charts)]),
         Section("tables", "Tables", [Part(tables=tables)]),
     ]
-    stories = [Story(results["experiment"], answers, [])]
+    stories = [Story(results["experiment"], answers[:SHOWN_ANSWERS], [])]
     return Page(
         "Report of an experiment", results["experiment"], lead, stories, [s for s in sections if not s.parts[0].is_empty], footer=NOTE
     )
+
+
+def _metrics(results: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["metric"] for row in results["means"]))
+
+
+def _meaning(metric: str) -> list[str]:
+    """A metric with its unit and what it is, by its own name or by the one that it is a part of."""
+    stage, *names = metric.split(".")
+    known = next(filter(None, map(find_measure, names)), None)
+    return [metric, known.unit if known else "", f"{known.meaning} ({stage})" if known else f"a figure of the stage {stage}"]
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
@@ -67,11 +85,12 @@ def _by_round(results: Mapping[str, Any]) -> list[Chart]:
     """Each metric by round, a line for each arm, or by arm where only the last round was asked for."""
     found = []
     arms = list(results["arms"])
-    for metric in dict.fromkeys(row["metric"] for row in results["means"]):
+    for metric in _metrics(results):
         rows = [row for row in results["means"] if row["metric"] == metric]
         numbered = [row for row in rows if row["round"] != LAST]
         if numbered:
-            series = [_line(arm, number, [row for row in numbered if row["arm"] == arm]) for number, arm in enumerate(arms)]
+            shifts = [DODGE * (number - (len(arms) - 1) / 2) for number in range(len(arms))]
+            series = [_line(arm, number, [row for row in numbered if row["arm"] == arm], shifts[number]) for number, arm in enumerate(arms)]
             ticks = [(float(r), str(r)) for r in sorted({row["round"] for row in numbered})]
             found.append(line_chart(metric, "By round: the mean over seeds, with Student's 95% interval.", series, "round", "", ticks))
         series = [_last(results, metric, arm, number) for number, arm in enumerate(arms)]
@@ -81,9 +100,9 @@ def _by_round(results: Mapping[str, Any]) -> list[Chart]:
     return [chart for chart in found if chart]
 
 
-def _line(arm: str, colour: int, rows: list[Mapping[str, Any]]) -> Series:
+def _line(arm: str, colour: int, rows: list[Mapping[str, Any]], shift: float) -> Series:
     ordered = sorted(rows, key=lambda row: row["round"])
-    return Series(arm, [Point(row["round"], row["mean"], _ends(row)) for row in ordered], colour)
+    return Series(arm, [Point(row["round"], row["mean"], _ends(row), shift=shift) for row in ordered], colour)
 
 
 def _last(results: Mapping[str, Any], metric: str, arm: str, number: int) -> Series:
@@ -93,7 +112,7 @@ def _last(results: Mapping[str, Any], metric: str, arm: str, number: int) -> Ser
         return row["metric"] == metric and row["arm"] == arm and row["round"] == LAST
 
     points = [Point(number, row["value"]) for row in results["values"] if is_it(row)]
-    points += [Point(number + 0.18, row["mean"], _ends(row)) for row in results["means"] if is_it(row)]
+    points += [Point(number, row["mean"], _ends(row), shift=0.18) for row in results["means"] if is_it(row)]
     return Series(arm, points, number, joined=False)
 
 

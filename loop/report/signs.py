@@ -20,7 +20,8 @@ LENGTH_FACTOR = 1.5
 HIGH_KL = 10.0
 """Nats per response. On the embedded world a policy that over-optimises comes to 60 nats, and one at the default settings to 2."""
 
-
+CAPITALS = {"sft": "SFT", "kl": "KL"}
+"""Words in names of signs that are abbreviations."""
 VERDICTS = ("none", "suspected", "clear")
 """What the run's own rule can say."""
 
@@ -66,7 +67,7 @@ def verdict(run: RunView, r: int) -> Verdict | None:
 
 def sign_name(name: str) -> str:
     """A sign of the run's own rule in words."""
-    return name.replace("_", " ")
+    return " ".join(CAPITALS.get(word, word) for word in name.split("_"))
 
 
 def checks(run: RunView, r: int) -> list[Check]:

@@ -18,6 +18,8 @@ from loop.wording import round_name, sentence
 Tone = Literal["good", "warn", "bad", "plain"]
 """How an answer is coloured. plain: it is neither good nor bad news."""
 CHANCE = 0.5
+SHOWN_SIGNS = 4
+"""How many signs the first screen names. Those that show a loss come first."""
 BETTER, CHEATING, SHIP = "Did it get better?", "Is it cheating?", "Which round to ship?"
 
 
@@ -47,11 +49,12 @@ def better(run: RunView) -> Answer:
         before, now = estimate(run.policy(None).get("gold")), estimate(metrics.get("gold"))
         values = f": {before.mean:.2f} after SFT, {now.mean:.2f} after round {last}" if before and now else ""
         lines = [f"True reward on {gain.size} held-out prompts{values}. The gain is {interval(gain)}, prompt by prompt."]
-        lines += [f"It is preferred to the SFT policy in {rate.with_interval('.0%')} of {rate.size} comparisons."] if rate else []
+        lines += _was_higher(run)
+        lines += [f"It is preferred to the SFT policy in {rate.with_interval('z.0%')} of {rate.size} comparisons."] if rate else []
         return Answer(BETTER, *_direction(gain, 0.0, f"{gain.mean:+.2f} in true reward"), lines)
     if rate:
         lines = [
-            f"After round {last}, its answer is preferred to the SFT policy's in {rate.with_interval('.0%')} of {rate.size} comparisons."
+            f"After round {last}, its answer is preferred to the SFT policy's in {rate.with_interval('z.0%')} of {rate.size} comparisons."
         ]
         return Answer(BETTER, *_direction(rate, CHANCE, f"preferred in {rate.mean:.0%}"), lines)
     if proxy := estimate(metrics.get("proxy_gain")):
@@ -61,6 +64,14 @@ def better(run: RunView) -> Answer:
     return Answer(BETTER, "Not measured", "plain", ["The evaluation has no true reward, no win rate and no score."])
 
 
+def _was_higher(run: RunView) -> Iterator[str]:
+    """Says so where an earlier round had a higher true reward than the last one."""
+    golds = {r: gold.mean for r in run.evaluated if (gold := estimate(run.policy(r).get("gold")))}
+    best = max(golds, key=lambda r: golds[r], default=None)
+    if best is not None and best != run.evaluated[-1]:
+        yield f"It was higher before: {golds[best]:.2f} after round {best}."
+
+
 def cheating(run: RunView) -> Answer:
     """Is it cheating? The signs of over-optimisation in the last evaluated round."""
     last = run.evaluated[-1]
@@ -68,7 +79,9 @@ def cheating(run: RunView) -> Answer:
     if not looked and not own:
         return Answer(CHEATING, "Cannot be said", "plain", ["The evaluation has nothing that shows it. Read samples."])
     lines = [f"The run's own rule says {own.word}{': ' if own.fires else ''}{', '.join(own.fires)}."] if own else []
-    lines += [sign.text for sign in found]
+    lines += [sign.text for sign in found[:SHOWN_SIGNS]]
+    if len(found) > SHOWN_SIGNS:
+        lines.append(f"And {len(found) - SHOWN_SIGNS} more signs: see Signs of cheating below.")
     lines += [f"Looked at in round {last}: {', '.join(looked)}."] if looked else []
     lines += _unsure_reward_model(run, last)
     if earlier := [r for r in run.evaluated[:-1] if is_suspicious(run, r)]:
@@ -94,7 +107,7 @@ def _unsure_reward_model(run: RunView, r: int) -> Iterator[str]:
     fresh = estimate(run.metrics(RETRAIN.name, r).get("accuracy_fresh_before"))
     if fresh and fresh.interval and fresh.interval[0] <= CHANCE:
         said = "is no better than chance on this policy's answers, so its score can say little about them"
-        yield f"The reward model that PPO used {said}: {fresh.with_interval('.0%')}. This alone is no sign of cheating."
+        yield f"The reward model that PPO used {said}: {fresh.with_interval('z.0%')}. This alone is no sign of cheating."
 
 
 def ship(run: RunView) -> Answer:

@@ -116,7 +116,10 @@ def ledgers(run: RunView) -> list[Table]:
     if found is None:
         return []
     generated = sorted({name for entry in found.sources.entries.values() for name in entry.generated})
-    tables = [Table("Original rows by source: original = removed + moved + kept", *original.table(found.sources, generated))]
+    headers, rows = original.table(found.sources, generated)
+    headers[5:] = [f"added in {name}" for name in generated] or headers[5:]
+    title = "Original rows by source: original = removed + moved + kept; and how many of the policy's answers were added"
+    tables = [Table(title, headers, rows)]
     tables.append(Table("Removed and moved, by reason", *original.reasons(found.sources)))
     headers = ["round", "samples", "held out", "labelled", "could be kept", "carried", "kept", "left out"]
     rows = [

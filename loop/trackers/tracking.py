@@ -6,9 +6,8 @@ added later is told of all of them, and a run that resumes tells nothing twice. 
 """
 
 import importlib.util
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from loop.store.layout import RunFolder, place, stage_name
 from loop.store.measures import numbers
 from loop.store.progress import Progress
 from loop.trackers.libraries import LIBRARIES, Ending, Tracker
+from loop.trackers.masking import MaskedLog, masked, secrets_here
 
 TOLD = "told"
 """The file of a tracker that says which stages it was told of, one a line."""
@@ -37,6 +37,7 @@ class Trackers:
 
     def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None]):
         self._config, self._folder, self._say = config, RunFolder(folder), say
+        self._secrets = secrets_here(filter(None, [config.judge.key_variable]))
         self._trackers: dict[str, Tracker] = {}
         self._shown: tuple[str, int] | None = None
 
@@ -64,7 +65,7 @@ class Trackers:
                     self._trackers[name] = LIBRARIES[name].start(self._config, folder)
             except Exception as error:  # the libraries raise errors of many kinds
                 to_do = "correct this, or leave it out of report_to: the same command then continues without it"
-                raise UserError(f"{name} does not start: {in_a_line(error)}", "report_to", to_do) from None
+                raise UserError(f"{name} does not start: {self._in_a_line(error)}", "report_to", to_do) from None
 
     def progress(self, stage: str, round_number: int | None, now: Progress) -> None:
         """Tell the newest step of the running stage, unless it was told."""
@@ -100,20 +101,24 @@ class Trackers:
                     tell(tracker)
             except Exception as error:  # whatever a library or its network raises, the run continues
                 del self._trackers[name]
-                self._say(f"{name} has failed and is told nothing more: {type(error).__name__}: {in_a_line(error)}")
+                self._say(f"{name} has failed and is told nothing more: {type(error).__name__}: {self._in_a_line(error)}")
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
-        """What a library prints in the block goes to the run's log of trackers."""
-        log = self._folder.tracker_log
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        """What a library prints in the block goes to the run's log of trackers, without secrets."""
+        path = self._folder.tracker_log
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            path.open("a", encoding=MaskedLog.encoding, errors=MaskedLog.errors) as file,
+            closing(MaskedLog(file, self._secrets)) as log,
+            redirect_stdout(log),
+            redirect_stderr(log),
+        ):
             yield
 
-
-def in_a_line(error: Exception) -> str:
-    """What a library says. Addresses in it lose their user name and password, which people give in `MLFLOW_TRACKING_URI`."""
-    return re.sub(r"://\S*@", "://***@", " ".join(str(error).split()))
+    def _in_a_line(self, error: Exception) -> str:
+        """What a library says, without secrets."""
+        return masked(" ".join(str(error).split()), self._secrets)
 
 
 def figures(stage: str, metrics: Mapping[str, Any]) -> dict[str, float]:

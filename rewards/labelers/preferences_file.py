@@ -15,7 +15,7 @@ from rewards.comparisons import WIN_RATE, write_jsonl
 from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.matching import Matcher
-from rewards.labelers.picking import Pair, win_pairs
+from rewards.labelers.picking import Pair, Texts, texts_of, win_pairs
 from rewards.labelers.raters import combine, pair_key
 
 
@@ -81,17 +81,21 @@ def join_votes(found: Labels, config: LabelerConfig, wanted: int) -> Labels:
 
 
 def not_labelled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
-    """Those of the pairs of which no label says anything."""
+    """Those of the pairs of which no label says anything. A label of two samples is one of all samples with these texts."""
     there = _labelled(found)
-    return [pair for pair in pairs if _ids(pair) not in there]
+    return [pair for pair in pairs if _what(pair) not in there]
 
 
-def _labelled(found: Labels) -> set[frozenset[str]]:
-    return {frozenset((row.chosen_id, row.rejected_id)) for row in [*found.comparisons, *found.wins]}
+def _labelled(found: Labels) -> set[Texts | frozenset[str]]:
+    samples = {
+        texts_of(row.prompt_id, (row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished)) for row in found.comparisons
+    }
+    return samples | {frozenset((row.chosen_id, row.rejected_id)) for row in found.wins}
 
 
-def _ids(pair: Pair) -> frozenset[str]:
-    return frozenset((pair.first.id, pair.second.id))
+def _what(pair: Pair) -> Texts | frozenset[str]:
+    """What has to be labelled: two texts, or of a pair for win rates the answers of two policies, whose texts may be those of others."""
+    return frozenset((pair.first.id, pair.second.id)) if pair.picked == WIN_RATE else pair.texts
 
 
 def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path | None:
@@ -111,7 +115,7 @@ def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path 
                 "prompt": pair.first.prompt,
                 "ids": [pair.first.id, pair.second.id],
                 "completions": [pair.first.completion, pair.second.completion],
-                "labelled": _ids(pair) in there,
+                "labelled": _what(pair) in there,
             }
             for pair in sorted(pairs, key=lambda pair: pair.picked != WIN_RATE)
         ]

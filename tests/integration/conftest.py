@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.benchmarks.chaos import Run, stage_of
@@ -99,6 +100,17 @@ def freeze(pids: list[int]) -> None:
     """SIGSTOP: the process lives, but does nothing and answers nothing."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
+
+
+def listeners(run: Run) -> dict[str, set[str]]:
+    """Process name -> the addresses at which it accepts connections."""
+    found: dict[str, set[str]] = {}
+    for pid in run.marked():
+        process = psutil.Process(pid)
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                found.setdefault(process.name(), set()).add(connection.laddr.ip)
+    return found
 
 
 def raylets_of(title: bytes) -> list[int]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.benchmarks.chaos import ACTOR_TITLES, MARK, PROJECT, Run, lost_in, strike, title_of
@@ -27,6 +26,7 @@ from tests.integration.conftest import (
     copy_before_ppo,
     forget_progress,
     freeze,
+    listeners,
     losses,
     raylets_of,
     said_by,
@@ -113,16 +113,6 @@ def names_in_dashboard(address: str, what: str, token: str) -> set[str]:
     request = urllib.request.Request(f"{address}/api/v0/{what}", headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         return {row["name"] for row in json.load(answer)["data"]["result"]["result"]}
-
-
-def listeners(run: Run) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for pid in run.marked():
-        process = psutil.Process(pid)
-        for connection in process.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN:
-                found.setdefault(process.name(), set()).add(connection.laddr.ip)
-    return found
 
 
 def test_two_workers_that_are_lost_in_two_ways(pair, tmp_path):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from docs.dashboard_picture import CHROMIUM, logged_in, rows, show_worker
 from loop.commands.main import main
 from loop.store.lock import is_locked
 from loop.store.measures import name_on_ray
@@ -37,19 +38,11 @@ class Watched:
     actors: list[dict] = field(default_factory=list)
     log: str = ""
     """What the dashboard shows as the log of the stage `sft`."""
+    page: str = ""
+    """The text of the worker's page in a browser."""
+    picture: bytes = b""
     unanswered: dict[str, str] = field(default_factory=dict)
     """Look -> the newest error that it met."""
-
-
-def api(address: str, path: str) -> str:
-    token = (Path.home() / ".ray" / "auth_token").read_text().strip()
-    request = urllib.request.Request(f"{address}/api/v0/{path}", headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return answer.read().decode()
-
-
-def rows(address: str, what: str) -> list[dict]:
-    return json.loads(api(address, f"{what}?detail=1"))["data"]["result"]["result"]
 
 
 def see_metrics(watched: Watched, start: dict) -> None:
@@ -80,6 +73,16 @@ def see_titles(watched: Watched, start: dict) -> None:
     watched.titles |= {psutil.Process(pid).cmdline()[0] for pid in watched.run.marked(*ACTOR_TITLES)}
 
 
+def see_page(watched: Watched, start: dict) -> None:
+    """The page of the worker, for somebody who has typed the token. It is read once, when it shows that PPO has begun."""
+    if CHROMIUM is None or watched.page or not rows(start["dashboard"], "actors"):
+        return
+    with logged_in(start["dashboard"]) as page:
+        show_worker(page, start["dashboard"], "chaos-worker-0")
+        page.get_by_text("round-000/policy").first.wait_for()
+        watched.page, watched.picture = page.inner_text("body"), page.screenshot()
+
+
 def watch(look: Callable[[Watched, dict], None], watched: Watched, start: dict) -> None:
     """Look again and again until the run has ended."""
     while watched.run.process.poll() is None:
@@ -98,7 +101,7 @@ def watched(tmp_path_factory):
     found = Watched(run)
     run.start(rounds=1)
     start = wait_for(lambda: next((event for event in run.events() if event.get("prometheus")), None))
-    looks = (see_metrics, see_tasks, see_actors, see_titles)
+    looks = (see_metrics, see_tasks, see_actors, see_titles, see_page)
     with ThreadPoolExecutor(len(looks)) as pool:  # each by itself: what Ray answers late delays nothing else
         for watching in [pool.submit(watch, look, found, start) for look in looks]:
             watching.result()
@@ -135,7 +138,7 @@ def test_every_chart_of_the_grafana_dashboard_finds_something(watched):
     asked = {chart["title"]: re.findall(r"ray_loop_\w+", chart["targets"][0]["expr"])[0] for chart in CHARTS}
     late = {
         f"ray_{name_on_ray(name)}"
-        for name in ("gold_over_sft", "win_rate", "proxy_gain", "kl", "defects", "reward_accuracy", "retrained_accuracy", "gold")
+        for name in ("judged", "gold_over_sft", "win_rate", "proxy_gain", "kl", "defects", "reward_accuracy", "retrained_accuracy", "gold")
     }
     empty = {title for title, name in asked.items() if name not in names and name not in late and title not in NOT_IN_THIS_RUN}
     assert not empty
@@ -146,6 +149,14 @@ def test_actors_tasks_and_processes_have_names(watched):
     assert (actor["name"], actor["repr_name"]) == ("chaos-worker-0", "worker-0 of chaos")
     assert {"setup/sft", "round-000/policy", "round-000/label"} <= watched.tasks.keys()
     assert any(re.fullmatch(r"ray::round-000/policy \d+/48 · worker-0 of chaos", title) for title in watched.titles), watched.titles
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium, or nothing that drives it")
+def test_a_person_who_has_typed_the_token_sees_the_names_on_the_page(watched):
+    """The page that docs/watching.md shows. A picture of a window with nothing in it has 5 kilobytes."""
+    for text in ("chaos-worker-0", "worker-0 of chaos", "setup/sft", "round-000/policy"):
+        assert text in watched.page, text
+    assert len(watched.picture) > 40_000
 
 
 def test_a_stage_has_its_own_log(watched):

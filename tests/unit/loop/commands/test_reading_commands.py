@@ -111,15 +111,17 @@ def test_the_report_of_an_experiment_has_its_tables_and_plots(runs, capsys):
         "command": "loop experiment x.yaml",
         "seeds": [0, 1],
         "all_seeds": [0, 1],
-        "arms": {arm: {"kind": "rounds", "rounds": 1, "changes": {}} for arm in "ab"},
+        "arms": {arm: {"kind": "rounds", "rounds": 1, "changes": changes} for arm, changes in (("a", {"rounds": 1, "seed": 3}), ("b", {}))},
         "values": values,
         "means": means,
-        "differences": [label | {"arm": "a", "minus": "b"} | difference],
+        "differences": [label | {"arm": "a", "minus": "b"} | difference] * 7,
     }
     (folder / "results.json").write_text(json.dumps(results))
     assert "+0.400" in said(capsys, "report", "iterate")
     text = (runs.parent / "iterate.html").read_text(encoding="utf-8")
     assert "Differences in evaluate.gold" in text and "+0.200 to +0.600" in text
+    assert ">seed=3</td>" in text and ">the base</td>" in text and ">true reward of the embedded world (evaluate)</td>" in text
+    assert "First come 6 of 7 differences" in text and text.count('class="answer') == 6
     (folder / "results.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be read"):
         experiment_page(folder)

@@ -1,6 +1,7 @@
 """Which pair each rater gets, and what is written: reloads, several raters, skips, undo, agreement."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from loop.labeling.answers import Conflict
 from loop.labeling.queue import Agreement
 from rewards.comparisons import answer_id
 from rewards.labelers.preferences_file import compare_by_file
-from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows, write_wanted
+from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows, samples_of, write_wanted
 from tests.unit.rewards.labelers.tasks import file_task
 
 LABELS = Path("labels/round-0.jsonl")
@@ -209,3 +210,59 @@ def test_a_mixture_counts_the_pairs_on_offer_only(tmp_path, monkeypatch):
     queue.answer("ann", queue.next("ann").name, "left")
     queue.answer("ann", queue.next("ann").name, "left")
     assert (queue.labelled, queue.wanted) == (2, 2)
+
+
+MIXTURE = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "labeler.shares=[0.5, 0.5]")
+
+
+@pytest.mark.parametrize("path", ["labels/round-{round}.jsonl", "labels/*.jsonl"])
+def test_pairs_that_are_labelled_by_their_texts_are_not_asked_again(tmp_path, monkeypatch, path):
+    """Of four pairs, two are labelled by texts: one by a row of this round, one by a row that only a file of its own round explains. Rows
+    of another round, of other texts and of nobody's pair say nothing."""
+    monkeypatch.chdir(tmp_path)
+    samples = plain_samples(4)
+    run = make_run(tmp_path / "x", samples, labeled_by=(*MIXTURE, f"labeler.path={path}"))
+    write_wanted(run, [asked_about(*samples[2 * n : 2 * n + 2]) for n in range(4)])
+    by_texts = [{"prompt": f"question {n}?", "chosen": f"answer {n}-1", "rejected": f"answer {n}-0"} for n in range(4)]
+    given = [
+        by_texts[0] | {"rater": "eve", "round": 0},
+        by_texts[1] | {"rater": "eve"},
+        by_texts[2] | {"rater": "eve", "round": 1},
+        by_texts[3] | {"rejected": "another answer", "round": 0},
+        by_texts[3] | {"rejected": ""},
+    ]
+    Path("labels").mkdir()
+    Path("labels/round-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    queue, known = queue_of(run), 2 if "{round}" in path else 1
+    assert queue.labelled == known and queue.by_rater() == {"eve": known} and queue.wanted == 4
+    assert {queue.pairs[name].prompt for name in say_all(queue, "ann")} == {f"question {n}?" for n in range(known, 4)}
+    assert queue.labelled == 4
+
+
+def test_of_wanted_pairs_with_the_same_texts_one_is_asked(tmp_path, monkeypatch):
+    """The texts are a, b, a and c: the pairs of a and b are one question, and that of a and c is another."""
+    monkeypatch.chdir(tmp_path)
+    first, second, third, fourth = [replace(sample, finished=True) for sample in samples_of([("q", ["a", "b", "a", "c"])])]
+    run = make_run(tmp_path / "x", [first, second, third, fourth], labeled_by=(*MIXTURE, "labeler.path=l.jsonl"))
+    write_wanted(run, [asked_about(first, second), asked_about(second, third), asked_about(third, fourth)])
+    queue = queue_of(run)
+    assert [pair.ids for pair in queue.asked.pairs] == [{first.id, second.id}, {third.id, fourth.id}]
+    assert [pair.tier for pair in queue.asked.pairs] == [0, 1]
+
+
+def test_texts_may_be_written_in_another_form_where_the_run_normalises_its_own(tmp_path, monkeypatch):
+    """An e with an accent is one character or two. The policy wrote two, and the row has one."""
+    monkeypatch.chdir(tmp_path)
+    samples = samples_of([("caf\u00e9?", ["cafe\u0301", "tea"])])
+    Path("l.jsonl").write_text(json.dumps({"prompt": "cafe\u0301?", "chosen": "tea", "rejected": "caf\u00e9", "round": 0}) + "\n")
+    for source, labelled in (("pairs.jsonl", 1), ("embedded", 0)):
+        words = (*MIXTURE, "labeler.path=l.jsonl", f"data.source={source}")
+        run = make_run(tmp_path / source, samples, labeled_by=words)
+        write_wanted(run, [asked_about(*samples)])
+        assert queue_of(run).labelled == labelled
+    assert not queue_of(run).by_rater()
+
+
+def asked_about(first, second):
+    """A row of the label stage's question about two samples."""
+    return {"prompt": first.prompt, "ids": [first.id, second.id], "completions": [first.completion, second.completion]}

@@ -200,6 +200,31 @@ def test_a_chart_has_the_pages_colours_and_no_style():
     assert [row[3:] for row in chart.rows] == [["0.8", "1.2"], ["", ""], ["", ""]]
 
 
+def numbers_of_ticks(svg: str) -> list[float]:
+    return [float(text.replace("\u2212", "-").removesuffix("%")) for text in re.findall(r">([\u2212-]?[0-9.]+%)<", svg)]
+
+
+def test_an_axis_of_shares_ends_at_100_percent():
+    """The interval of a share of 9 in 10, of ten, is 0.9 ± 1.96 x 0.095: it goes beyond 1."""
+    series = [Series("a", [Point(0, 0.9, (0.71, 1.09)), Point(1, 0.05, (-0.09, 0.19))])]
+    shares, others = (line_chart("t", "", series, "round", "", percent=percent) for percent in (True, False))
+    assert max(numbers_of_ticks(shares.svg)) == 100 and min(numbers_of_ticks(shares.svg)) == 0
+    assert shares.rows == others.rows  # what was measured is not changed
+
+
+def test_points_beside_each_other_have_the_same_place_in_the_numbers():
+    """Two series at the places 0 and 1, which are called one and two: of the second, the points are drawn a little to the right."""
+    series = [
+        Series("a", [Point(0, 1), Point(1, 2)], joined=False),
+        Series("b", [Point(0, 1, shift=0.2), Point(1, 2, shift=0.2)], joined=False),
+    ]
+    chart = line_chart("t", "", series, "arm", "", [(0.0, "one"), (1.0, "two")])
+    assert [row[:3] for row in chart.rows] == [["a", "one", "1"], ["a", "two", "2"], ["b", "one", "1"], ["b", "two", "2"]]
+    drawn = [float(x) for x in re.findall(r'<use[^>]* x="([0-9.]+)"', chart.svg)]
+    first, second = drawn[:2], drawn[2:4]
+    assert all(b > a for a, b in zip(first, second, strict=True)) and second[0] < first[1]
+
+
 def test_nothing_to_draw_is_no_chart():
     assert line_chart("a", "", [Series("x", [])], "u", "v") is None
 

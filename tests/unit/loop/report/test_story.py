@@ -115,6 +115,28 @@ def test_each_sign_is_seen(tmp_path, extra, words, is_hard):
     assert words in sign.text and sign.is_hard == is_hard
 
 
+def test_of_many_signs_the_first_screen_has_four(tmp_path):
+    """The true reward fell, the reward model chooses badly, two rules rose, the answers are longer, and KL is high; losses come first."""
+    risen = {"gold_over_last": summary(-0.3), "best_of": {"random": summary(2.0), "reward_model": summary(1.5)}, "kl": summary(30.0)}
+    risen |= {"defects": {"empty": 0.5, "repetition": 0.5}, "length": summary(20, count=400)}
+    run = make_run(tmp_path / "run", extra=risen)
+    lines = cheating(run).lines
+    assert len(signs(run, 1)) == 6 and lines[0].startswith("True reward fell") and "chooses worse" in lines[1]
+    assert lines[4] == "And 2 more signs: see Signs of cheating below."
+
+
+def test_a_better_round_before_the_last_is_named(tmp_path):
+    answer = better(make_run(tmp_path / "run", golds=(3.0, 2.0)))
+    assert answer.lines[1] == "It was higher before: 3.00 after round 0."
+    assert not any("before" in line for line in better(make_run(tmp_path / "other", golds=(2.0, 3.0))).lines)
+
+
+def test_nothing_is_less_than_zero_percent(tmp_path):
+    """Wilson's interval of no win in five begins at zero, or a rounding error below it."""
+    run = make_run(tmp_path / "run", extra={"win_rate": {"sft": win_rate(0.0, -1e-17, 0.434)}})
+    assert "in 0% (95% interval 0% to 43%) of" in better(run).lines[-1]
+
+
 def test_a_rule_that_rises_by_chance_is_no_sign(tmp_path):
     """4 answers: from 2 % to 25 % is one answer, and its standard error is sqrt(0.25 x 0.75 / 4 + 0.02 x 0.98 / 4) = 0.23."""
     run = make_run(tmp_path / "run", extra={"defects": {"repetition": 0.25}})

@@ -1,5 +1,8 @@
 """What trackers are told: by a tracker that only remembers, and by the libraries themselves where they are installed."""
 
+import os
+import sys
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import Mock
@@ -12,7 +15,8 @@ from loop.commands.main import main
 from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import ProgressFile
 from loop.trackers import check_installed, libraries
-from loop.trackers.tracking import figures, in_a_line
+from loop.trackers.masking import MaskedLog, secrets_here
+from loop.trackers.tracking import figures
 from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 
 GOLD = {0: 1.5, 1: 2.25}
@@ -133,9 +137,54 @@ def test_mlflow_has_its_own_words_for_how_a_run_ends():
         client.set_terminated.assert_called_with("id", status)
 
 
-def test_passwords_in_addresses_are_not_printed():
-    error = ConnectionError("no answer from https://user:p@ss/word@host:5000/api\n(retried), nor from http://host/x")
-    assert in_a_line(error) == "no answer from https://***@host:5000/api (retried), nor from http://host/x"
+def test_no_secret_gets_into_the_log_or_the_terminal(tmp_path, tracker, monkeypatch):
+    """A library prints a key in two parts, has a password in an address, in a setting and in a header, and fails with the key."""
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("JUDGE", "judges-secret")
+    monkeypatch.setenv("SHORT_KEY", "on")  # an ordinary word
+
+    def print_all(self, round_number, values):
+        print("key ", end="")
+        print("01234567", end="")
+        print("89abcdef on", file=sys.stdout)
+        print("https://user:p@ss/word@host:5000/api, and judges-secret", file=sys.stderr)
+        print("password='hunter2!' Authorization: Bearer eyJhbGciOi, half of \ud83d", end="")
+        raise ConnectionError("0123456789abcdef is refused by http://user:other@host/x")
+
+    monkeypatch.setattr(tracker, "round", print_all)
+    run = FakeDriver(tmp_path / "x", "report_to=[tensorboard]", "judge.key_variable=JUDGE", num_rounds=1, executor=Reporting())
+    run.execute()
+    assert RunFolder(tmp_path / "x").tracker_log.read_text().splitlines() == [
+        "key *** on",
+        "https://***@host:5000/api, and ***",
+        "password='***' Authorization: Bearer ***, half of \\ud83d",
+    ]
+    (said,) = [line for line in run.terminal.lines if "tensorboard" in line]
+    assert said.endswith("ConnectionError: *** is refused by http://***@host/x")
+
+
+def test_which_variables_hold_secrets(monkeypatch):
+    names = ("HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "TOKENIZERS_PARALLELISM", "RAY_AUTH_TOKEN_PATH", "OTHER")
+    monkeypatch.setattr(os, "environ", {name: f"value of {name}" for name in names})
+    assert secrets_here(["OTHER", "NOT_SET"]) == [
+        "value of MLFLOW_TRACKING_PASSWORD",
+        "value of AWS_SECRET_ACCESS_KEY",
+        "value of HF_TOKEN",
+        "value of OTHER",
+    ]
+
+
+def test_a_log_of_secrets_is_as_good_as_a_file(tmp_path):
+    """Libraries ask what kind of stream it is: bytes are refused, as by any text file."""
+    with (tmp_path / "log").open("w") as file, closing(MaskedLog(file, ["secret"])) as log:
+        with pytest.raises(TypeError):
+            log.write(b"")
+        assert log.writable() and not log.isatty() and log.write("a\nb") == 3
+        log.flush()
+        assert (tmp_path / "log").read_text() == "a\n"  # the rest of the line may be the beginning of a secret
+    assert (tmp_path / "log").read_text() == "a\nb"
+    with pytest.raises(ValueError, match="closed"):
+        log.write("c")
 
 
 def test_a_missing_library_is_one_message(tmp_path, monkeypatch, capsys):

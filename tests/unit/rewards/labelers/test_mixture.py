@@ -92,6 +92,24 @@ def test_people_are_waited_for_and_the_judge_is_asked_once(here):
     assert labelers.label(mixed(samples(100), Checkpoints(here / "work"), **settings | {"min_labels": 5})).comparisons == found.comparisons
 
 
+def test_pairs_that_are_labelled_by_texts_are_not_waited_for(here):
+    """Every text stands twice among the samples of its prompt, and a row by texts means the first of the two. All pairs have a label, and
+    one row each, so the run goes on."""
+    settings = {"parts": ["preferences-file", "judges.py:last"], "path": "labels.jsonl", "double_fraction": 1.0}
+    twice = [replace(sample, id=f"{sample.id}{end}") for sample in samples(20) for end in ("", "-again")]
+    asked = mixed(twice, Checkpoints(here / "work"), **settings)
+    pairs = {pair.texts: pair for pair in pick_pairs(asked)}.values()
+    assert any(sample.id.endswith("-again") for pair in pairs for sample in (pair.first, pair.second))
+    rows = [{"prompt": p.first.prompt, "chosen": p.first.completion, "rejected": p.second.completion, "round": 0} for p in pairs]
+    (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    with pytest.raises(WaitingForLabels, match="wanted pairs are labelled"):
+        labelers.label(asked)
+    now = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
+    assert {row["prompt"] for row in now if not row["labelled"]} == {rows[0]["prompt"]}
+    (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert labelers.label(asked).counts()["by_part"]["preferences-file"] == len(rows)
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
