@@ -6,10 +6,11 @@ is always the tokenizer's own `eos_token`, so one answer has one form.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -71,6 +72,26 @@ def hh_template(tokenizer: Any) -> str:
     return f"{begins}{turns}{{% if add_generation_prompt %}}{{{{ '\\n\\nAssistant:' }}}}{{% endif %}}"
 
 
+class Written(NamedTuple):
+    """A dialogue as one text, and how that is encoded."""
+
+    text: str
+    adds_special_tokens: bool
+    splits_special_tokens: bool
+
+
+def write_messages(tokenizer: Any, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> Written | None:
+    """Return the text whose tokens `encode_messages` returns. None where a message holds a special token, so that no text says which
+    of them the template has written. Raises DialogueRefused as `encode_messages` does."""
+    if not tokenizer.chat_template:
+        return Written(_as_hh(messages, add_generation_prompt), adds_special_tokens=True, splits_special_tokens=True)
+    if _holds_special_token(tokenizer, messages):
+        return None
+    with _refusing():
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
+    return Written(text, adds_special_tokens=False, splits_special_tokens=False)
+
+
 @lru_cache(maxsize=8192)
 def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool) -> tuple[int, ...]:
     """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow.
@@ -78,18 +99,34 @@ def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool
     dialogue: the messages as JSON, because the cache wants something that cannot change, and the calls of tools are nested.
     """
     messages = json.loads(dialogue)
-    if template:
-        # Sanitising also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
-        special = any(_special_tokens(tokenizer).pattern.search(m["content"]) for m in messages)
-        try:
-            written = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=True, sanitize_control_tokens=special)
-        except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
-            raise DialogueRefused(str(error)) from None
-        return tuple(written["input_ids"])
+    if not template:
+        return tuple(tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"])
+    # Sanitising also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
+    special = _holds_special_token(tokenizer, messages)
+    with _refusing():
+        written = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=True, sanitize_control_tokens=special)
+    return tuple(written["input_ids"])
+
+
+def _as_hh(messages: Sequence[dict[str, Any]], ask: bool) -> str:
+    """A dialogue in the form of HH."""
     if any(m.get("tool_calls") for m in messages):
         raise DialogueRefused("only a chat template can write the calls of tools, and the base has none")
     text = "".join(f"\n\n{HH_NAMES.get(m['role'], m['role'])}: {m['content']}" for m in messages)
-    return tuple(tokenizer(text + ("\n\nAssistant:" if ask else ""), split_special_tokens=True)["input_ids"])
+    return text + ("\n\nAssistant:" if ask else "")
+
+
+def _holds_special_token(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> bool:
+    return any(_special_tokens(tokenizer).pattern.search(m["content"]) for m in messages)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turns what a chat template raises into DialogueRefused."""
+    try:
+        yield
+    except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
+        raise DialogueRefused(str(error)) from None
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:

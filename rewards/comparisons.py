@@ -175,9 +175,22 @@ def parse_answer_id(id: str) -> tuple[int, int | None] | None:
 
 def to_line(record: Any) -> str:
     """A record as one line of JSON, with the line feed."""
-    # `asdict` would copy the messages of each prompt, which takes longer than writing them.
-    row = record if isinstance(record, dict) else {name: getattr(record, name) for name in _names(type(record))}  # type: ignore[arg-type]
-    return _ENCODER.encode(row) + "\n"
+    # `asdict` would copy the messages of each prompt, which takes longer than writing them. A record has its fields in their order.
+    return _ENCODER.encode(record if isinstance(record, dict) else vars(record)) + "\n"
+
+
+def prompt_line(line: bytes, source: str) -> bytes:
+    """The line of the prompt that a comparison's line begins with. The texts are copied, and not read.
+
+    No text can hold what is looked for, because a quotation mark inside a text has a backslash before it.
+    """
+    return line[: line.rindex(b', "chosen": ')] + _after_prompt(source)
+
+
+@functools.lru_cache(maxsize=1024)
+def _after_prompt(source: str) -> bytes:
+    """What stands behind the prompt on the line of a prompt from this source."""
+    return to_line(PromptRecord("", "", source)).removeprefix('{"prompt_id": "", "prompt": ""').encode()
 
 
 def from_line(line: str | bytes, kind: type[Record]) -> Record:

@@ -1,8 +1,8 @@
 """Takes in original rows one by one, and says at the end what happens to each. Must never keep a text (`sketches.py`)."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -24,6 +24,26 @@ class Decision(NamedTuple):
     end: End
     side: Side
     brings_prompt: bool
+
+
+class Decisions(Sequence[Decision]):
+    """What happens to each pair, in their order. Held as numbers: among millions of small tuples, Python's garbage collector would spend
+    more time than curation itself."""
+
+    def __init__(self, ends: list[End], sides: bytes, brings_prompt: bytearray):
+        self._ends, self._sides, self._brings_prompt = ends, sides, brings_prompt
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> Decision: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Decision]: ...
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        return Decision(self._ends[place], SIDES[self._sides[place]], bool(self._brings_prompt[place]))
 
 
 class Curator:
@@ -53,7 +73,7 @@ class Curator:
         """Take in a prompt that no pair needs to ask."""
         self.sketches.add_prompt(record.prompt_id, record.prompt, side)
 
-    def decide(self) -> list[Decision]:
+    def decide(self) -> Decisions:
         """What happens to each pair, in their order."""
         sketches = self.sketches
         self._near = look_near_heldout(sketches, self.config)
@@ -63,11 +83,10 @@ class Curator:
             if end == KEEP:
                 self.by_source[sketches.sources[source]] += number
         self.ties = sum(ends[place] in PARTS for place in np.flatnonzero(sketches.verdict == TIE).tolist())
-        decided = []
-        for end, side, prompt in zip(ends, sketches.side.tolist(), sketches.prompt.tolist(), strict=True):
-            may_be_asked = SIDES[side] != "labeler" and (end in PARTS or end == move(PROMPTS))
-            decided.append(Decision(end, SIDES[side], may_be_asked and self._is_new(prompt)))
-        return decided
+        sides, brings_prompt, parts = sketches.side.tobytes(), bytearray(), (*PARTS, move(PROMPTS))
+        for end, side, prompt in zip(ends, sides, sketches.prompt.tolist(), strict=True):
+            brings_prompt.append(end in parts and SIDES[side] != "labeler" and self._is_new(prompt))
+        return Decisions(ends, sides, brings_prompt)
 
     def ask(self, prompt_id: str) -> bool:
         """Whether nothing has brought this prompt before."""

@@ -21,8 +21,8 @@ SHINGLE = 5
 SEED = 1
 CHANCE = 1 / 256
 """How often the last bytes of two different minima agree."""
-BATCH = 100_000
-"""How many characters are hashed at once."""
+BATCH = 16_000
+"""How many characters are hashed at once. Eight bytes for each of them fit into a processor's second cache."""
 COMPARED = 1 << 15
 """How many pairs of texts are compared at once."""
 FIRSTS = 256

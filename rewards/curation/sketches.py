@@ -59,6 +59,10 @@ class Sketches:
                 self.near_prompts.add(prompt_text(prompt))
         return self._prompts[key]
 
+    def source_of(self, place: int) -> str:
+        """The name of a pair's source."""
+        return self.sources[self._source[place]]
+
     @property
     def source(self) -> np.ndarray:
         """The number of each pair's source in `sources`."""

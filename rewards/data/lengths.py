@@ -6,11 +6,13 @@ own texts. Samples of the run's policies are never left out, because `generation
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from configs.errors import UserError
-from policies.tokenization import DialogueRefused, encode_completions, encode_prompts
+from policies.token_counts import measure_completions, measure_prompts
+from policies.tokenization import DialogueRefused
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.row_files import RowFile, StoredRows
 
@@ -25,11 +27,15 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """The lengths of the longest prompt and the longest completion that are used, in tokens of `tokenizer`."""
+    """The lengths of the longest prompt and the longest completion that are used, in tokens of `tokenizer`.
+
+    Prompts are remembered by their ids, because those of pairs come again by themselves.
+    """
 
     tokenizer: Any
     max_prompt_tokens: int
     max_completion_tokens: int
+    _reasons_of_prompts: dict[str, str | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def keep(self, rows: Sequence[Row]) -> tuple[list[Row], Counter[str]]:
         """The rows within the limits, and how many others there are, by reason."""
@@ -39,9 +45,9 @@ class TokenLimits:
     def keep_into(self, kept: RowFile[Row], rows: StoredRows[Row], tell: Callable[[Row, str], None]) -> Counter[str]:
         """Copy the rows within the limits to `kept`. Returns how many others there are, by reason; `tell` gets each of them."""
         left_out: Counter[str] = Counter()
-        for number, (row, reason) in enumerate(self._judged(rows)):
+        for line, (row, reason) in zip(rows.lines(), self._judged(rows), strict=True):
             if reason is None:
-                kept.append_line(rows.line(number))
+                kept.append_line(line)
             else:
                 left_out[reason] += 1
                 tell(row, reason)
@@ -53,29 +59,35 @@ class TokenLimits:
 
     def _judged(self, rows: Sequence[Row]) -> Iterator[tuple[Row, str | None]]:
         """Each row, with the reason to leave it out, or None."""
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
+        remaining = iter(rows)
+        while batch := list(islice(remaining, BATCH)):
             yield from zip(batch, self._reasons(batch), strict=True)
 
     def _reasons(self, rows: Sequence[Comparison | PromptRecord | Demonstration]) -> list[str | None]:
-        reasons = [self._excess_of_prompt(found) for found in encode_prompts(self.tokenizer, [row.prompt for row in rows])]
-        numbers, completions = [], []
-        for number, row in enumerate(rows):
-            if reasons[number] is None:
-                found = _completions(row)
-                numbers += [number] * len(found)
-                completions += found
-        for number, ids in zip(numbers, encode_completions(self.tokenizer, completions), strict=True):
-            if len(ids) > self.max_completion_tokens:
-                reasons[number] = LONG_COMPLETION
+        reasons = self._reasons_for_prompts(rows)
+        completions = [_completions(row) for row in rows]
+        for which in range(max(map(len, completions), default=0)):  # if the first one is too long, nobody looks at the second one
+            numbers = [number for number, reason in enumerate(reasons) if reason is None and which < len(completions[number])]
+            texts = [completions[number][which] for number in numbers]
+            lengths = measure_completions(self.tokenizer, texts, self.max_completion_tokens)
+            for number, length in zip(numbers, lengths, strict=True):
+                if length > self.max_completion_tokens:
+                    reasons[number] = LONG_COMPLETION
         return reasons
 
-    def _excess_of_prompt(self, found: list[int] | DialogueRefused) -> str | None:
-        if isinstance(found, DialogueRefused):
-            return f"{REFUSED_PROMPT} ({found})"
-        if not found:
+    def _reasons_for_prompts(self, rows: Sequence[Comparison | PromptRecord | Demonstration]) -> list[str | None]:
+        known = self._reasons_of_prompts
+        new = {row.prompt_id: row.prompt for row in rows if row.prompt_id not in known}
+        lengths = measure_prompts(self.tokenizer, list(new.values()), self.max_prompt_tokens)
+        known.update(zip(new, map(self._excess_of_prompt, lengths), strict=True))
+        return [known[row.prompt_id] for row in rows]
+
+    def _excess_of_prompt(self, length: int | DialogueRefused) -> str | None:
+        if isinstance(length, DialogueRefused):
+            return f"{REFUSED_PROMPT} ({length})"
+        if not length:
             return EMPTY_PROMPT
-        return LONG_PROMPT if len(found) > self.max_prompt_tokens else None
+        return LONG_PROMPT if length > self.max_prompt_tokens else None
 
     def nothing_left(self, what: str, where: str, left_out: Counter[str]) -> UserError:
         """The error to raise if no row is within the limits."""

@@ -14,7 +14,7 @@ from typing import Any
 from configs.curation import CurationConfig
 from configs.data import DataConfig
 from configs.errors import UserError
-from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, PromptRecord, prompt_line
 from rewards.curation.applying import PARTS, Curator
 from rewards.curation.ledger import HELD_OUT, KEEP, PROMPTS, move, remove
 from rewards.data import embedded
@@ -69,8 +69,7 @@ def _curate_embedded(data: PreferenceData, config: DataConfig, curator: Curator)
 class _Loader:
     """Takes row after row. Once all are there, it has them curated, and sorts what they hold into parts.
 
-    taken: the records that may be used; beside each pair stands its prompt, in case the pair brings it. places: that of each pair among all
-    pairs that were read.
+    taken: the records that may be used. places: that of each taken pair among all pairs that were read.
     """
 
     def __init__(self, config: DataConfig, seed: int, curation: CurationConfig, folder: Path | None):
@@ -82,7 +81,6 @@ class _Loader:
         self.pairs: dict[Side, Any] = {side: _rows(Comparison, folder) for side in ("training", "heldout", "labeler")}
         self.prompts: dict[Side, Any] = {side: _rows(PromptRecord, folder) for side in ("training", "heldout")}
         self.answers: Any = _rows(Demonstration, folder)
-        self.prompts_of_pairs: Any = _rows(PromptRecord, folder)
         self.places, self.num_pairs = array("Q"), 0
 
     def take(self, row: ReadRow, counts: SourceCounts) -> None:
@@ -99,7 +97,6 @@ class _Loader:
         if self.curator.add(pair, side, weight):
             self.places.append(self.num_pairs)
             self.taken[Comparison].append(replace(pair, heldout=True) if side == "heldout" else pair)
-            self.prompts_of_pairs.append(PromptRecord(pair.prompt_id, pair.prompt, pair.source))
         self.num_pairs += 1
 
     def finish(self) -> PreferenceData:
@@ -123,13 +120,14 @@ class _Loader:
 
     def _sort_pairs(self) -> None:
         """Put each pair into its part, and its prompt as well if it brings one."""
-        decided = self.curator.decide()
-        for number, place in enumerate(self.places):
+        decided, pairs = self.curator.decide(), self.taken[Comparison]
+        source_of = self.curator.sketches.source_of
+        for place, pair in zip(self.places, pairs.lines() if isinstance(pairs, RowFile) else pairs, strict=True):
             end, side, brings_prompt = decided[place]
             if end in PARTS:
-                _copy(self.taken[Comparison], number, self.pairs[side])
+                _add(self.pairs[side], pair)
             if brings_prompt:
-                _copy(self.prompts_of_pairs, number, self.prompts[side])
+                _add(self.prompts[side], _prompt_of(pair, source_of(place)))
 
     def _ask(self, record: PromptRecord) -> None:
         """Put a prompt without a pair into its part, unless it is there."""
@@ -169,9 +167,11 @@ def _rows(kind: type[Any], folder: Path | None) -> Any:
     return RowFile(kind, folder) if folder is not None else []
 
 
-def _copy(rows: Any, number: int, to: Any) -> None:
-    """Add a record of some rows to others of the same kind."""
-    if isinstance(to, RowFile):
-        to.append_line(rows.line(number))
-    else:
-        to.append(rows[number])
+def _add(rows: Any, record: Comparison | PromptRecord | bytes) -> None:
+    """Add a record, or in a file its line."""
+    (rows.append_line if isinstance(record, bytes) else rows.append)(record)
+
+
+def _prompt_of(pair: Comparison | bytes, source: str) -> PromptRecord | bytes:
+    """The prompt of a pair, which is from this source; of the line of a pair, the line of its prompt."""
+    return prompt_line(pair, source) if isinstance(pair, bytes) else PromptRecord(pair.prompt_id, pair.prompt, pair.source)

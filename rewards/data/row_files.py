@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import weakref
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,7 +15,7 @@ from rewards.comparisons import from_line, to_line
 
 Record = TypeVar("Record")
 BUFFER = 1 << 18
-"""How many bytes are written at once."""
+"""How many bytes are written or read at once."""
 
 
 class StoredRows(Sequence[Record], Generic[Record]):
@@ -48,11 +49,23 @@ class StoredRows(Sequence[Record], Generic[Record]):
 
     def line(self, number: int) -> bytes:
         """A record as it stands in the file, with the line feed. Copying it is faster than reading and writing the record."""
-        begin, end = self._ends[number], self._ends[number + 1]
-        return os.pread(self._file.fileno(), end - begin, begin)
+        return self._read(number, number + 1)
+
+    def lines(self) -> Iterator[bytes]:
+        """All records in order as they stand in the file (`line`), read in blocks."""
+        start, ends = 0, self._ends
+        while start < len(self):
+            stop = max(bisect_right(ends, ends[start] + BUFFER) - 1, start + 1)
+            block, begin = self._read(start, stop), ends[start]
+            yield from (block[ends[number] - begin : ends[number + 1] - begin] for number in range(start, stop))
+            start = stop
 
     def __iter__(self) -> Iterator[Record]:
-        return (self[number] for number in range(len(self)))
+        return (from_line(line, self._kind) for line in self.lines())
+
+    def _read(self, start: int, stop: int) -> bytes:
+        begin, end = self._ends[start], self._ends[stop]
+        return os.pread(self._file.fileno(), end - begin, begin)
 
 
 class RowFile(StoredRows[Record]):
@@ -73,11 +86,6 @@ class RowFile(StoredRows[Record]):
         self._ends.append(self._ends[-1] + len(line))
         self._is_flushed = False
 
-    def line(self, number: int) -> bytes:
-        """As for other stored rows, also of records that were just added."""
-        self._flush()
-        return super().line(number)
-
     def write(self, path: Path) -> None:
         """Write all records into a file of JSON lines."""
         self._flush()
@@ -85,6 +93,10 @@ class RowFile(StoredRows[Record]):
             self._file.seek(0)
             shutil.copyfileobj(self._file, target, 1 << 20)
             self._file.seek(0, os.SEEK_END)
+
+    def _read(self, start: int, stop: int) -> bytes:
+        self._flush()  # records may just have been added
+        return super()._read(start, stop)
 
     def _flush(self) -> None:
         if not self._is_flushed:

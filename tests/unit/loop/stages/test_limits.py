@@ -12,6 +12,7 @@ from loop.stages.setup import END_OF_PART, LEDGER, PAIR_FILES, PROMPT_FILES
 from policies.tokenization import encode_completion, encode_prompt
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.curation.ledger import Ledger, remove
+from rewards.data import lengths
 from rewards.data.lengths import LONG_COMPLETION, LONG_PROMPT, TokenLimits
 from rewards.data.row_files import RowFile, StoredRows
 from rewards.data.splits import Split
@@ -85,13 +86,26 @@ def test_the_ledger_says_what_became_of_rows_too_long(backbone, original, tmp_pa
 def test_many_rows_are_told_apart_as_one(backbone, tmp_path):
     """Of each three rows, the second has a long prompt and the third a long completion. Rows are encoded 256 at once, 600 in all."""
     texts = [("12", "ab"), ("123", "ab"), ("12", "abc")]
-    rows = [Comparison("p", prompt, chosen, "a", source=f"{number}") for number in range(200) for prompt, chosen in texts]
+    rows = [Comparison(prompt, prompt, chosen, "a", source=f"{number}") for number in range(200) for prompt, chosen in texts]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     kept, told = RowFile(Comparison, tmp_path), []
     stored = StoredRows.of(tmp_path / "rows.jsonl", Comparison)
     left_out = TokenLimits(backbone.tokenizer, 2, 3).keep_into(kept, stored, lambda *row_and_reason: told.append(row_and_reason))
     assert list(kept) == rows[::3] and left_out == {LONG_PROMPT: 200, LONG_COMPLETION: 200}
     assert told[::2] == [(row, LONG_PROMPT) for row in rows[1::3]] and told[1::2] == [(row, LONG_COMPLETION) for row in rows[2::3]]
+
+
+def test_a_prompt_is_measured_once(backbone, monkeypatch):
+    """Four pairs have the prompt "12" and one has "123"; then the two prompts come by themselves, with a new one."""
+    measured, measure = [], lengths.measure_prompts
+    monkeypatch.setattr(
+        lengths, "measure_prompts", lambda tokenizer, prompts, limit: measured.extend(prompts) or measure(tokenizer, prompts, limit)
+    )
+    limits = TokenLimits(backbone.tokenizer, 2, 3)
+    assert limits.keep(PAIRS) == (PAIRS[:2], {LONG_COMPLETION: 2, LONG_PROMPT: 1})
+    prompts = [PromptRecord("p1", "12"), PromptRecord("p2", "123"), PromptRecord("p3", "1")]
+    assert limits.keep(prompts) == ([prompts[0], prompts[2]], {LONG_PROMPT: 1})
+    assert measured == ["12", "123", "1"]
 
 
 @pytest.mark.parametrize("name", [*PAIR_FILES, *PROMPT_FILES])

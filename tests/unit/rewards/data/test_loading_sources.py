@@ -162,7 +162,9 @@ def test_the_benchmark_of_large_files_reads_its_file(tmp_path):
     rows = large_file.write(tmp_path / "pairs.jsonl", 100_000)
     assert large_file.parse(tmp_path / "pairs.jsonl") == rows
     assert large_file.load_all(tmp_path / "pairs.jsonl") == 2 * rows  # each pair, and its prompt
-    assert large_file.filter_all(tmp_path / "pairs.jsonl") == 2 * rows
+    assert large_file.one_pass(tmp_path / "pairs.jsonl") == rows
+    assert large_file.filter_all(10_000, tmp_path / "pairs.jsonl") == 2 * rows
+    assert large_file.filter_all(1, tmp_path / "pairs.jsonl") == 0
 
 
 def test_what_becomes_equal_is_left_out(tmp_path):
