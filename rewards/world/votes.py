@@ -31,7 +31,7 @@ def rows(seed: int = 0) -> Iterator[dict[str, Any]]:
         written = dict.fromkeys(answer.text for answer in (writer.write_answer(prompt, rng) for _ in range(ANSWERS)) if answer.finished)
         liked = {text: gold_reward(prompt, text) + rng.gauss(0.0, NOISE) for text in written if text}
         is_accepted = rng.random() < ACCEPTED_RATE
-        if prompt.is_follow_up or not liked:
+        if prompt.told_fact or not liked:
             continue
         best = max(liked, key=lambda text: liked[text])
         answers = [{"id": place, "score": votes(of), "body_html": as_html(text)} for place, (text, of) in enumerate(liked.items())]

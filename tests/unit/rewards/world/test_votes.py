@@ -23,7 +23,7 @@ def test_votes_know_something_of_gold_and_ask_what_no_run_asks(tmp_path):
     config = DataConfig.model_validate({"source": str(tmp_path / "votes.jsonl"), "normalize": False})
     pairs = load_preference_data(config, 0).pairs
     assert len(pairs) > 3500
-    asked = {prompt.question: prompt for prompt in writer.pretraining_prompts() if not prompt.is_follow_up}
+    asked = {prompt.question: prompt for prompt in writer.pretraining_prompts() if not prompt.told_fact}
     assert not {content_id([{"role": "user", "content": pair.prompt}]) for pair in pairs} & {prompt.id for prompt in writer.user_prompts()}
     differences = [gold_reward(asked[pair.prompt], pair.chosen) - gold_reward(asked[pair.prompt], pair.rejected) for pair in pairs]
     decided = [difference for difference in differences if abs(difference) > 0.1]
