@@ -16,7 +16,7 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class SourceConfig(Section):
-    """One source of original data, an item of `data.sources`."""
+    """One source of original data, an item of `data.sources`, or of votes, an item of `pmp.sources`."""
 
     path: Name
     """What is read: a file (.jsonl, .json, .csv, .parquet or .arrow; .gz, .xz, .bz2 and .zst are unpacked), a pattern such as
@@ -38,7 +38,7 @@ class SourceConfig(Section):
     revision: str | None = None
     """Only for a hub data set: a branch, tag or commit."""
     weight: PositiveFloat = 1.0
-    """How likely a pair of this source is drawn, beside those of the others, where `data.max_pairs` does not take all. A pair of a source
+    """How likely a pair of this source is drawn, beside those of the others, where `max_pairs` does not take all. A pair of a source
     with weight 2 is drawn about twice as often as one with weight 1. Source: Efraimidis and Spirakis, 2006."""
     cap: PositiveInt | None = None
     """Use at most this many rows of the source, drawn at random. None means all of them."""
@@ -92,11 +92,15 @@ class DataConfig(Section):
             raise BadValue("data.source and data.sources are both given", "leave out one of them; sources can hold all that source can")
         if self.source is None and not self.sources:
             raise BadValue("data.source names nothing, and data.sources is empty", "give one of them, for example data=pairs.jsonl")
-        names = [source.name for source in self.sources if source.name]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise BadValue(f"two of data.sources have the name {twice[0]!r}", "give each a name of its own")
-        if any(source.weight != 1 for source in self.sources) and self.max_pairs is None:
-            raise BadValue(
-                "weight is given in data.sources, but data.max_pairs takes all pairs", "set data.max_pairs, or leave out the weights"
-            )
+        check_mixture(self.sources, self.max_pairs, "data")
         return self
+
+
+def check_mixture(sources: list[SourceConfig], max_pairs: int | None, group: str) -> None:
+    """Raises BadValue if the sources of a group of settings have one name twice, or weights that decide nothing."""
+    names = [source.name for source in sources if source.name]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadValue(f"two of {group}.sources have the name {twice[0]!r}", "give each a name of its own")
+    if any(source.weight != 1 for source in sources) and max_pairs is None:
+        what = f"weight is given in {group}.sources, but {group}.max_pairs takes all pairs"
+        raise BadValue(what, f"set {group}.max_pairs, or leave out the weights")

@@ -14,6 +14,8 @@ from configs.user_functions import PATTERN
 RUN_TIME = "run time"
 """Marks a setting that says how a run is computed, not what is computed. Such a setting is part of no stage's key, so it may change
 between two starts of the same run. The results stay the same, up to the order in which floating-point numbers are added."""
+UNSET_IN_NO_KEY = "unset in no key"
+"""Marks a setting that is in no key while it is None. It was added later, and None does what was done before, so no stage is made again."""
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 """A number from 0 to 1, both included."""

@@ -194,8 +194,8 @@ class RetrainConfig(Section):
     half_life: PositiveFloat = 2.0
     """Only with `max_pairs`: after this many rounds, a comparison is drawn half as often."""
     init: Literal["sft", "last"] = "last"
-    """Where training starts: from the SFT adapter with a new head, or from this round's reward model. See decision 12 in
-    `docs/decisions.md`."""
+    """Where training starts: where the run's first reward model has started (`reward.init`), which is the SFT adapter with a new head
+    unless there is preference-model pretraining, or from this round's reward model. See decision 12 in `docs/decisions.md`."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> "RetrainConfig":

@@ -1,7 +1,7 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py`, `data.py`, `curation.py`, `judging.py` and `endpoints.py`, and `docs/configuration.md` lists
-them. This module must never import an ML library, and it reads no file: `loading.py` does that.
+The settings themselves are in `sections.py`, `data.py`, `curation.py`, `pretraining.py`, `judging.py` and `endpoints.py`, and
+`docs/configuration.md` lists them. This module must never import an ML library, and it reads no file: `loading.py` does that.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,6 +13,7 @@ from configs.data import DataConfig
 from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
 from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, RulesConfig, SampleConfig, SelectConfig
+from configs.pretraining import PMPConfig
 from configs.sections import (
     BaseConfig,
     DPOConfig,
@@ -49,6 +50,7 @@ class RunConfig(Section):
     lora: LoraSection = LoraSection()
     generation: GenerationConfig = GenerationConfig()
     sft: TrainerSection = TrainerSection()
+    pmp: PMPConfig = PMPConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     dpo: DPOConfig = DPOConfig()
@@ -101,7 +103,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _check_workers(self) -> "RunConfig":
         workers = self.runtime.workers
-        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "reward", "dpo", "select", "keep")}
+        sizes = {f"{name}.batch_size": getattr(self, name).batch_size for name in ("sft", "pmp", "reward", "dpo", "select", "keep")}
         if self.base.model == "embedded":
             sizes["base.pretraining_batch_size"] = self.base.pretraining_batch_size
         for name, size in sizes.items():
@@ -111,6 +113,20 @@ class RunConfig(Section):
                     f"change one of them, for example {name}={_round_up(size, workers)}",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _check_reward_init(self) -> "RunConfig":
+        if self.reward.init == "pmp" and not self.pmp.sources:
+            raise BadValue(
+                "reward.init=pmp starts reward models from votes, but pmp.sources names none",
+                "name sources of votes, for example pmp.sources='[{path: votes.jsonl}]', or set reward.init=sft",
+            )
+        return self
+
+    @property
+    def uses_pmp(self) -> bool:
+        """Whether the run's reward models start from preference-model pretraining."""
+        return bool(self.pmp.sources) and self.reward.init != "sft"
 
     @model_validator(mode="after")
     def _check_sharding(self) -> "RunConfig":

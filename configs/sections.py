@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from configs.fields import RUN_TIME, BadValue, Fraction, FunctionName, MicroBatchSize, NonNegativeFloat, RuleName, Section
+from configs.fields import RUN_TIME, UNSET_IN_NO_KEY, BadValue, Fraction, FunctionName, MicroBatchSize, NonNegativeFloat, RuleName, Section
 
 
 class BaseConfig(Section):
@@ -91,6 +91,9 @@ class TrainerSection(Section):
 class RewardConfig(TrainerSection):
     """The reward model: an adapter and a linear head on the last token, trained with TRL's RewardTrainer."""
 
+    init: Annotated[Literal["sft", "pmp"] | None, UNSET_IN_NO_KEY] = None
+    """Where the run's reward models start: from the SFT adapter with a new head (`sft`), or from what preference-model pretraining has
+    learnt (`pmp`). None means `pmp` where `pmp.sources` names any, else `sft`."""
     num_epochs: PositiveFloat = 2.0
     """How often each pair is used."""
     batch_size: PositiveInt = 16

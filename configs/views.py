@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterable
 from typing import Any, cast
 
-from configs.fields import RUN_TIME, Section
+from configs.fields import RUN_TIME, UNSET_IN_NO_KEY, Section
 from configs.schema import RunConfig
 
 
@@ -18,7 +18,8 @@ class UndeclaredSetting(LookupError):
 
 
 def identity(section: Section) -> dict[str, Any]:
-    """Return the settings that decide what is computed, as plain data. Run-time settings are left out at every depth."""
+    """Return the settings that decide what is computed, as plain data. Run-time settings are left out at every depth, and so are settings
+    marked `UNSET_IN_NO_KEY` that are None."""
     return _identity_of(section, section.model_dump(mode="json"))
 
 
@@ -65,7 +66,9 @@ def _identity_of(value: Any, dumped: Any) -> Any:
     """The identity of a section or setting, given what `model_dump` says of it. The dump of a section has all that is inside it."""
     if not isinstance(value, Section):
         return dumped
-    return {name: _identity_of(getattr(value, name), dumped[name]) for name in _identity_fields(type(value))}
+    fields = type(value).model_fields
+    given = [n for n in _identity_fields(type(value)) if getattr(value, n) is not None or UNSET_IN_NO_KEY not in fields[n].metadata]
+    return {name: _identity_of(getattr(value, name), dumped[name]) for name in given}
 
 
 @functools.cache

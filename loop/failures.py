@@ -28,6 +28,7 @@ NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """What torch says where it raises a plain RuntimeError."""
 MICRO_BATCHES = {
     "sft": "sft",
+    "pmp": "pmp",
     "labeler": "reward",
     "reward": "reward",
     "retrain": "reward",

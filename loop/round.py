@@ -1,6 +1,6 @@
 """One round, one line for each stage. Read this file first.
 
-    data -> base -> filter -> sft -> (labeler) -> baseline
+    data -> base -> filter -> sft -> (pmp) -> (labeler) -> baseline
                                |
       round r:   reward -> policy -> sample -> (committee) -> answer -> label -> retrain -> select -> keep -> (refresh) -> evaluate
                    ^         ^                                                     |         |                   |
@@ -51,6 +51,18 @@ DATA = Stage("data", ("data", "curation"), version=6, calls=("data.source", "dat
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
+PMP = Stage(
+    "pmp",
+    (
+        *_MODEL,
+        *_LIMITS,
+        *(f"data.{name}" for name in ("source", "normalize", "bad_rows", "heldout_fraction", "labeler_fraction")),
+        "curation",
+        "pmp",
+    ),
+    calls=("pmp.sources",),
+)
+"""Only with votes (`pmp.sources`): what the run's reward models start from, unless `reward.init` is `sft`."""
 LABELER = Stage("labeler", (*_MODEL, "reward"), version=5)
 READY_LABELER = Stage(
     LABELER.name,
@@ -123,9 +135,9 @@ EVALUATE = Stage(
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, ANSWER, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
-STAGES = (*SETUP_STAGES, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
-"""All of them. One of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config asks for
-them."""
+STAGES = (*SETUP_STAGES, PMP, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
+"""All of them. PMP and one of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config
+asks for them."""
 
 CHOOSE = Stage(
     "choose",
@@ -157,6 +169,7 @@ class Setup:
     data: Artifact
     base: Artifact
     sft: Artifact
+    pmp: Artifact | None
     labeler: Artifact | None
     baseline: Artifact
 
@@ -184,11 +197,12 @@ def set_up(run: Run) -> Setup:
     base = run.stage(BASE, data=original if reads_data else None)
     data = run.stage(FILTER, data=original, base=base)
     sft = run.stage(SFT, data=data, base=base)
+    pmp = run.stage(PMP, data=data, base=base, sft=sft) if run.config.uses_pmp else None
     labeler = None
     if "reward-model" in run.config.labeler.kinds:
         labeler = run.stage(READY_LABELER, data=data) if run.config.labeler.model else run.stage(LABELER, data=data, base=base, sft=sft)
     baseline = run.stage(BASELINE, data=data, base=base, sft=sft)
-    return Setup(data, base, sft, labeler, baseline)
+    return Setup(data, base, sft, pmp, labeler, baseline)
 
 
 def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
@@ -197,7 +211,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     last = earlier[-1] if earlier else None
     before = [past.labels for past in earlier]
 
-    reward = run.stage(REWARD, r, data=data, base=base, sft=sft, retrained=last.retrain if last else None)
+    reward = run.stage(REWARD, r, data=data, base=base, sft=sft, pmp=None if last else setup.pmp, retrained=last.retrain if last else None)
     policy = make_policy(run, r, setup, earlier, reward)
     sampled = sft if run.config.sample.policy == "sft" else policy
     sample = run.stage(SAMPLE, r, data=data, base=base, policy=sampled, last=last.policy if last else None)
@@ -219,7 +233,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         earlier_samples=[past.sample for past in late],
         labels=[past.labels for past in late],
     )
-    retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, reward=reward, labels=[*before, labels])
+    retrain = run.stage(RETRAIN, r, data=data, base=base, sft=sft, pmp=setup.pmp, reward=reward, labels=[*before, labels])
     select = run.stage(
         SELECT,
         r,

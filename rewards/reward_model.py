@@ -31,8 +31,8 @@ from rewards.data.splits import opening
 from rewards.measurements import Measurement, wins
 from rewards.scoring import Scorer, ScoringModel, encode_pair
 
-DOUBT = "margin"
-"""The column of TRL's collator that carries the doubt of a row."""
+CARRIED = "margin"
+"""The column in which TRL's collator hands on one number of each row: here the doubt, in `pretraining.py` a length."""
 Chooser = Callable[[Sequence[Answer]], list[float]]
 """Gives each answer a score. The answer with the highest score is chosen."""
 
@@ -60,24 +60,39 @@ def train_reward_model(
 
     head: what the head [1, H] starts from; None means a random one. Returns the scorer, not yet normalised, and the log.
     """
-    import trl  # late, because importing it takes seconds, and most stages do not need it
-
     rows: list[dict[str, Any]] = []
     for pair in pairs:
         chosen, rejected = encode_comparison(backbone, pair)
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected} | ({DOUBT: doubt(pair)} if config.targets == "soft" else {}))
+        rows.append({"chosen_ids": chosen, "rejected_ids": rejected} | ({CARRIED: doubt(pair)} if config.targets == "soft" else {}))
     with backbone.role(adapter, train=True):
         model = ScoringModel(backbone, seed, head)
-        log = Training(config, checkpoints, seed, report).fit(
-            _soft(trl.RewardTrainer) if config.targets == "soft" else trl.RewardTrainer,
-            trl.RewardConfig,
-            model,
-            rows,
-            [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows],
-            arguments={"max_length": None, "activation_checkpointing": False},
-            processing_class=backbone.tokenizer,
-        )
+        training = Training(config, checkpoints, seed, report)
+        log = fit_comparisons(training, model, rows, backbone.tokenizer, _soft if config.targets == "soft" else None)
     return Scorer(backbone, adapter, model.score.weight.detach()), log
+
+
+def fit_comparisons(
+    training: Training,
+    model: ScoringModel,
+    rows: Sequence[dict[str, Any]],
+    tokenizer: Any,
+    with_other_loss: Callable[[type], type] | None = None,
+) -> Log:
+    """Train what is trainable in `model` by TRL's RewardTrainer. Returns the log.
+
+    rows: `chosen_ids` and `rejected_ids`, and perhaps CARRIED. with_other_loss: makes a trainer of TRL's that has another loss.
+    """
+    import trl  # late, because importing it takes seconds, and most stages do not need it
+
+    return training.fit(
+        with_other_loss(trl.RewardTrainer) if with_other_loss else trl.RewardTrainer,
+        trl.RewardConfig,
+        model,
+        rows,
+        [max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows],
+        arguments={"max_length": None, "activation_checkpointing": False},
+        processing_class=tokenizer,
+    )
 
 
 def doubt(pair: Comparison) -> float:
@@ -91,7 +106,7 @@ def _soft(trainer_class: type) -> type:
 
     class SoftTrainer(trainer_class):  # type: ignore[misc, valid-type]
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-            doubts = inputs.pop(DOUBT)
+            doubts = inputs.pop(CARRIED)
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
             chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
             loss = loss + (doubts * (chosen - rejected)).mean()

@@ -14,7 +14,7 @@ from loop.executors import executor_for
 from loop.failures import disk_errors_explained
 from loop.forks import fork
 from loop.functions import check_functions
-from loop.round import DATA, Run, run_rounds
+from loop.round import DATA, PMP, Run, run_rounds
 from loop.signals import StopSignals
 from loop.store.journal import fold, read_events
 from loop.store.layout import MANIFEST, RunFolder
@@ -60,8 +60,8 @@ def start(runs: Path, given: Given, fork_name: str | None = None, is_quiet: bool
     if folder.config.exists():
         own = read_config(folder.path, fold(read_events(folder.journal)))
         given = given.over(own.model_copy(update={"name": folder.name}), str(folder.config))
-    data_was_read = (folder.stage(DATA.name, None) / MANIFEST).exists() and not reads_new_data
-    config = check_given(given, data_was_read)
+    data_was_read, votes_were_read = ((folder.stage(stage.name, None) / MANIFEST).exists() for stage in (DATA, PMP))
+    config = check_given(given, data_was_read and not reads_new_data, votes_were_read and fork_name is None)
     with StopSignals(terminal.say) as signals:
         if fork_name is not None:
             source, config = find_run(runs, config.name), validate(config.model_dump() | {"name": fork_name}, f"--fork {fork_name}")
@@ -77,13 +77,15 @@ def start(runs: Path, given: Given, fork_name: str | None = None, is_quiet: bool
             Driver(config, runs / config.name, terminal, executor, signals, PROCESS_STARTED).execute(program)
 
 
-def check_given(given: Given, data_was_read: bool) -> RunConfig:
+def check_given(given: Given, data_was_read: bool, votes_were_read: bool = False) -> RunConfig:
     """The whole config, after everything that can be checked before Ray starts. Raises UserError.
 
     Files come first: a file that does not exist is more likely than settings that do not fit together.
     """
     if not data_was_read:
         check_given_sources(given.get(("data",)), given.place(("data", "source")), given.place(("data", "sources")))
+    if not votes_were_read:
+        check_given_sources({"sources": given.get(("pmp", "sources"))}, "", given.place(("pmp", "sources")))
     check_labels(given.get(("labeler", "path")), given.place(("labeler", "path")))
     config = given.resolve()
     check_functions(config, given.place)

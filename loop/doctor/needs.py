@@ -75,6 +75,8 @@ class Plan:
         if config.base.model == "embedded":
             yield [self._pretraining()]
         yield [self._sft("sft", config.sft, 1)]
+        if config.uses_pmp:
+            yield [self._reward("pmp", 2), self._scoring("pmp", 2)]
         labeler = weight_bytes(config.labeler)
         if labeler:
             yield [self._need("labeler", "labelling", 1, labeler=labeler)]
@@ -117,11 +119,15 @@ class Plan:
         return self._need(stage, "training", adapters, trained=model.adapter_bytes, activations=activations, logits=logits)
 
     def _reward(self, stage: str, adapters: int) -> Need:
-        """A pair is two rows."""
-        model, section = self.model, self.config.select if stage == "select" else self.config.reward
-        tokens = 2 * self._micro_batch(section) * self.row
+        """A pair is two rows. With votes, the better one has a loss on its answer too."""
+        model, config = self.model, self.config
+        section = {"select": config.select, "pmp": config.pmp}.get(stage, config.reward)
+        pairs = self._micro_batch(section)
+        tokens = 2 * pairs * self.row
         activations = model.saved_bytes(tokens, self.row) + model.backward_bytes(tokens)
-        return self._need(stage, "training", adapters, trained=model.adapter_bytes + model.head_bytes, activations=activations)
+        logits = model.logprob_bytes(pairs * self.lengths.longest_completion) if stage == "pmp" else 0
+        trained = model.adapter_bytes + model.head_bytes
+        return self._need(stage, "training", adapters, trained=trained, activations=activations, logits=logits)
 
     def _ppo(self, adapters: int) -> Iterator[Need]:
         """Sampling, passes without gradients over several micro-batches, scores of the whole batch, and training."""

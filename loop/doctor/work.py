@@ -55,11 +55,22 @@ def setup_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:
     if config.base.model == "embedded":
         work["base"] = {"pretraining": config.base.pretraining_steps}
     work["sft"] = {"sft": _steps(pairs.training, config.sft)}
+    if config.uses_pmp:
+        work["pmp"] = _votes_work(config, pairs)
     if "reward-model" in config.labeler.kinds:
         trained = {} if config.labeler.model else {"reward": _steps(pairs.training, config.reward)}
         work["labeler"] = trained | {"score": 2 * pairs.heldout / SCORING_ROWS}
     work["baseline"] = {"sample": config.evaluate.num_prompts / config.generation.batch_size}
     return work
+
+
+def _votes_work(config: RunConfig, pairs: Pairs) -> dict[str, float]:
+    """What preference-model pretraining does. Nobody knows how many pairs votes give before they are read, so `pmp.max_pairs` or
+    ASSUMED_PAIRS is taken. A comparison counts as one of the reward model's; the loss on the better answer is not counted."""
+    votes = config.pmp.max_pairs or ASSUMED_PAIRS
+    heldout = votes * config.data.heldout_fraction
+    compared = (votes - heldout) * config.pmp.num_epochs * (1 + config.pmp.binarised)
+    return {"reward": compared / config.reward.batch_size, "score": 2 * (heldout + pairs.heldout) / SCORING_ROWS}
 
 
 def round_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str, dict[str, float]]:
@@ -190,7 +201,7 @@ def stage_flops(work: Mapping[str, Mapping[str, float]], flops: Mapping[str, flo
     return {stage: sum(count * flops[unit] for unit, count in units.items()) for stage, units in work.items()}
 
 
-SETUP = ("base", "sft", "labeler", "baseline")
+SETUP = ("base", "sft", "pmp", "labeler", "baseline")
 """The stages that are made once. All others are made in every round, and `reward` trains in round 0 only."""
 
 
@@ -206,8 +217,9 @@ def disk_bytes(model: Model, config: RunConfig, lengths: Lengths) -> dict[str, i
     adapter, base = model.adapter_bytes, model.base_bytes if config.base.model == "embedded" else 0
     sampled = config.sample.num_prompts * config.sample.num_completions + config.evaluate.num_prompts * max(config.evaluate.best_of, 1)
     text = sampled * (1024 + 4 * (lengths.longest_prompt + lengths.longest_response))
+    before = adapter * (1 + config.uses_pmp)
     adapters = 3 + (config.ppo.value_model == "adapter") + ("model" in config.select.kinds) + (config.ppo.init == "selected")
-    return {"setup": base + adapter, "each round": adapters * adapter + 4 * text, "checkpoint": 3 * adapter}
+    return {"setup": base + before, "each round": adapters * adapter + 4 * text, "checkpoint": 3 * adapter}
 
 
 def _steps(rows: int, section: object) -> int:

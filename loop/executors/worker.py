@@ -19,7 +19,7 @@ from loop.executors.executor import StageRequest
 from loop.executors.heartbeat import Heartbeat
 from loop.executors.shared_folder import Sight, find_problem
 from loop.failures import WorkerLost
-from loop.round import BASE, DATA, LABEL, LABELER
+from loop.round import BASE, DATA, LABEL, LABELER, PMP
 from loop.store import base_files
 from loop.store.layout import StageWork
 from loop.store.progress import ProgressFile
@@ -112,7 +112,7 @@ class Worker:
     def _waiting_allowed(self, request: StageRequest) -> AbstractContextManager[None]:
         """For stages that may wait for a network: they download, or ask a judge, or call a user's function that may ask a service."""
         stage, labeler = request["stage"], request["config"]["labeler"]
-        downloads = stage == DATA.name or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
+        downloads = stage in (DATA.name, PMP.name) or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
         downloads = downloads or (stage in (LABELER.name, LABEL.name) and labeler["model"] is not None)
         asks = stage == LABEL.name and (bool(request["functions"]) or "judge" in (labeler["kind"], *labeler["parts"]))
         return self._heartbeat.downloading() if downloads or asks else nullcontext()

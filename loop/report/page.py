@@ -119,6 +119,8 @@ def _lead(run: RunView, is_named: bool) -> list[str]:
     for name, words in (("base.model", "base"), ("data.source", "data"), ("labeler.kind", "labels"), ("trainer", "trainer")):
         if config.get(name) is not None:
             parts.append(f"{words}: {tables.shown(config[name])}")
+    if run.state.stage("reward", 0).metrics.get("start") == "pmp":
+        parts.append("reward models: from preference-model pretraining")
     if "seed" in config:
         parts.append(f"seed {config['seed']}")
     return [f"{run.name} – {'; '.join(parts)}." if is_named else f"{sentence('; '.join(parts))}."] + (

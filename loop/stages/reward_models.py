@@ -1,4 +1,5 @@
-"""What the three stages that train a reward model share: `labeler`, `reward` and `retrain`. The first two judge it beside baselines."""
+"""What the stages that train a reward model share: `labeler`, `reward` and `retrain`, and `pmp` before them. Not `retrain`, but the others
+judge it beside baselines."""
 
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from rewards.comparisons import Comparison
 from rewards.reward_model import normalize_on_reference, reference_responses, train_reward_model
 from rewards.scoring import AnswerScorer, Scorer
 
+PRETRAINED = "pmp"
+"""The adapter of preference-model pretraining."""
 ADVICE = "give more pairs or a larger base, or choose by features beside the score"
 
 
@@ -20,7 +23,8 @@ def trainable(context: Context, pairs: Sequence[Comparison]) -> list[Comparison]
 
 
 def fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison], start: Scorer | None = None) -> Scorer:
-    """Train a reward model that starts from the SFT adapter, as in arXiv 2009.01325, or from `start`. Its log is saved.
+    """Train a reward model that starts from `start`, else from preference-model pretraining (`reward.init`), else from the SFT adapter, as
+    in arXiv 2009.01325. Its log is saved.
 
     Raises UserError if there is no pair to train on.
     """
@@ -30,6 +34,8 @@ def fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison]
             "the data and labels",
             "give more pairs of which one completion is better, or change the shares that are held out or kept for the labeler",
         )
+    if start is None and is_pretrained(context):
+        start = Scorer.load(context.backbone, PRETRAINED, context.inputs[PRETRAINED])
     context.backbone.add_adapter(adapter, copy_of=start.adapter if start else "sft")
     scorer, log = train_reward_model(
         context.backbone,
@@ -42,7 +48,18 @@ def fit_reward_model(context: Context, adapter: str, pairs: Sequence[Comparison]
         head=start.head if start else None,
     )
     context.save_log(log)
+    context.drop_adapters(PRETRAINED)
     return scorer
+
+
+def is_pretrained(context: Context) -> bool:
+    """Whether the run's reward models start from preference-model pretraining."""
+    return bool(context.inputs.get(PRETRAINED))
+
+
+def start_of(context: Context) -> str:
+    """Where a reward model starts that does not start from an earlier one, as a metric."""
+    return PRETRAINED if is_pretrained(context) else "sft"
 
 
 def normalize(context: Context, scorer: Scorer) -> None:

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
 from loop.stages.ready_models import load_recorded
-from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, trainable
+from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, start_of, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
 from loop.stages.winning import WINS, judge_policy, win_metrics
 from policies import ppo
@@ -46,13 +46,14 @@ def reward(context: Context) -> Metrics:
     backbone = context.backbone_with_sft()
     pairs = trainable(context, context.pairs("pairs"))
     if context.inputs.get("retrained"):
-        scorer, num_pairs = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0
+        scorer, num_pairs, start = Scorer.load(backbone, "reward", context.inputs["retrained"]), 0, "retrained"
     else:
-        scorer, num_pairs = fit_reward_model(context, "reward", pairs), len(pairs)
+        scorer, num_pairs, start = fit_reward_model(context, "reward", pairs), len(pairs), start_of(context)
         normalize(context, scorer)
     context.save_with_card(scorer.save)
     return {
         "pairs": num_pairs,
+        "start": start,
         **judge_reward_model(context, scorer, pairs, "the reward model", "PPO may raise a score that knows no more than that"),
         "normalization": {"mean": scorer.mean, "std": scorer.std},
     }
@@ -175,7 +176,8 @@ def retrain(context: Context) -> Metrics:
     pairs = mixture.rows(original, labels)
     before = Scorer.load(backbone, "before", context.inputs["reward"])
     right_before = outcomes(before.score_answers, fresh)
-    scorer = fit_reward_model(context, "reward", pairs, start=before if context.config.retrain.init == "last" else None)
+    is_continued = context.config.retrain.init == "last"
+    scorer = fit_reward_model(context, "reward", pairs, start=before if is_continued else None)
     normalize(context, scorer)
     context.save_with_card(scorer.save)
     context.save(lambda folder: mixture.write(folder / "mixture.json"))
@@ -183,6 +185,7 @@ def retrain(context: Context) -> Metrics:
     right = outcomes(scorer.score_answers, fresh)
     return {
         "pairs": len(pairs),
+        "start": "last" if is_continued else start_of(context),
         "mixture": replay.composition(pairs),
         **repeated_in(pairs),
         "accuracy_fresh_before": right_before.accuracy(),

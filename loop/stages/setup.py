@@ -3,16 +3,17 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
 from configs.schema import BaseConfig
-from configs.seeds import derive_seed
+from configs.seeds import derive_seed, draw
 from loop.stages.context import Context, Metrics
 from loop.stages.ready_models import record_reward_model
-from loop.stages.reward_models import fit_reward_model, judge_reward_model, trainable
+from loop.stages.reward_models import PRETRAINED, fit_reward_model, judge_reward_model, trainable
 from loop.store.base_files import RECORD, hash_files
 from policies.base_folder import check_positions
 from policies.conversion import make_available
@@ -23,13 +24,18 @@ from policies.tokenization import encode_completion, encode_prompt
 from policies.training import final_loss
 from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord
 from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, Ledger, move, remove
-from rewards.data.lengths import LONG_COMPLETION
+from rewards.data.lengths import LONG_COMPLETION, TokenLimits
+from rewards.data.parts import PreferenceData
 from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile
 from rewards.data.sources import hash_source
+from rewards.pretraining import as_data, asked_as, control_ids, train_preference_model
+from rewards.reward_model import outcomes
 from rewards.world import writer
 
 NUM_PRETRAINING_DIALOGUES = 16_000
+MAX_HELDOUT_VOTES = 5_000
+"""How many pairs of held-out votes judge the preference model, at most: sites have millions."""
 PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
 PROMPT_FILES = ("prompts", "heldout_prompts")
 LEDGER = "ledger.json"
@@ -58,8 +64,7 @@ def data(context: Context) -> Metrics:
         context.save_rows(f"{name}.jsonl", records)
     context.save_json(LEDGER, loaded.ledger.as_json())
     if loaded.counts:
-        accounts = [counts.as_json() | {"files": hash_source(counts.source)} for counts in loaded.counts]
-        context.save_json("sources.json", accounts)
+        _save_accounts(context, loaded)
     return {name: len(records) for name, records in parts.items()} | {
         "ties": loaded.ties,
         "skipped": dict(loaded.skipped),
@@ -131,6 +136,45 @@ def sft(context: Context) -> Metrics:
     return {"loss": final_loss(log), "pairs": len(pairs)} | ({"answers": len(answers)} if answers else {})
 
 
+def pmp(context: Context) -> Metrics:
+    """Only with `pmp.sources`: a preference model, which learns from public votes and from which the run's reward models start.
+
+    The votes are curated, split and filtered as the run's own data, so nothing is trained on a held-out prompt, and the held-out votes
+    judge. `accuracy_original` is the accuracy on the run's own held-out pairs, before any pair of the run was learnt.
+    """
+    backbone, config = context.backbone_with_sft(), context.config
+    loaded = load_preference_data(as_data(config), config.seed, config.curation, folder=context.scratch)
+    original, limits, left_out = context.pairs("heldout_pairs"), _limits_of_votes(context), Counter[str]()
+    votes = []
+    for name, rows in (("votes", loaded.pairs), ("held-out votes", loaded.heldout)):
+        kept, too_long = limits.keep(asked_as([pair for pair in rows if not pair.tie], original[0].prompt))
+        if not kept:
+            raise limits.nothing_left(name, "pmp.sources", too_long)
+        votes.append(kept)
+        left_out += too_long
+    pairs, heldout = votes[0], draw(votes[1], MAX_HELDOUT_VOTES, context.seed("held out"))
+    backbone.add_adapter(PRETRAINED, copy_of="sft")
+    scorer, log = train_preference_model(backbone, PRETRAINED, pairs, config.pmp, context.checkpoints, context.seed(), context.report)
+    context.save_with_card(scorer.save)
+    context.save_log(log)
+    context.save_json(LEDGER, loaded.ledger.as_json())
+    _save_accounts(context, loaded)
+    danger, advice = "reward models may gain nothing by starting from it", "give more votes or a larger base, or set reward.init=sft"
+    judged = judge_reward_model(context, scorer, pairs, "the preference model", danger, advice, heldout)
+    original_right = outcomes(scorer.score_answers, original)
+    context.drop_adapters(PRETRAINED)
+    return {
+        "pairs": len(pairs),
+        "heldout_pairs": len(heldout),
+        "skipped": dict(loaded.skipped),
+        "left_out": dict(left_out),
+        "by_source": dict(Counter(pair.source for pair in pairs)),
+        "loss": final_loss(log),
+        **judged,
+        "accuracy_original": original_right.accuracy(),
+    }
+
+
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that labels in place of people. It is trained on pairs that the run never sees, from the
     SFT policy, or it comes from elsewhere (`labeler.model`) and is only recorded."""
@@ -157,6 +201,19 @@ def _enter(ledger: Ledger, name: str, row: Comparison | Demonstration | PromptRe
     if name in END_OF_PART:
         only_prompt = reason == LONG_COMPLETION and name != "labeler_pairs"
         ledger.change(row.source, END_OF_PART[name], move(PROMPTS) if only_prompt else remove(reason))
+
+
+def _limits_of_votes(context: Context) -> TokenLimits:
+    """The run's limits. Where control words stand before answers, they leave answers less room."""
+    limits = context.limits
+    words = max(map(len, control_ids(limits.tokenizer))) if context.config.pmp.binarised else 0
+    return replace(limits, max_completion_tokens=limits.max_completion_tokens - words)
+
+
+def _save_accounts(context: Context, loaded: PreferenceData) -> None:
+    """Write the account of each source, with the hashes of its files."""
+    accounts = [counts.as_json() | {"files": hash_source(counts.source)} for counts in loaded.counts]
+    context.save_json("sources.json", accounts)
 
 
 def _record_base(context: Context, config: BaseConfig) -> Metrics:

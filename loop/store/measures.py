@@ -122,6 +122,15 @@ MEASURES: dict[str, Measure] = {
     # reward models and selectors
     "normalization": Measure("mean and standard deviation of raw scores on the reference policy's samples", LOG_ODDS),
     "accuracy_heldout": Measure("accuracy on the original held-out comparisons", FRACTION, "higher"),
+    "accuracy_original": Measure(
+        "accuracy of the stage `pmp` on the run's original held-out comparisons; `accuracy_heldout` is there on held-out votes",
+        FRACTION,
+        "higher",
+    ),
+    "start": Measure(
+        "where the reward model starts: `sft`, `pmp`, `last` (this round's reward model), or `retrained` (unchanged from there)",
+        "text",
+    ),
     "shorter_wins": Measure('accuracy of "the shorter completion wins" on the same comparisons', FRACTION),
     "bag_of_words": Measure("accuracy of a bag of words that is fitted on the same training comparisons", FRACTION),
     "accuracy_over_shorter_wins": Measure('accuracy over that of "the shorter completion wins"', FRACTION, "higher", difference=True),
@@ -165,6 +174,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
     "sft": ("loss",),
+    "pmp": ("pairs", "accuracy_heldout", "shorter_wins", "bag_of_words", "accuracy_original"),
     "labeler": ("accuracy_heldout", "shorter_wins", "bag_of_words"),
     "baseline": ("gold", "gold_unseen_facts", "length"),
     "reward": ("accuracy_heldout", "shorter_wins", "bag_of_words"),

@@ -31,7 +31,7 @@ def test_the_embedded_preset_is_the_default():
         ("sft.bs=8", "sft.batch_size"),
         ("generation.max_length=9", "generation.max_new_tokens"),
         ("ppo.temperature=1", "generation.temperature"),
-        ("lr=1e-4", " or ".join(f"{group}.learning_rate" for group in ("sft", "reward", "ppo", "dpo", "select", "keep"))),
+        ("lr=1e-4", " or ".join(f"{group}.learning_rate" for group in ("sft", "pmp", "reward", "ppo", "dpo", "select", "keep"))),
         ("rounds=3", "num_rounds"),
     ],
 )

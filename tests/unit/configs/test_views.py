@@ -59,6 +59,7 @@ def test_the_run_time_settings():
         "base.gradient_checkpointing",
         "generation.batch_size",
         "sft.micro_batch_size",
+        "pmp.micro_batch_size",
         "reward.micro_batch_size",
         "ppo.micro_batch_size",
         "dpo.micro_batch_size",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from configs.errors import Stopped
+from configs.pretraining import PMPConfig
 from configs.schema import DPOConfig, LoraSection, RewardConfig, SelectConfig, TrainerSection
 from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
@@ -13,6 +14,7 @@ from policies.dpo import train_dpo
 from policies.reporting import report_nothing
 from policies.sft import train_sft
 from rewards.comparisons import Candidate, CandidateGroup, Comparison
+from rewards.pretraining import train_preference_model
 from rewards.reward_model import train_reward_model
 from rewards.selectors.listwise import train_selector
 from tests.conftest import make_causal_lm
@@ -43,9 +45,13 @@ def fit(kind, checkpoints, report):
         backbone.add_adapter("sft", copy_of="x")
         log = train_dpo(backbone, "x", pairs, DPOConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
         return backbone.adapter_state("x"), log
-    if kind == "reward":
+    if kind in ("reward", "pmp"):
         pairs = [Comparison(f"p{i}", f"mango {i}?", f"yellow {i % 7}", f"green {i % 5}") for i in range(40)]
-        scorer, log = train_reward_model(backbone, "x", pairs, RewardConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
+        if kind == "pmp":
+            settings = PMPConfig(batch_size=16, binarised=True)
+            scorer, log = train_preference_model(backbone, "x", pairs, settings, checkpoints, 0, report)
+        else:
+            scorer, log = train_reward_model(backbone, "x", pairs, RewardConfig(batch_size=8, num_epochs=1), checkpoints, 0, report)
     else:
         groups = [CandidateGroup(f"p{i}", f"q {i}", [Candidate("yes", True, 2), Candidate("no", True, 1)]) for i in range(40)]
         config = SelectConfig(batch_size=8, num_epochs=1)
@@ -53,7 +59,7 @@ def fit(kind, checkpoints, report):
     return backbone.adapter_state("x") | {"head": scorer.head}, log
 
 
-@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "ppo-head-warmup", "sft", "dpo", "reward", "select"])
+@pytest.mark.parametrize("kind", ["ppo-head", "ppo-adapter", "ppo-head-warmup", "sft", "dpo", "reward", "pmp", "select"])
 def test_stopped_after_every_step_and_resumed(kind, tmp_path):
     """Stop after each of the first four of five steps, each time with a new backbone, and compare with one run without checkpoints."""
     expected, expected_log = fit(kind, Checkpoints(), report_nothing)

@@ -130,6 +130,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
                 "data": {"source": "pairs.jsonl", "labeler_fraction": 0.5},
                 "num_rounds": 2,
                 "ppo": {"init": "selected"},
+                "pmp": {"sources": [{"path": "votes.jsonl"}]},
             }
         )
 
@@ -141,7 +142,7 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
     assert received.keys() == {stage.name for stage in STAGES}
     assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
     assert {name for name, inputs in received.items() if "filter" in inputs} == {
-        *("sft", "labeler", "baseline", "reward", "policy", "sample", "answer", "retrain", "refresh", "evaluate")
+        *("sft", "pmp", "labeler", "baseline", "reward", "policy", "sample", "answer", "retrain", "refresh", "evaluate")
     }
 
 

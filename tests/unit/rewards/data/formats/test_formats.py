@@ -93,6 +93,26 @@ def test_votes_are_compared_by_their_logarithm(one):
     assert reasons == ["a question with fewer than two answers", "the answers to a question have equal votes"]
 
 
+def test_a_tree_may_have_votes_and_no_roles(one):
+    """As on Reddit: the first message asks, and turns alternate. Of the votes 7, 6 and -2 the worths are 3, 3 and -1, so two of three pairs
+    have a better answer. Replies to an answer come from those who ask, and are not compared; replies to one of them are."""
+
+    def reply(text, score, *replies):
+        return {"text": text, "score": score, "replies": list(replies)}
+
+    thanks = reply("thanks", 5, reply("welcome", 3), reply("whatever", 0))
+    answers = [reply("bad", -2), reply("seven", 7, thanks, reply("no", 1)), reply("six", 6)]
+    (found,) = one({"prompt": {"text": "q", "replies": answers}})
+    assert [(pair.chosen, pair.rejected, pair.tie) for pair in found.records] == [
+        ("seven", "bad", False),
+        ("six", "bad", False),
+        ("welcome", "whatever", False),
+    ]
+    assert [turn["role"] for turn in found.records[2].prompt] == ["user", "assistant", "user"]
+    (found,) = one({"prompt": {"text": "q", "replies": [reply("a", True), reply("b", 1), reply("c", 0)]}})
+    assert found.left_out == ("an answer has no rank",) and said(found) == [("q", "b", "c", False, "")]
+
+
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
