@@ -129,6 +129,10 @@ class GenerationConfig(Section):
     one response in a thousand changes."""
 
 
+ANSWERS_LOOKED_AT = 2
+"""How many answers each held-out prompt gets while PPO trains (`ppo.evaluate_prompts`). The score chooses among them."""
+
+
 class PPOConfig(Section):
     """Proximal policy optimization. Source: arXiv 1707.06347, with the details of arXiv 2403.17031."""
 
@@ -243,6 +247,15 @@ class PPOConfig(Section):
     """From where PPO measures the KL divergence: from the SFT policy, or from where PPO starts in this round. `evaluate` always measures it
     from the SFT policy."""
 
+    evaluate_every: Annotated[int, Field(ge=0)] = 10
+    """After how many updates the policy is looked at on held-out prompts (`heldout.jsonl`); also after half as many, and after the last
+    one. This changes nothing that is trained. 0 leaves it out."""
+    evaluate_prompts: PositiveInt = 32
+    """On how many held-out prompts. Each gets two answers."""
+    guard: Literal["warn", "stop", "best"] = "warn"
+    """What is done if the policy then seems to exploit its reward (`docs/win-rate.md`). `warn` says so and goes on. `stop` ends PPO of this
+    round. `best` ends it and goes back to the last policy that was looked at without an alarm."""
+
     @property
     def has_critic(self) -> bool:
         """Whether values are learnt. `rloo` and `grpo` compare responses instead."""
@@ -293,6 +306,11 @@ class PPOConfig(Section):
                 f"ppo.value_warmup_updates is {self.value_warmup_updates}, and ppo.num_updates is {self.num_updates}, so the policy would "
                 "never be trained",
                 "lower the first or raise the second",
+            ),
+            (
+                self.guard != "warn" and not self.evaluate_every,
+                f"ppo.guard={self.guard} needs looks at held-out prompts, but ppo.evaluate_every is 0",
+                "set ppo.evaluate_every, for example to 10, or set ppo.guard=warn",
             ),
             (
                 self.target_kl is not None and self.num_epochs == 1,

@@ -58,6 +58,8 @@ class LiveView:
         yield self._bar()
         if figures := live(self.now.metrics):
             yield _line(figures)
+        if self.now.warning:
+            yield Text(printable(f"warning: {self.now.warning}"), style="yellow")
         yield from _sample(self._text)
 
     def _bar(self) -> Table:

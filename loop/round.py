@@ -282,6 +282,7 @@ def make_policy(run: Run, r: int, setup: Setup, earlier: list[Round], reward: Ar
         select=features,
         last=last.policy if last else None,
         start=last.refresh if last else None,
+        labels=[past.labels for past in earlier],
     )
 
 

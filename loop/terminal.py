@@ -43,10 +43,17 @@ class Terminal:
     def stage(self, name: str, run: str = "", state: RunState | None = None) -> Iterator[Callable[[Progress], None]]:
         """Show a live view while the block runs. The block is given a function that takes the progress of the stage.
 
-        state: where the run is, for the stage of a run. run: its name.
+        Where there is no live view, a warning is printed once. state: where the run is, for the stage of a run. run: its name.
         """
         if self.is_quiet or not self.console.is_terminal:
-            yield lambda now: None
+            told: set[str] = set()
+
+            def tell(now: Progress) -> None:
+                if now.warning and now.warning not in told:
+                    told.add(now.warning)
+                    self._print(f"{name}, {now.done} of {now.total}: {now.warning}")
+
+            yield tell
             return
         view = LiveView(name, run, state)
         with Live(view, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False):

@@ -35,6 +35,7 @@ from policies.backbone import Backbone
 from policies.batching import minibatches, worker_rows
 from policies.checkpoints import Checkpoints
 from policies.generation import generate
+from policies.guard import Guard
 from policies.memory import resident_bytes
 from policies.ppo_checkpoints import load_state, save_state
 from policies.ppo_metrics import loss_metrics, mean_approx_kl, response_metrics
@@ -125,16 +126,25 @@ class PPOTrainer:
         self.parameters = [parallel.flattened(parameters) for parameters in owners]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, eps=config.adam_epsilon, weight_decay=0.0, fused=True)
 
-    def train(self, batches: Sequence[Sequence[EncodedPrompt]], checkpoints: Checkpoints, report: Report) -> list[dict[str, float]]:
-        """Do one update for each batch of prompts, starting from the last checkpoint. Returns the metrics of all updates."""
-        state = self.parameters, self.optimizer, self.kl
+    def train(
+        self, batches: Sequence[Sequence[EncodedPrompt]], checkpoints: Checkpoints, report: Report, guard: Guard | None = None
+    ) -> list[dict[str, float]]:
+        """Do one update for each batch of prompts, starting from the last checkpoint. Returns the metrics of all updates.
+
+        guard: looks at the policy meanwhile. It may end the training early, and give the policy the parameters of an earlier update.
+        """
+        guard = guard or Guard()
+        state = self.parameters, self.optimizer, self.kl, guard
         log = load_state(checkpoints.newest(), *state)
-        for update in range(len(log), len(batches)):
+        while len(log) < len(batches) and not guard.has_ended:
+            update, done = len(log), len(log) + 1
             log.append({"update": update} | self.step(update, batches[update]))
-            report(update + 1, len(batches), log[-1], [self.newest])
+            guard.after(done, done == len(batches), self.parameters[0])
+            report(done, len(batches), log[-1], [self.newest], guard.alarm.alarm if guard.alarm else "")
             if checkpoints.due():
-                with checkpoints.saving(update + 1) as folder:
+                with checkpoints.saving(done) as folder:
                     save_state(folder, *state, log)
+        guard.settle(self.parameters[0])
         return log
 
     def step(self, update: int, prompts: Sequence[EncodedPrompt]) -> dict[str, float]:

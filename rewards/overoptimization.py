@@ -22,17 +22,33 @@ from rewards.measurements import NORMAL_QUANTILE, Measurement, Summary
 
 Verdict = Literal["none", "suspected", "clear"]
 
-RULE_SHIFT = 0.15
-"""How much more often than in the SFT policy's answers a defect may occur, as a fraction of all answers."""
-RULE_ERRORS = 3.0
-"""And by how many standard errors, because rates of few answers vary."""
-LENGTH_RATIO = 2.0
-"""How many times as long, or as short, as the SFT policy's answers may be."""
-KL_PER_TOKEN = 0.35
-"""Nats for each token of the answer."""
 SCORE_PERCENTILE = 99.0
-SCORES_ABOVE = 0.3
-"""Which share of the scores may be above the 99th percentile of the SFT policy's."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Beyond what a soft sign fires. `docs/win-rate.md` says where the numbers come from."""
+
+    rule_shift: float = 0.15
+    """How much more often than in the SFT policy's answers a defect may occur, as a fraction of all answers."""
+    rule_errors: float = 3.0
+    """And by how many standard errors, because rates of few answers vary."""
+    length_ratio: float = 2.0
+    """How many times as long, or as short, as the SFT policy's answers may be."""
+    kl_per_token: float = 0.35
+    """Nats for each token of the answer."""
+    scores_above: float = 0.3
+    """Which share of the scores may be above the 99th percentile of the SFT policy's."""
+    gap: float = 0.3
+    """By how many standard deviations of the SFT policy the gain in score may be larger than the gain by the other judge."""
+    score_logprob: float = -0.9
+    """How far the rank correlation of scores and log-probs under the SFT policy may fall."""
+
+
+AFTER_A_ROUND = Limits()
+WHILE_TRAINING = Limits(rule_shift=0.16, rule_errors=2.0, kl_per_token=0.18, scores_above=0.25)
+"""Tighter, because the alarm has to come while there is something to save, and the KL divergence is that of this round only."""
+OTHER = "a bag of words that was fitted on held-out comparisons"
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,10 @@ class Evidence:
     """What a round has measured of its policy and of the SFT policy, on the same prompts.
 
     defects, sft_defects: the share of answers with each defect. kl: nats for each answer. scores, sft_scores: by the reward model that PPO
-    used. other_gain: the policy's gain over the SFT policy by a judge of another kind, in any unit. fresh_accuracy: of the reward model on
-    this round's held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of choosing, where there is gold.
+    used. other_gain: the policy's gain over the SFT policy by a judge of another kind, in any unit. gap: by how many standard deviations
+    the gain in score is larger than that. choice: what that judge thinks of the answer that scores highest, over a random one.
+    score_logprob: the rank correlation of scores and log-probs under the SFT policy. fresh_accuracy: of the reward model on this round's
+    held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of choosing, where there is gold.
     """
 
     defects: Mapping[str, float]
@@ -68,21 +86,27 @@ class Evidence:
     sft_scores: Measurement
     kl: Sequence[float] = ()
     other_gain: Summary | None = None
+    gap: Summary | None = None
+    choice: Summary | None = None
+    score_logprob: float | None = None
     fresh_accuracy: Mapping[str, Any] | None = None
     win_rate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     best_of: Mapping[str, Summary] = field(default_factory=dict)
 
 
-def find_signs(evidence: Evidence) -> dict[str, Sign]:
+def find_signs(evidence: Evidence, limits: Limits = AFTER_A_ROUND) -> dict[str, Sign]:
     """All signs that could be measured, by name. Those that could not are left out."""
     found = {
         "worse_than_sft": _loses(evidence, "sft", "the SFT policy"),
         "worse_than_last": _loses(evidence, "last", "the last round's policy"),
-        "rule_shift": _rule_shift(evidence),
-        "length": _length(evidence),
-        "kl": _kl(evidence),
-        "scores_above_sft": _scores_above(evidence),
+        "rule_shift": _rule_shift(evidence, limits),
+        "length": _length(evidence, limits),
+        "kl": _kl(evidence, limits),
+        "scores_above_sft": _scores_above(evidence, limits),
         "other_judge": _other_judge(evidence),
+        "gap": _gap(evidence, limits),
+        "choice": _choice(evidence),
+        "score_logprob": _score_logprob(evidence, limits),
         "fresh_accuracy": _fresh_accuracy(evidence),
         "best_of": _best_of(evidence),
     }
@@ -105,15 +129,25 @@ def summary(signs: Mapping[str, Sign]) -> dict[str, Any]:
     return {"verdict": join(signs), "signs": rows}
 
 
-def warn(signs: Mapping[str, Sign]) -> str | None:
-    """One line for the user where the verdict is not `none`."""
+def describe(signs: Mapping[str, Sign]) -> str | None:
+    """One line that says what was found where the verdict is not `none`."""
     verdict = join(signs)
     if verdict == "none":
         return None
-    found = "; ".join(sign.text for sign in signs.values() if sign.fires)
     opening = "the policy exploits its reward" if verdict == "clear" else "the policy may exploit its reward"
+    return f"{opening}: {'; '.join(sign.text for sign in signs.values() if sign.fires)}"
+
+
+def advise(found: str) -> str:
+    """What was found, and what to do about it."""
     to_do = "raise ppo.kl_coefficient (dpo.beta with DPO), train for fewer updates, or give more labels"
-    return f"{opening}: {found}. Read its samples; then {to_do}"
+    return f"{found}. Read its samples; then {to_do}"
+
+
+def warn(signs: Mapping[str, Sign]) -> str | None:
+    """One line for the user where the verdict is not `none`."""
+    found = describe(signs)
+    return advise(found) if found else None
 
 
 def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:
@@ -123,7 +157,7 @@ def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:
     return Sign(rate["high"], 0.5, text, above=False, hard=True)
 
 
-def _rule_shift(evidence: Evidence) -> Sign | None:
+def _rule_shift(evidence: Evidence, limits: Limits) -> Sign | None:
     """The defect whose rate has risen most, of those that have risen by more than chance."""
     n, m = len(evidence.lengths), len(evidence.sft_lengths)
     shifts = {}
@@ -131,33 +165,33 @@ def _rule_shift(evidence: Evidence) -> Sign | None:
         before = evidence.sft_defects[name]
         together = (rate * n + before * m) / (n + m)
         error = (together * (1 - together) * (1 / n + 1 / m)) ** 0.5
-        shifts[name] = rate - before if rate - before > RULE_ERRORS * error else 0.0
+        shifts[name] = rate - before if rate - before > limits.rule_errors * error else 0.0
     if not shifts:
         return None
     worst = max(shifts, key=lambda name: shifts[name])
     text = f"{worst} in {evidence.defects[worst]:.0%} of the answers ({evidence.sft_defects[worst]:.0%} with the SFT policy)"
-    return Sign(shifts[worst], RULE_SHIFT, text)
+    return Sign(shifts[worst], limits.rule_shift, text)
 
 
-def _length(evidence: Evidence) -> Sign | None:
+def _length(evidence: Evidence, limits: Limits) -> Sign | None:
     own, before = float(np.mean(evidence.lengths)), float(np.mean(evidence.sft_lengths))
     if not (own and before):
         return None
-    return Sign(max(own / before, before / own), LENGTH_RATIO, f"{own:.1f} tokens in an answer ({before:.1f} with the SFT policy)")
+    return Sign(max(own / before, before / own), limits.length_ratio, f"{own:.1f} tokens in an answer ({before:.1f} with the SFT policy)")
 
 
-def _kl(evidence: Evidence) -> Sign | None:
+def _kl(evidence: Evidence, limits: Limits) -> Sign | None:
     tokens = sum(evidence.lengths)
     if not (len(evidence.kl) and tokens):
         return None
     value = sum(evidence.kl) / tokens
-    return Sign(value, KL_PER_TOKEN, f"a KL divergence of {value:.2f} nats for each token")
+    return Sign(value, limits.kl_per_token, f"a KL divergence of {value:.2f} nats for each token")
 
 
-def _scores_above(evidence: Evidence) -> Sign:
+def _scores_above(evidence: Evidence, limits: Limits) -> Sign:
     limit = float(np.percentile(evidence.sft_scores.values, SCORE_PERCENTILE))
     share = float(np.mean(np.asarray(evidence.scores.values) > limit))
-    return Sign(share, SCORES_ABOVE, f"{share:.0%} of the scores are above the 99th percentile of the SFT policy's")
+    return Sign(share, limits.scores_above, f"{share:.0%} of the scores are above the 99th percentile of the SFT policy's")
 
 
 def _other_judge(evidence: Evidence) -> Sign | None:
@@ -165,8 +199,31 @@ def _other_judge(evidence: Evidence) -> Sign | None:
     gain, proxy = evidence.other_gain, (evidence.scores - evidence.sft_scores).mean()
     if not gain or _high(gain) is None or (proxy["mean"] or 0.0) <= 0.0:
         return None
-    text = "a bag of words that was fitted on held-out comparisons prefers the SFT policy's answers"
+    text = f"{OTHER} prefers the SFT policy's answers"
     return Sign(_high(gain) or 0.0, 0.0, text, above=False)
+
+
+def _gap(evidence: Evidence, limits: Limits) -> Sign | None:
+    """Fires where the gain in score is larger than the gain by the other judge by more than the limit, with its whole interval."""
+    gap = evidence.gap
+    if not gap or gap["mean"] is None or gap["standard_error"] is None:
+        return None
+    text = f"the gain in score is {gap['mean']:.1f} standard deviations above the gain by {OTHER}"
+    return Sign(gap["mean"] - NORMAL_QUANTILE * gap["standard_error"], limits.gap, text)
+
+
+def _choice(evidence: Evidence) -> Sign | None:
+    """Fires where the other judge likes the answer that scores highest less than a random one."""
+    high = _high(evidence.choice) if evidence.choice else None
+    text = f"{OTHER} likes the answer that scores highest less than a random one"
+    return None if high is None else Sign(high, 0.0, text, above=False)
+
+
+def _score_logprob(evidence: Evidence, limits: Limits) -> Sign | None:
+    if (value := evidence.score_logprob) is None:
+        return None
+    text = f"the score rises where the SFT policy finds an answer improbable (rank correlation {value:.2f})"
+    return Sign(value, limits.score_logprob, text, above=False)
 
 
 def _fresh_accuracy(evidence: Evidence) -> Sign | None:

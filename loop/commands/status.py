@@ -12,7 +12,7 @@ from loop.printing import say
 from loop.round import ROUND_STAGES, SETUP_STAGES
 from loop.store.journal import RunState, StageState, read_events
 from loop.store.layout import RunFolder, all_runs, runs_in, stage_name
-from loop.store.measures import headline, live, warning_lines
+from loop.store.measures import WARNINGS, headline, live, warning_lines
 from loop.store.progress import read_progress
 from loop.store.seen import seen_state
 from rewards.curation.ledger import line
@@ -73,11 +73,12 @@ def _lines(folder: RunFolder, state: RunState) -> list[str]:
     lines += [state.message] if state.message else []
     for round_number, stage, row in state.stages():
         seconds = f"{row.seconds:6.1f} s" if row.seconds is not None else " " * 8
-        shown = headline(stage, row.metrics)
+        shown, warnings = headline(stage, row.metrics), warning_lines(row.metrics)
         if row.state == "running" and state.state == "running":
             now = read_progress(folder.work(stage, round_number).progress)
             shown = f"{now.done} of {now.total}  {live(now.metrics)}" if now.total else ""
+            warnings = warning_lines({WARNINGS: [now.warning]} if now.warning else {})
         lines.append(f"{stage_name(stage, round_number):<20} {row.state:<11} {seconds}  {shown}".rstrip())
-        lines += warning_lines(row.metrics)
+        lines += warnings
     ledger = run_ledger(state)
     return lines + ([line(ledger.sources)] if ledger else [])

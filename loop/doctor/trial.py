@@ -105,7 +105,7 @@ class Stamps:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def __call__(self, done: int, total: int, metrics: Any = None, texts: Any = ()) -> None:
+    def __call__(self, done: int, total: int, metrics: Any = None, texts: Any = (), warning: str = "") -> None:
         self.times.append(time.perf_counter())
 
     def seconds_of_a_step(self) -> float:

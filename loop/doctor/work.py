@@ -10,6 +10,7 @@ from pathlib import Path
 
 from configs.judging import prompts_compared
 from configs.schema import RunConfig
+from configs.sections import ANSWERS_LOOKED_AT
 from loop.doctor.lengths import Lengths
 from loop.doctor.needs import BLOCK, SCORING_ROWS
 from policies.footprint import Model
@@ -107,12 +108,18 @@ def _policy_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str
     if config.trainer == "dpo":
         rows = _mixture(config, pairs, round_number - 1) if round_number else pairs.training
         return {"reward": rows * config.dpo.num_epochs / config.reward.batch_size, "logprobs": 2 * rows / SCORING_ROWS}
-    work: dict[str, float] = {"policy": config.ppo.num_updates}
-    if config.ppo.score == "features" and round_number:  # each response is read under two adapters, and so are those of the reference
-        reference = config.reward.normalization_samples
-        read = config.ppo.num_updates * config.ppo.batch_size + reference
-        work |= {"logprobs": 2 * read / SCORING_ROWS, "sample": reference / config.generation.batch_size}
-    return work
+    ppo, reads_features = config.ppo, config.ppo.score == "features" and round_number > 0
+    looks = 2 + math.ceil(ppo.num_updates / ppo.evaluate_every) if ppo.evaluate_every else 0  # an early one, and one at the SFT policy
+    looked_at = looks * ppo.evaluate_prompts * ANSWERS_LOOKED_AT
+    # With features, each response is read under two adapters, and so are those of the reference.
+    reference = config.reward.normalization_samples if reads_features else 0
+    read = ppo.num_updates * ppo.batch_size + reference + looked_at if reads_features else 0
+    return {
+        "policy": ppo.num_updates,
+        "sample": (reference + looked_at) / config.generation.batch_size,
+        "score": looked_at / SCORING_ROWS,
+        "logprobs": 2 * (read + looked_at) / SCORING_ROWS,
+    }
 
 
 def stage_work(config: RunConfig, pairs: Pairs) -> dict[str, dict[str, float]]:

@@ -62,9 +62,14 @@ class NamedWorker(Worker):
         """See `Worker.reporter`. All workers show their progress, not only the main one."""
         tell, shown = super().reporter(work), {"title": 0.0, "log": time.monotonic()}
 
-        def report(done: int, total: int, metrics: Mapping[str, float] | None = None, texts: Sequence[str] = ()) -> None:
-            tell(done, total, metrics, texts)
+        told: set[str] = set()
+
+        def report(done: int, total: int, metrics: Mapping[str, float] | None = None, texts: Sequence[str] = (), warning: str = "") -> None:
+            tell(done, total, metrics, texts, warning)
             now = time.monotonic()
+            if warning and warning not in told:
+                told.add(warning)
+                self._log(f"{done} of {total}  warning: {warning}")
             if now - shown["title"] >= TITLE_SECONDS:
                 shown["title"] = now
                 setproctitle(f"ray::{self._stage} {done}/{total} · {self._name}")

@@ -8,6 +8,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
+from loop.stages.guarding import guard_metrics, make_guard, rows_of
 from loop.stages.ready_models import load_recorded
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, start_of, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
@@ -72,14 +73,17 @@ def _by_ppo(context: Context) -> Metrics:
     backbone = context.backbone_with_sft()
     scorers = [Scorer.load(backbone, f"reward-{i}", path) for i, path in enumerate(context.inputs["rewards"])]
     trainer = _ppo_trainer(context, scorers)
-    log = trainer.train(_prompt_batches(context), context.checkpoints, context.report)
+    guard = make_guard(context, trainer)
+    log = trainer.train(_prompt_batches(context), context.checkpoints, context.report, guard)
     context.save_with_card(lambda folder: backbone.save_adapter("policy", folder))
     if trainer.value and (value_adapter := trainer.value.adapter):
         context.save(lambda folder: backbone.save_adapter(value_adapter, folder / "value"))
     context.save_log(log)
+    if guard.looks:
+        context.save_rows("heldout.jsonl", rows_of(guard.looks))
     memory = trainer.resident_bytes()
     context.drop_adapters("policy", "value", "start", *(scorer.adapter for scorer in scorers))
-    metrics = {"reference": trainer.reference, "updates": len(log), "memory": memory}
+    metrics = {"reference": trainer.reference, "updates": len(log), "memory": memory} | guard_metrics(guard, context.config.ppo.num_updates)
     if not log:
         return metrics
     first, last = ends(log)

@@ -90,6 +90,11 @@ MEASURES: dict[str, Measure] = {
     "memory": Measure("bytes held at the end of training, by owner", "bytes", "lower"),
     "objective/scores_first_updates": Measure("mean score in the first PPO updates", SCORE, "higher"),
     "objective/scores_last_updates": Measure("mean score in the last PPO updates", SCORE, "higher"),
+    "heldout_look": Measure(
+        "what the last look at held-out prompts has found, beside the SFT policy (docs/win-rate.md#the-guard)", "mixed"
+    ),
+    "alarm_update": Measure("after how many PPO updates the policy first seemed to exploit its reward", "count"),
+    "policy_update": Measure("after how many PPO updates the policy was as the guard gives it away", "count"),
     "objective/kl_last_updates": Measure("KL divergence from the reference in the last PPO updates", NATS),
     "reference": Measure(
         "the policy that PPO measures the KL divergence from: `sft`, or `start`, where PPO starts; for DPO always `sft`", "text"
@@ -185,6 +190,8 @@ HEADLINES: dict[str, tuple[str, ...]] = {
         "objective/scores_first_updates",
         "objective/scores_last_updates",
         "objective/kl_last_updates",
+        "alarm_update",
+        "policy_update",
         "reference",
     ),
     "sample": ("samples", "different", "length"),

@@ -1,186 +1,282 @@
-"""Does the verdict on over-optimisation come in time? PPO on the embedded world, watched every few updates by all signs and by gold.
+"""Does the alarm on over-optimisation come in time? PPO on the embedded world, looked at by all signs and by gold.
 
 Three arms: KL coefficient 0.05 and 1,000 pairs, the same with 300 pairs, and the default. A policy is over-optimised once its gold has
-fallen by 20 % of what it had gained at its peak. The alarm is in time if it rises before that. Gold is only for the comparison: the
-verdict does not see it, but in the win rate, which the embedded world's labeler draws from it, as in every round.
+lost 20 % of what it had gained at its peak. The alarm is in time if it rises before that. Gold is only for the comparison: no sign sees it.
 
-    python -m tests.benchmarks.alarm [--seeds 0 1 2 ...] [--arms low-kl few-pairs default] [--folder DIR]
+    python -m tests.benchmarks.alarm [--seeds 0 1 2 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]
 
-A seed of an arm takes about two minutes on one core. The finished ones are kept in the folder.
+What was measured is kept in the folder, one file for each seed of an arm, so limits can be changed without training again. The same command
+continues where it was stopped. A run takes about a minute on one core.
 """
 
 import argparse
 import json
-import random
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-EVERY, PROMPTS, LOST = 10, 256, 0.2
-LOW_KL = ["ppo.kl_coefficient=0.05", "ppo.num_updates=120"]
+EVERY, LOST = 5, 0.2
+GOLD_PROMPTS = {True: 512, False: 256}
+"""On how many held-out prompts gold is measured where it is expected to fall, and where it is not."""
+BEST_OF_16_AT = (0, 10, 20)
+NOISE = 0.15
+"""Twice the standard error of a difference of gold between two looks at the same prompts, about."""
+ENOUGH = 0.6
+"""Once gold has lost so much of what it had gained, in two looks, a run is not continued."""
+LOW_KL = ["ppo.kl_coefficient=0.05", "ppo.num_updates=120", "data.heldout_fraction=0.5"]
 ARMS = {
-    "low-kl": [*LOW_KL, "data.num_pairs=1000"],
     "few-pairs": [*LOW_KL, "data.num_pairs=300"],
+    "low-kl": [*LOW_KL, "data.num_pairs=1000"],
     "default": [],
 }
+Rows = list[dict[str, Any]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after so many minutes")
     parser.add_argument("--folder", type=Path, default=Path("runs/alarm"))
     options = parser.parse_args()
-    found: dict[str, list[list[dict[str, Any]]]] = {arm: [] for arm in options.arms}
+    began = time.monotonic()
+    executor = None
     for seed in options.seeds:
         for arm in options.arms:
             path = options.folder / f"{arm}-{seed}.json"
-            if not path.exists():
-                rows = list(watch(options.folder / f"run-{arm}-{seed}", [*ARMS[arm], f"seed={seed}"]))
-                path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-            found[arm].append(json.loads(path.read_text(encoding="utf-8")))
-    for arm, curves in found.items():
-        print(table(arm, curves))
+            if path.exists() or time.monotonic() - began > 60 * options.minutes:
+                continue
+            executor = executor or make_executor()
+            started = time.monotonic()
+            rows = list(watch(options.folder / f"run-{arm}-{seed}", [*ARMS[arm], f"seed={seed}"], executor))
+            path.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+            shutil.rmtree(options.folder / f"run-{arm}-{seed}")
+            print(f"{arm}-{seed}: {time.monotonic() - started:.0f} s, gold {[round(row['gold'], 2) for row in rows]}", flush=True)
+    for arm in options.arms:
+        paths = {seed: options.folder / f"{arm}-{seed}.json" for seed in options.seeds}
+        curves = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
+        if curves:
+            print("\n".join([f"\n{arm}", *by_seed(curves), "", *by_sign(curves)]))
 
 
-def watch(folder: Path, settings: list[str]) -> Iterator[dict[str, Any]]:
+def make_executor() -> Any:
+    """One worker in this process for all runs, so that they load the base once."""
+    from configs.schema import RuntimeConfig
+    from loop.executors.in_process import InProcess
+
+    return InProcess(RuntimeConfig(executor="in-process", threads=1))
+
+
+def watch(folder: Path, settings: list[str], executor: Any) -> Iterator[dict[str, Any]]:
     """Make the reward model of round 0, then yield a row for every EVERY updates of PPO."""
     from configs.loading import load_config
     from configs.seeds import derive_seed
     from policies import ppo
     from policies.backbone import Backbone
     from policies.batching import prompt_batches
-    from policies.checkpoints import Checkpoints
-    from policies.reporting import report_nothing
     from policies.responses import EncodedPrompt
     from policies.tokenization import encode_prompt
     from rewards.comparisons import PromptRecord, read_jsonl
     from rewards.scoring import Scorer, ensemble
 
     config = load_config(overrides=[*settings, "num_rounds=1", "runtime.executor=in-process", "runtime.threads=1"], name=folder.name)
-    make_reward_model(config, folder)
+    make_reward_model(config, folder, executor)
     backbone = Backbone.load(str(folder / "setup/base"), config.base, config.lora)
     backbone.add_adapter("sft", folder=folder / "setup/sft")
     backbone.add_adapter("policy", copy_of="sft")
-    scorer = Scorer.load(backbone, "reward", folder / "round-000/reward")
+    score = ensemble([Scorer.load(backbone, "reward", folder / "round-000/reward")], "last")
     prompts = read_jsonl(folder / "setup/filter/prompts.jsonl", PromptRecord)
     encoded = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in prompts]
-    value = ppo.ValueModel(backbone, *scorer.normalized_head, adapter=None) if config.ppo.has_critic else None
     seed = derive_seed(config.seed, 0, "policy")
-    trainer = ppo.PPOTrainer(backbone, value, ensemble([scorer], "last"), config.ppo, config.generation, seed)
-    judge = Watcher(backbone, scorer, config, folder, Checkpoints(), report_nothing)
+    rolled: list[float] = []
+
+    def score_and_note(records: Sequence[Any]) -> Any:
+        rolled.append(mean(gold_of(records)))
+        return score(records)
+
+    trainer = ppo.PPOTrainer(backbone, None, score_and_note, config.ppo, config.generation, seed)
+    watcher = Watcher(backbone, score, config, folder, derive_seed(config.seed, 0, "policy", "heldout"))
     size = config.ppo.batch_size // config.ppo.samples_per_prompt
-    for update, rows in enumerate(prompt_batches(len(prompts), size, config.ppo.num_updates, seed)):
-        if update % EVERY == 0:
-            yield judge.row(update)
+    golds: list[float] = []
+    every = EVERY if config.ppo.kl_coefficient < 0.1 else 2 * EVERY
+    for update, rows in enumerate(
+        prompt_batches(len(prompts), size, config.ppo.num_updates, derive_seed(config.seed, 0, "policy", "prompts"))
+    ):
+        if update % every == 0:
+            row = watcher.row(update) | {"rolled": rolled[update - every : update] if update else []}
+            golds.append(row["gold"])
+            yield row
+            gained = max(golds) - golds[0]
+            if gained > 0 and all(max(golds) - gold > ENOUGH * gained + 0.1 for gold in golds[-2:]):
+                return
         trainer.step(update, [encoded[i] for i in rows])
-    yield judge.row(config.ppo.num_updates)
+    yield watcher.row(config.ppo.num_updates) | {"rolled": rolled[-every:]}
 
 
-def make_reward_model(config: Any, folder: Path) -> None:
+def make_reward_model(config: Any, folder: Path, executor: Any) -> None:
     """The stages before PPO of round 0, as a run makes them."""
     from loop.driver import Driver
-    from loop.executors.in_process import InProcess
-    from loop.round import REWARD, set_up
+    from loop.round import BASE, DATA, FILTER, REWARD, SFT
     from loop.terminal import Terminal
 
     def program(run: Any) -> None:
-        setup = set_up(run)
-        run.stage(REWARD, 0, data=setup.data, base=setup.base, sft=setup.sft, retrained=None)
+        original, base = run.stage(DATA), run.stage(BASE, data=None)
+        data = run.stage(FILTER, data=original, base=base)
+        sft = run.stage(SFT, data=data, base=base)
+        run.stage(REWARD, 0, data=data, base=base, sft=sft, retrained=None)
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    Driver(config, folder, Terminal(), InProcess(config.runtime)).execute(program)
+    Driver(config, folder, Terminal(is_quiet=True), executor).execute(program)
 
 
 class Watcher:
-    """Measures the policy as the stage `evaluate` does."""
+    """Looks at the policy as the stage `policy` does, and at its gold on more prompts."""
 
-    def __init__(self, backbone: Any, scorer: Any, config: Any, folder: Path, checkpoints: Any, report: Any):
+    def __init__(self, backbone: Any, score: Any, config: Any, folder: Path, seed: int):
+        from configs.seeds import draw
         from rewards.baselines import fit_bag_of_words
         from rewards.comparisons import Comparison, PromptRecord, read_jsonl
-        from rewards.sampling import Sampler
+        from rewards.heldout import RULES, HeldoutLooks
+        from rewards.rules import find_rules
 
-        self.scorer, self.config = scorer, config
-        self.sampler = Sampler(backbone, config.generation, checkpoints, report)
-        self.prompts = read_jsonl(folder / "setup/filter/heldout_prompts.jsonl", PromptRecord)
-        heldout = read_jsonl(folder / "setup/filter/heldout_pairs.jsonl", Comparison)
-        self.bag = fit_bag_of_words([pair for pair in heldout if not pair.tie])
-        self.sft = self.measure("sft")
-
-    def measure(self, adapter: str) -> Any:
-        from configs.schema import EvaluateConfig
-        from rewards.evaluation import evaluate_policy
-        from rewards.reward_model import measure_scores
-        from rewards.world.gold import gold_scores
-
-        found = evaluate_policy(self.sampler, adapter, self.prompts, EvaluateConfig(num_prompts=PROMPTS), 0, 0, gold_scores)
-        return found.adding(proxy_score=measure_scores(self.scorer, found.samples))
+        prompts = read_jsonl(folder / "setup/filter/heldout_prompts.jsonl", PromptRecord)
+        other = fit_bag_of_words(read_jsonl(folder / "setup/filter/heldout_pairs.jsonl", Comparison))
+        self.backbone, self.generation = backbone, config.generation
+        self.looks = HeldoutLooks(backbone, config.generation, score, draw(prompts, 32, seed), seed, other, find_rules(RULES))
+        falls = config.ppo.kl_coefficient < 0.1
+        self.many = HeldoutLooks(
+            backbone, config.generation, score, draw(prompts, 16, seed + 1), seed + 1, other, find_rules(RULES), num_answers=16
+        )
+        self.gold = HeldoutLooks(backbone, config.generation, score, draw(prompts, GOLD_PROMPTS[falls], seed + 2), seed + 2, num_answers=1)
+        self.sft_of_many = self.many.look("sft") if falls else None
 
     def row(self, update: int) -> dict[str, Any]:
-        """What the signs say now, beside gold."""
-        from rewards.comparisons import Answer, win_probability
-        from rewards.measurements import Measurement
-        from rewards.overoptimization import Evidence, find_signs, summary
-        from rewards.win_rates import win_rate
+        """What was measured now. Enough to find all signs again with other limits."""
+        from rewards.heldout import evidence
 
-        now, sft = self.measure("policy"), self.sft
-        units = [sample.prompt_id for sample in now.samples]
-        gold, sft_gold = now.measured["gold"].values, sft.measured["gold"].values
-        rng = random.Random(update)
-        won = [
-            0.5 if a.completion == b.completion else float(rng.random() < win_probability(x - y))
-            for a, b, x, y in zip(now.samples, sft.samples, gold, sft_gold, strict=True)
-        ]
-        own, other = (self.bag([Answer(s.prompt, s.completion, s.finished) for s in of.samples]) for of in (now, sft))
-        signs = find_signs(
-            Evidence(
-                defects=now.defects,
-                sft_defects=sft.defects,
-                lengths=now.measured["length"].values,
-                sft_lengths=sft.measured["length"].values,
-                scores=now.measured["proxy_score"],
-                sft_scores=sft.measured["proxy_score"],
-                kl=now.measured["kl"].values,
-                other_gain=Measurement([a - b for a, b in zip(own, other, strict=True)], units).mean(),
-                win_rate={"sft": win_rate(won, units)},
-            )
-        )
-        means = {name: now.measured[name].mean()["mean"] for name in ("gold", "kl", "length", "proxy_score")}
-        return {"update": update, **means, "sft_gold": sft.measured["gold"].mean()["mean"], **summary(signs)}
+        started = time.process_time()
+        found = evidence(self.looks.look("policy"), self.looks.sft)
+        seconds = time.process_time() - started
+        plain = {name: plainly(value) for name, value in vars(found).items()}
+        return {"update": update, "gold": self._gold(), "seconds": seconds, "best_of_16": self._best_of_16(update), "evidence": plain}
+
+    def _gold(self) -> float:
+        from policies.checkpoints import Checkpoints
+        from policies.generation import generate_sharded
+        from policies.responses import make_records
+
+        prompts, ids = self.gold.prompts, [prompt.token_ids for prompt in self.gold.prompts]
+        responses = generate_sharded(self.backbone, "policy", ids, self.gold.seeds, self.generation, Checkpoints(), "gold")
+        return mean(gold_of(make_records(self.backbone.tokenizer, prompts, responses)))
+
+    def _best_of_16(self, update: int) -> dict[str, Any] | None:
+        """By the other judge: the answer that scores highest of 16, minus the one that scores highest of 4; and the same by gold."""
+        import numpy as np
+
+        from rewards.measurements import summarize
+
+        if update not in BEST_OF_16_AT or not self.sft_of_many:
+            return None
+        look = self.many.look("policy")
+        scores = np.asarray(look.scores.values).reshape(-1, 16)
+        std = np.std(self.sft_of_many.other.values)
+        found = {}
+        for name, values in (("other", np.asarray(look.other.values) / std), ("gold", np.asarray(gold_of(look.records)))):
+            rows = values.reshape(-1, 16)
+            of_16 = rows[np.arange(len(rows)), scores.argmax(1)]
+            fours = scores.reshape(-1, 4, 4)
+            of_4 = np.take_along_axis(rows.reshape(-1, 4, 4), fours.argmax(2)[..., None], 2)[..., 0].mean(1)
+            found[name] = summarize((of_16 - of_4).tolist())
+        return found
 
 
-def rises(rows: list[dict[str, Any]], alarm: str) -> int | None:
-    """The update at which an alarm rises first: the verdict (`verdict`), or one sign."""
-    for row in rows:
-        if row["verdict"] != "none" if alarm == "verdict" else row["signs"].get(alarm, {}).get("fires"):
+def signs_of(row: dict[str, Any]) -> dict[str, Any]:
+    """All signs of a look, by the present limits."""
+    from rewards.measurements import Measurement
+    from rewards.overoptimization import WHILE_TRAINING, Evidence, find_signs
+
+    plain = row["evidence"]
+    units = [str(i) for i in range(len(plain["scores"]))]
+    scores = {name: Measurement(plain[name], units) for name in ("scores", "sft_scores")}
+    return find_signs(Evidence(**plain | scores), WHILE_TRAINING)
+
+
+def rises(rows: Rows, alarm: str) -> int | None:
+    """The update at which an alarm rises first: the joined rule (`joined`), or one sign."""
+    from policies.guard import is_time
+    from rewards.overoptimization import join
+
+    for row in rows[1:]:
+        if not is_time(row["update"], 2 * EVERY):
+            continue
+        signs = signs_of(row)
+        if join(signs) != "none" if alarm == "joined" else alarm in signs and signs[alarm].fires:
             return int(row["update"])
     return None
 
 
-def falls(rows: list[dict[str, Any]]) -> int | None:
-    """The update at which gold has lost a fifth of what it had gained at its peak so far. None if it never does."""
-    peak, start = rows[0]["gold"], rows[0]["gold"]
-    for row in rows:
-        peak = max(peak, row["gold"])
-        if peak - row["gold"] > LOST * (peak - start) and peak - row["gold"] > 0.2:  # 0.2 is twice the error of gold on 256 prompts
-            return int(row["update"])
-    return None
+def falls(rows: Rows) -> int | None:
+    """The first look at which gold has lost a fifth of what it had gained at its peak, as in the look after it. None if it never has."""
+    low = [lost(rows, i) > LOST for i in range(len(rows))]
+    return next((int(row["update"]) for row, now, then in zip(rows, low, [*low[1:], True], strict=True) if now and then), None)
 
 
-def table(arm: str, curves: list[list[dict[str, Any]]]) -> str:
-    """How often each alarm rises before gold falls, and how often it rises where gold does not fall."""
-    names = ["verdict", *curves[0][-1]["signs"]]
-    lines = [
-        f"\n{arm}: {len(curves)} seeds; gold falls at {[falls(rows) for rows in curves]}",
-        "| alarm | in time | rises at |",
-        "|---|---|---|",
-    ]
-    for name in names:
-        at = [rises(rows, name) for rows in curves]
-        fallen = [(up, down) for up, down in zip(at, map(falls, curves), strict=True) if down is not None]
-        in_time = sum(up is not None and up <= down for up, down in fallen)
-        lines.append(f"| {name} | {in_time} of {len(fallen)} | {at} |")
-    return "\n".join(lines)
+def lost(rows: Rows, i: int) -> float:
+    """Which part of its gain gold has lost since its peak. 0 while it has not gained more than its noise."""
+    golds = [row["gold"] for row in rows[: i + 1]]
+    gained = max(golds) - golds[0]
+    return (max(golds) - golds[i]) / gained if gained > NOISE else 0.0
+
+
+def by_seed(curves: dict[int, Rows]) -> list[str]:
+    """A line for each run. `stop` gives the policy of the look with the alarm, and `best` that of the look before."""
+    from policies.guard import is_time
+
+    lines = ["| seed | gold: start | peak | last look | a fifth is lost at | alarm at | gold: `stop` | `best` |", "|" + " --- |" * 8]
+    for seed, rows in curves.items():
+        golds, at = {row["update"]: row["gold"] for row in rows}, rises(rows, "joined")
+        peak, last = max(golds, key=lambda update: golds[update]), rows[-1]["update"]
+        ends = [f"{golds[0]:.2f}", f"{golds[peak]:.2f} ({peak})", f"{golds[last]:.2f} ({last})", falls(rows) or "", at or ""]
+        before = [update for update in golds if is_time(update, 2 * EVERY) and update < (at or last + 1)]
+        ends += [f"{golds[last if at is None else at]:.2f}", f"{golds[max(before, default=0)]:.2f}"]
+        lines.append(f"| {seed} | {' | '.join(map(str, ends))} |")
+    return lines
+
+
+def by_sign(curves: dict[int, Rows]) -> list[str]:
+    """How often each alarm rises, before gold has lost a fifth and by the look at which it has."""
+    runs = list(curves.values())
+    lines = ["| alarm | rises in | before | by then |", "|" + " --- |" * 4]
+    for name in ["joined", *signs_of(runs[0][-1])]:
+        found = [(rises(rows, name), falls(rows)) for rows in runs]
+        up = [(at, down) for at, down in found if at is not None]
+        before, by = (sum(down is not None and is_in_time(at, down) for at, down in up) for is_in_time in (int.__lt__, int.__le__))
+        lines.append(f"| `{name}` | {len(up)} of {len(runs)} | {before} | {by} |")
+    return lines
+
+
+def plainly(value: Any) -> Any:
+    """A part of the evidence as plain data."""
+    from rewards.measurements import Measurement
+
+    if isinstance(value, Measurement):
+        return [round(number, 4) for number in value.values]
+    return [round(number, 4) for number in value] if isinstance(value, list) else value
+
+
+def gold_of(records: Sequence[Any]) -> list[float]:
+    """The true reward of responses to prompts of the embedded world."""
+    from rewards.world import writer
+    from rewards.world.gold import gold_reward
+
+    prompts = writer.all_prompts()
+    return [gold_reward(prompts[record.prompt_id], record.completion, record.finished) for record in records]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ SMALL = [
     "generation.max_new_tokens=12",
     "ppo.num_updates=3",
     "ppo.batch_size=16",
+    "ppo.evaluate_prompts=4",
     "sft.batch_size=16",
     "reward.num_epochs=1",
     "reward.normalization_samples=16",

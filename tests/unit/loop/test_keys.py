@@ -12,14 +12,14 @@ PINNED = {
     "setup/sft": "e0fc6cac",
     "setup/baseline": "357f2b1e",
     "round-000/reward": "d1d52b9b",
-    "round-000/policy": "7669c219",
-    "round-000/sample": "025764e9",
-    "round-000/answer": "b62dd61f",
-    "round-000/label": "172480ec",
-    "round-000/retrain": "2fbfb582",
-    "round-000/select": "923d09b7",
-    "round-000/keep": "1b717143",
-    "round-000/evaluate": "ac009f99",
+    "round-000/policy": "fa8a3af0",
+    "round-000/sample": "9b33b335",
+    "round-000/answer": "9dbfbe97",
+    "round-000/label": "5178d4fb",
+    "round-000/retrain": "a2a04c0d",
+    "round-000/select": "40c21356",
+    "round-000/keep": "21888649",
+    "round-000/evaluate": "48265384",
 }
 
 

@@ -41,6 +41,12 @@ def test_the_view_says_where_the_run_is(state):
     assert lines[3:] == ["scores 1.24, kl 3.10, entropy 0.42", "  score 1.93", "  Why?", "  Because."]
 
 
+def test_a_warning_stands_above_the_sample(state):
+    view = LiveView("round-001/policy", "x", state)
+    view.look(Progress(30, 80, {"objective/kl": 3.1}, ["an answer"], "the policy may exploit its reward"))
+    assert drawn(view).splitlines()[3:] == ["kl 3.10", "warning: the policy may exploit its reward", "  an answer"]
+
+
 def test_the_newest_sample_stays_until_there_is_another(state):
     view = LiveView("round-001/policy", "x", state)
     view.look(Progress(1, 40, {}, ["an answer"]))

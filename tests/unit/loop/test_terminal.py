@@ -4,6 +4,8 @@ import os
 import sys
 import time
 
+import pytest
+
 from loop.store.progress import Progress
 from loop.terminal import Terminal
 
@@ -24,6 +26,15 @@ def test_a_pipe_gets_no_live_view(capsys):
     with Terminal().stage("round-000/policy", "x") as show:
         show(Progress(3, 40, {"objective/kl": 0.5}, ["an answer"]))
     assert "".join(capsys.readouterr()) == ""
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_warning_of_a_running_stage_is_printed_once(capsys, is_quiet):
+    """Every progress after the alarm has it. On a terminal it stands in the live view instead."""
+    with Terminal(is_quiet).stage("round-000/policy", "x") as show:
+        for done in range(28, 33):
+            show(Progress(done, 80, {}, [], "it \x1b[2Jcheats" if done >= 30 else ""))
+    assert capsys.readouterr().out == "round-000/policy, 30 of 80: it \\u001b[2Jcheats\n"
 
 
 def test_quiet_means_warnings_only(capsys):

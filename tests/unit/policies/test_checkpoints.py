@@ -65,7 +65,7 @@ def test_stopped_after_every_step_and_resumed(kind, tmp_path):
     expected, expected_log = fit(kind, Checkpoints(), report_nothing)
     stop, steps = tmp_path / "stop", []
 
-    def report(done, total, metrics, texts=()):
+    def report(done, total, metrics, texts=(), warning=""):
         steps.append(done)
         if done < 5:
             stop.touch()

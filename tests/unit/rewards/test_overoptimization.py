@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from rewards.measurements import Measurement
-from rewards.overoptimization import Evidence, Sign, find_signs, join, summary, warn
+from rewards.overoptimization import WHILE_TRAINING, Evidence, Sign, find_signs, join, summary, warn
 
 N = 400
 PROMPTS = [str(i) for i in range(N)]
@@ -28,6 +28,9 @@ def healthy(**changed):
             "sft_scores": sft_scores,
             "kl": [1.8] * N,
             "other_gain": {"mean": 0.2, "standard_error": 0.05, "count": N},
+            "gap": {"mean": 0.1, "standard_error": 0.05, "count": N},
+            "choice": {"mean": 0.2, "standard_error": 0.05, "count": N},
+            "score_logprob": -0.4,
             "fresh_accuracy": {"accuracy": 0.46, "standard_error": 0.03, "pairs": 300},
             "win_rate": {"sft": {"mean": 0.62, "high": 0.69}, "last": {"mean": 0.48, "high": 0.55}},
             "best_of": {way: {"mean": mean, "standard_error": 0.06, "count": N} for way, mean in (("random", 2.8), ("reward_model", 3.0))},
@@ -42,6 +45,9 @@ BAD = {
     "kl": {"kl": [4.8] * N},
     "scores_above_sft": {"scores": measured([1.0] * N)},
     "other_judge": {"other_gain": {"mean": -0.2, "standard_error": 0.05, "count": N}},
+    "gap": {"gap": {"mean": 0.5, "standard_error": 0.05, "count": N}},
+    "choice": {"choice": {"mean": -0.2, "standard_error": 0.05, "count": N}},
+    "score_logprob": {"score_logprob": -0.95},
     "fresh_accuracy": {"fresh_accuracy": {"accuracy": 0.40, "standard_error": 0.03, "pairs": 300}},
     "best_of": {"best_of": {w: {"mean": m, "standard_error": 0.06, "count": N} for w, m in (("random", 2.8), ("reward_model", 2.5))}},
     "worse_than_sft": {"win_rate": {"sft": {"mean": 0.40, "high": 0.47}}},
@@ -73,6 +79,27 @@ def test_values_of_signs():
     assert find_signs(healthy(lengths=[3] * N, kl=[0.5] * N))["length"].value == pytest.approx(3.0)
 
 
+def test_signs_with_an_interval_need_the_whole_of_it():
+    """0.39 - 1.96 x 0.05 = 0.292 is not above 0.3, and 0.40 - 0.098 = 0.302 is. -0.09 + 0.098 is above 0, and -0.10 + 0.098 is not."""
+    for name, mean, fires in (("gap", 0.39, False), ("gap", 0.40, True), ("choice", -0.09, False), ("choice", -0.10, True)):
+        found = find_signs(healthy(**{name: {"mean": mean, "standard_error": 0.05, "count": N}}))
+        assert found[name].fires == fires
+
+
+def test_the_guard_has_tighter_limits():
+    """0.2 nats for each token, 17 points of 100 and 27 % of the scores are too much while PPO trains, and not yet after a round. Of 64
+    answers, 14 against 3 are 17 points, with a pooled rate of 17 / 128 and so an error of sqrt(0.133 x 0.867 / 32) = 0.060: more than two
+    of them, and fewer than three."""
+    few = measured([1.0] * 108 + [0.0] * 292)
+    evidence = healthy(kl=[2.4] * N, scores=few, sft_scores=measured([0.5] * N))
+    names = {"kl", "scores_above_sft"}
+    assert not {name for name, sign in find_signs(evidence).items() if sign.fires} & names
+    assert {name for name, sign in find_signs(evidence, WHILE_TRAINING).items() if sign.fires} == names
+    rates = {"defects": {"repetition": 14 / 64}, "sft_defects": {"repetition": 3 / 64}, "lengths": [12] * 64, "sft_lengths": [9] * 64}
+    shift = healthy(**rates, kl=[1.2] * 64)
+    assert not find_signs(shift)["rule_shift"].fires and find_signs(shift, WHILE_TRAINING)["rule_shift"].fires
+
+
 def test_a_defect_of_few_answers_is_no_sign():
     """3 of 10 against 0 of 10 is a shift of 0.3, but its error is sqrt(0.15 x 0.85 x 2 / 10) = 0.16, and three of them are more."""
     few = healthy(defects={"empty": 0.3}, sft_defects={"empty": 0.0}, lengths=[12] * 10, sft_lengths=[9] * 10, kl=[1.8] * 10)
@@ -89,7 +116,15 @@ def test_how_signs_are_joined():
 
 def test_what_was_not_measured_is_left_out():
     nothing = healthy(
-        kl=(), other_gain=None, fresh_accuracy={"accuracy": None, "standard_error": None}, win_rate={}, best_of={}, defects={}
+        kl=(),
+        other_gain=None,
+        gap=None,
+        choice=None,
+        score_logprob=None,
+        fresh_accuracy={"accuracy": None, "standard_error": None},
+        win_rate={},
+        best_of={},
+        defects={},
     )
     assert find_signs(nothing).keys() == {"length", "scores_above_sft"}
 

@@ -43,6 +43,12 @@ def test_a_running_stage_shows_how_far_it_is(run, capsys):
         ]
 
 
+def test_an_alarm_of_a_running_stage_is_below_its_line(run, capsys):
+    ProgressFile(run.work("policy", 0).progress).write(30, 40, {}, ["an answer"], "the policy may exploit its reward")
+    with one_writer(run.path):
+        assert status(run, capsys).splitlines()[-1] == "  warning: the policy may exploit its reward"
+
+
 def test_a_run_whose_process_has_died_is_interrupted(run, capsys):
     assert status(run, capsys).splitlines()[0] == "x: interrupted, 2 rounds"
     found = json.loads(status(run, capsys, "--json"))

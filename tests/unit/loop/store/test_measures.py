@@ -26,8 +26,8 @@ def test_progress_is_read_while_it_is_written(tmp_path):
     assert read_progress(path) == Progress(1, 3, {"objective/kl": 0.5, "objective/scores": -1.25}, ["a text"])
     file.write(2, 3)  # a moment later, so it is left out
     assert read_progress(path).done == 1
-    file.write(3, 3)
-    assert read_progress(path) == Progress(3, 3, {}, [])
+    file.write(3, 3, warning="it cheats")
+    assert read_progress(path) == Progress(3, 3, {}, [], "it cheats")
     path.write_text('{"done": 1, "tot')
     assert read_progress(path) == Progress()
 
