@@ -1,4 +1,4 @@
-"""The settings of the judge that is asked over HTTP (`labeler.kind: judge`). See `sections.py`."""
+"""The settings of an endpoint that is asked over HTTP, and of the judge, which is one (`labeler.kind: judge`). See `sections.py`."""
 
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -48,10 +48,11 @@ THAI = """ผู้ช่วยสองคนได้ตอบข้อคว�
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BadValue(f"{url!r} is not the address of an endpoint", "write, for example, judge.url=http://localhost:8000/v1")
+        raise BadValue(f"{url!r} is not the address of an endpoint", "write, for example, http://localhost:8000/v1")
     if parts.username or parts.password:
         raise BadValue(
-            "judge.url holds a user name or a password", "put the key into an environment variable, and name it in judge.key_variable"
+            "the address of an endpoint holds a user name or a password",
+            "put the key into an environment variable, and name it in the setting key_variable beside it",
         )
     return url.rstrip("/")
 
@@ -65,10 +66,8 @@ def _check_template(text: str) -> str:
 Template = Annotated[str, AfterValidator(_check_template)]
 
 
-class JudgeConfig(Section):
-    """Only for `labeler.kind: judge`: the language model that compares two answers. Any endpoint that speaks the chat-completions protocol
-    of OpenAI will do: a service, or a server of your own (vLLM, llama.cpp, Ollama). Every pair is asked in both orders. Where the two
-    answers disagree, the pair is a tie. Source: arXiv 2306.05685, section 3.4, on the bias for the first answer."""
+class EndpointConfig(Section):
+    """A language model behind an endpoint that speaks the chat-completions protocol of OpenAI: a service, or a server of your own."""
 
     url: Annotated[str, AfterValidator(_check_url)] = "http://localhost:8000/v1"
     """The address of the endpoint, up to and without `/chat/completions`."""
@@ -77,19 +76,12 @@ class JudgeConfig(Section):
     key_variable: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), RUN_TIME] = None
     """The name of the environment variable that holds the key, for example OPENAI_API_KEY. The key itself is never written anywhere. None
     means that the endpoint needs no key."""
-    template: Template = ENGLISH
-    """What the judge is asked. `{prompt}` stands for the conversation so far, `{a}` and `{b}` for the two answers. The judge has to reply
-    A, B or tie."""
-    template_thai: Template = THAI
-    """The same for prompts with more Thai letters than Latin ones."""
     sampling_temperature: NonNegativeFloat = 0.0
-    """The sampling temperature of the judge."""
+    """The sampling temperature of the model."""
     max_reply_tokens: PositiveInt | None = 16
     """The most tokens of a reply. None leaves the limit to the endpoint, for models that think before they answer."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """The name under which the endpoint takes this limit. Some models take the second name only."""
-    ask_again: Annotated[int, Field(ge=0)] = 2
-    """How often the judge is asked again after a reply that is not A, B or tie. After that, the pair is left out and counted."""
     concurrency: Annotated[PositiveInt, RUN_TIME] = 8
     """The most requests that are under way at the same time, over all workers."""
     timeout_seconds: Annotated[PositiveFloat, RUN_TIME] = 60.0
@@ -100,10 +92,24 @@ class JudgeConfig(Section):
     backoff_seconds: Annotated[NonNegativeFloat, RUN_TIME] = 1.0
     """How long to wait before the first retry. Each further wait is twice as long, up to 60 seconds. `Retry-After` of the endpoint counts
     where it is longer."""
+    cache: Annotated[str | None, RUN_TIME] = None
+    """The folder in which replies are kept, so that none is paid twice. None means `judge` in the cache of `loop` (`LOOP_CACHE`). On a
+    cluster, name a folder that all machines see."""
+
+
+class JudgeConfig(EndpointConfig):
+    """Only for `labeler.kind: judge`: the language model that compares two answers. Any endpoint that speaks the chat-completions protocol
+    of OpenAI will do: a service, or a server of your own (vLLM, llama.cpp, Ollama). Every pair is asked in both orders. Where the two
+    answers disagree, the pair is a tie. Source: arXiv 2306.05685, section 3.4, on the bias for the first answer."""
+
+    template: Template = ENGLISH
+    """What the judge is asked. `{prompt}` stands for the conversation so far, `{a}` and `{b}` for the two answers. The judge has to reply
+    A, B or tie."""
+    template_thai: Template = THAI
+    """The same for prompts with more Thai letters than Latin ones."""
+    ask_again: Annotated[int, Field(ge=0)] = 2
+    """How often the judge is asked again after a reply that is not A, B or tie. After that, the pair is left out and counted."""
     price_input: Annotated[NonNegativeFloat, RUN_TIME] = 0.0
     """The price of a million tokens that are sent. The run reports the cost in the same currency."""
     price_output: Annotated[NonNegativeFloat, RUN_TIME] = 0.0
     """The price of a million tokens that are received."""
-    cache: Annotated[str | None, RUN_TIME] = None
-    """The folder in which replies are kept, so that none is paid twice. None means `judge` in the cache of `loop` (`LOOP_CACHE`). On a
-    cluster, name a folder that all machines see."""

@@ -1,6 +1,6 @@
 """The whole config of a run: all groups of settings together, and the checks on settings that must fit together.
 
-The settings themselves are in `sections.py`, `data.py`, `curation.py`, `pretraining.py`, `judging.py` and `endpoints.py`, and
+The settings themselves are in `sections.py`, `data.py`, `curation.py`, `pretraining.py`, `judging.py`, `endpoints.py` and `pivot.py`, and
 `docs/configuration.md` lists them. This module must never import an ML library, and it reads no file: `loading.py` does that.
 """
 
@@ -13,6 +13,7 @@ from configs.data import DataConfig
 from configs.endpoints import JudgeConfig
 from configs.fields import RUN_TIME, BadValue, Section, check_name
 from configs.judging import EvaluateConfig, KeepConfig, LabelerConfig, RetrainConfig, RulesConfig, SampleConfig, SelectConfig
+from configs.pivot import PivotConfig
 from configs.pretraining import PMPConfig
 from configs.sections import (
     BaseConfig,
@@ -41,12 +42,16 @@ class RunConfig(Section):
     trainer: Literal["ppo", "dpo"] = "ppo"
     """How the policy of a round is trained: by PPO (`ppo`), or by DPO on the comparisons that the round's reward model was trained on
     (`dpo`). All other stages are the same, so the two can be compared. With `dpo`, the policy does not depend on the settings of `ppo`."""
+    respond: Literal["direct", "pivot"] = "direct"
+    """How prompts are answered: in their own language (`direct`), or by way of another one (`pivot`): the prompt is translated, the policy
+    answers in the pivot language, and the answer is translated back. `docs/across-languages.md` says when that pays."""
     report_to: Annotated[list[Literal["tensorboard", "trackio", "wandb", "mlflow"]], RUN_TIME] = []
     """Trackers that are told the figures of the run, besides its own directory. Each needs its library: `pip install
     'loop-rlhf[tensorboard]'`. `docs/watching.md` says where they write."""
     base: BaseConfig = BaseConfig()
     data: DataConfig = DataConfig()
     curation: CurationConfig = CurationConfig()
+    pivot: PivotConfig = PivotConfig()
     lora: LoraSection = LoraSection()
     generation: GenerationConfig = GenerationConfig()
     sft: TrainerSection = TrainerSection()
@@ -154,6 +159,22 @@ class RunConfig(Section):
                 f"data.labeler_fraction={self.data.labeler_fraction:g} keeps pairs for a labeler that the run trains, but labeler.model "
                 "names one that is trained already, so nobody would use these pairs",
                 "set data.labeler_fraction=0, or leave out labeler.model",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_pivot(self) -> "RunConfig":
+        if self.respond == "direct":
+            return self
+        if self.pivot.translator == "dictionary" and self.data.source != "embedded":
+            raise BadValue(
+                "pivot.translator=dictionary knows the embedded world only, but data.source names other data",
+                "choose pivot.translator=seq2seq or pivot.translator=http",
+            )
+        if self.rules.expected_language not in ("same", "any"):
+            raise BadValue(
+                f"rules.expected_language={self.rules.expected_language} cannot hold for two languages at once, and respond is pivot",
+                "leave it out: shown answers are then expected in the language of the question, and others in the pivot language",
             )
         return self
 

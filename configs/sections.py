@@ -30,8 +30,9 @@ class BaseConfig(Section):
     """`nf4` loads the base in 4-bit NF4 with bitsandbytes, which must be installed. Source: QLoRA, arXiv 2305.14314."""
     gradient_checkpointing: Annotated[bool, RUN_TIME] = False
     """Recompute activations in the backward pass instead of keeping them. This saves memory and costs about a third more time."""
-    pretraining_texts: list[Literal["world", "chosen"]] = ["world"]
-    """Only for `embedded`: the texts that the tiny base is trained on. `chosen` adds the chosen completions of the training pairs."""
+    pretraining_texts: list[Literal["world", "mostly-english", "chosen"]] = ["world"]
+    """Only for `embedded`: the texts that the tiny base is trained on. `mostly-english` is the world with nineteen dialogues in English for
+    each in Thai, as the web has it. `chosen` adds the chosen completions of the training pairs."""
     pretraining_steps: PositiveInt = 300
     """Only for `embedded`: the number of optimizer steps when the tiny base is trained."""
     pretraining_batch_size: PositiveInt = 16

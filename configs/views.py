@@ -44,6 +44,11 @@ def visible(config: RunConfig, reads: Iterable[str]) -> RunConfig:
     return cast(RunConfig, _View(config, tuple(reads), ""))
 
 
+def covers(config: RunConfig, name: str) -> bool:
+    """Return whether a stage that sees this much of a config can read all of a section."""
+    return name in config._reads if isinstance(config, _View) else True
+
+
 class _View:
     """A section with only some readable settings. reads: their names, relative to this section."""
 

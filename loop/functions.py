@@ -21,7 +21,8 @@ from rewards.ready_folders import find_model
 FUNCTIONS = "functions"
 """The metric of a stage that records the functions it called, with the hashes of their files."""
 MODEL = "labeler.model"
-"""The setting that names a folder and no function."""
+TRANSLATOR = "pivot.model"
+"""The settings that name a folder and no function."""
 
 
 def hash_functions(config: RunConfig, stage: Stage) -> dict[str, str]:
@@ -64,9 +65,11 @@ def _hash_now(name: str) -> str:
 
 
 def _loaded(config: RunConfig, stage: Stage) -> list[str]:
-    """The folders of the reward model that a stage loads."""
+    """The folders of models that a stage loads and the run does not train: a labeling reward model, and a translator."""
     found = find_model(config.labeler) if MODEL in stage.calls else None
-    return [str(folder) for folder in found.folders] if found else []
+    translators = [config.pivot.model, config.pivot.model_back] if TRANSLATOR in stage.calls and config.respond == "pivot" else []
+    folders = [str(folder) for folder in found.folders] if found else []
+    return folders + [name for name in translators if name and Path(name).is_dir()]
 
 
 def _called(config: RunConfig, stage: Stage) -> dict[str, str]:

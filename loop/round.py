@@ -1,13 +1,14 @@
 """One round, one line for each stage. Read this file first.
 
-    data -> base -> filter -> sft -> (pmp) -> (labeler) -> baseline
+    data -> base -> filter -> (pivot) -> sft -> (pmp) -> (labeler) -> baseline
                                |
       round r:   reward -> policy -> sample -> (committee) -> answer -> label -> retrain -> select -> keep -> (refresh) -> evaluate
                    ^         ^                                                     |         |                   |
                    |         +-------------------- round r + 1 --------------------|---------+-------------------+
                    +------------------------------ round r + 1 --------------------+
 
-`filter` removes rows that are longer than the token limits. All later stages take their rows from it.
+`filter` removes rows that are longer than the token limits. All later stages take their rows from it, or from `pivot`, which writes them in
+the language that the policy answers in (`respond: pivot`).
 
 A stage is a function (in `loop/stages`) from config and input directories to one new directory. This file says only which stage is
 input to which. `run.stage` returns the committed directory, which was made now or by an earlier start. To resume a run is to run
@@ -50,6 +51,7 @@ _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 DATA = Stage("data", ("data", "curation"), version=6, calls=("data.source", "data.sources"))
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
+PIVOT = Stage("pivot", (*_MODEL, *_LIMITS, "pivot"), seeded=False, calls=("pivot.scope", "pivot.translator", "pivot.model"))
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 PMP = Stage(
     "pmp",
@@ -135,9 +137,9 @@ EVALUATE = Stage(
 
 SETUP_STAGES = (DATA, BASE, FILTER, SFT, BASELINE)
 ROUND_STAGES = (REWARD, POLICY, SAMPLE, ANSWER, LABEL, RETRAIN, SELECT, KEEP, EVALUATE)
-STAGES = (*SETUP_STAGES, PMP, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
-"""All of them. PMP and one of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the config
-asks for them."""
+STAGES = (*SETUP_STAGES, PIVOT, PMP, LABELER, READY_LABELER, *ROUND_STAGES, DPO, COMMITTEE, REFRESH)
+"""All of them. PIVOT, PMP and one of the two labelers, before round 0, and DPO, COMMITTEE and REFRESH, in each round, are made only if the
+config asks for them."""
 
 CHOOSE = Stage(
     "choose",
@@ -153,9 +155,34 @@ PROMOTE_ADAPTER = replace(PROMOTE, name="promote_adapter")
 class Run(Protocol):
     """What a round needs from its surroundings. In a real run it is the `Driver`."""
 
-    config: RunConfig
+    @property
+    def config(self) -> RunConfig: ...
 
     def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact: ...
+
+
+def across_languages(stage: Stage) -> Stage:
+    """A stage as it is with `respond: pivot`: its policies answer in the pivot language, so it depends on the settings of `pivot` too."""
+    return replace(stage, reads=(*stage.reads, "pivot"), calls=(*stage.calls, *PIVOT.calls)) if "pivot" not in stage.reads else stage
+
+
+@dataclass(frozen=True)
+class AcrossLanguages:
+    """A `Run` whose stages are those of `across_languages`."""
+
+    run: Run
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+    def stage(self, stage: Stage, round_number: int | None = None, **inputs: Inputs) -> Artifact:
+        return self.run.stage(across_languages(stage), round_number, **inputs)
+
+
+def data_stage(config: RunConfig) -> Stage:
+    """The stage from which all later ones take their rows."""
+    return PIVOT if config.respond == "pivot" else FILTER
 
 
 Program = Callable[[Run], None]
@@ -164,7 +191,7 @@ Program = Callable[[Run], None]
 
 @dataclass(frozen=True)
 class Setup:
-    """The stages before round 0. `data` is the output of the `filter` stage."""
+    """The stages before round 0. `data` is the output of the `filter` stage, or of `pivot`."""
 
     data: Artifact
     base: Artifact
@@ -196,6 +223,9 @@ def set_up(run: Run) -> Setup:
     original = run.stage(DATA)
     base = run.stage(BASE, data=original if reads_data else None)
     data = run.stage(FILTER, data=original, base=base)
+    if run.config.respond == "pivot":
+        run = AcrossLanguages(run)
+        data = run.stage(PIVOT, data=data, base=base)
     sft = run.stage(SFT, data=data, base=base)
     pmp = run.stage(PMP, data=data, base=base, sft=sft) if run.config.uses_pmp else None
     labeler = None
@@ -207,6 +237,7 @@ def set_up(run: Run) -> Setup:
 
 def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
     """Make round r, after the `earlier` ones."""
+    run = AcrossLanguages(run) if run.config.respond == "pivot" else run
     data, base, sft = setup.data, setup.base, setup.sft
     last = earlier[-1] if earlier else None
     before = [past.labels for past in earlier]

@@ -62,14 +62,16 @@ def complete(sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, 
     first: the first completion of each prompt, which the policy has given already. seed: decides the others. A larger `num` adds
     completions and changes none.
     """
-    records = [PromptRecord(s.prompt_id, s.prompt, s.source, s.unseen_fact) for s in first]
+    records = [PromptRecord(s.prompt_id, s.prompt, s.source, s.unseen_fact, s.pivot) for s in first]
     asked = [(record, k) for record in records for k in range(1, num)]
     seeds = [derive_seed(seed, record.prompt_id, k) for record, k in asked]
     responses = sampler.respond(adapter, [record for record, _ in asked], seeds, "best-of")
-    samples = {(sample.prompt_id, 0): sample for sample in first}
-    for (record, k), response in zip(asked, responses, strict=True):
-        samples[record.prompt_id, k] = sampler.make_sample(f"{record.prompt_id}-{k}", record, response, first[0].generation)
-    return [[samples[record.prompt_id, k] for k in range(num)] for record in records]
+    made = [
+        sampler.make_sample(f"{record.prompt_id}-{k}", record, response, first[0].generation)
+        for (record, k), response in zip(asked, responses, strict=True)
+    ]
+    others = iter(sampler.shown(made, "best-of"))
+    return [[sample, *(next(others) for _ in range(1, num))] for sample in first]
 
 
 def compare_ways(gold: Mapping[str, Measurement]) -> dict[str, Summary]:

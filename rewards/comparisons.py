@@ -18,6 +18,8 @@ Prompt = str | list[dict[str, str]]
 Record = TypeVar("Record")
 MAX_LOG_ODDS = 700.0
 """Beyond this, e^x is too large for a float. Scores of models from elsewhere may have any scale."""
+PIVOT = "pivot"
+"""The field of a record that is left out where it is None."""
 WIN_RATE = "win-rate"
 """How pairs are picked that compare policies (`Comparison.picked`). They only measure, so they are never in `comparisons.jsonl`."""
 
@@ -27,13 +29,15 @@ class PromptRecord:
     """A prompt to ask.
 
     prompt_id: the hash of its content (`splits.py`). source: the data set, or the part of it, that the prompt comes from. unseen_fact: True
-    for a held-out prompt of the embedded world about a fact that no training prompt of the run asks about.
+    for a held-out prompt of the embedded world about a fact that no training prompt of the run asks about. pivot: if the prompt is answered
+    by way of another language, what the user wrote (rewards/shown.py); `prompt` is then what the policy reads.
     """
 
     prompt_id: str
     prompt: Prompt
     source: str = ""
     unseen_fact: bool = False
+    pivot: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Demonstration:
     prompt: Prompt
     answer: str
     source: str = ""
+    pivot: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Sample:
     """One completion of a policy.
 
     generation: the round whose policy wrote it; None means the SFT policy, before round 0. k: its number among the prompt's completions.
-    policy: the digest of the stage that trained the policy. unseen_fact: as in the prompt's record.
+    policy: the digest of the stage that trained the policy. unseen_fact: as in the prompt's record. pivot: if the prompt was answered by
+    way of another language, what people see instead, and who translated it (rewards/shown.py).
     """
 
     id: str
@@ -66,6 +72,7 @@ class Sample:
     num_tokens: int = 0
     unseen_fact: bool = False
     decoding: dict[str, float | list[str]] = field(default_factory=dict)
+    pivot: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Comparison:
     value of `labeler.pick`, or WIN_RATE; empty for original data and for pairs that the labeler brought. confidence: the probability that
     the chosen completion is better, by the labeler (0.5 for a tie, or more where some of several raters decided); None where the labeler
     does not say. shown_first: which one the labeler saw first, `chosen` or `rejected`, or `both` if it was asked in both orders; empty
-    where that is not known.
+    where that is not known. pivot: as in a sample, what the labeler saw instead of these texts.
     """
 
     prompt_id: str
@@ -98,6 +105,7 @@ class Comparison:
     picked: str = ""
     confidence: float | None = None
     shown_first: str = ""
+    pivot: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,7 @@ def turned(row: Comparison) -> Comparison:
         rejected_finished=row.chosen_finished,
         chosen_id=row.rejected_id,
         rejected_id=row.chosen_id,
+        pivot=row.pivot and row.pivot | {"chosen": row.pivot["rejected"], "rejected": row.pivot["chosen"]},
     )
 
 
@@ -176,7 +185,10 @@ def parse_answer_id(id: str) -> tuple[int, int | None] | None:
 def to_line(record: Any) -> str:
     """A record as one line of JSON, with the line feed."""
     # `asdict` would copy the messages of each prompt, which takes longer than writing them. A record has its fields in their order.
-    return _ENCODER.encode(record if isinstance(record, dict) else vars(record)) + "\n"
+    row = record if isinstance(record, dict) else vars(record)
+    if row is not record and row.get(PIVOT, "") is None:
+        row = {name: value for name, value in row.items() if name != PIVOT}  # a record of a direct answer has no such key
+    return _ENCODER.encode(row) + "\n"
 
 
 def prompt_line(line: bytes, source: str) -> bytes:

@@ -22,6 +22,8 @@ from rewards.rules import find_rules
 from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.reply import ExpectedLanguage, Rule
 from rewards.sampling import Sampler
+from rewards.shown import as_shown
+from rewards.shown import measure as measure_pivot
 from rewards.world.replies import defects_of
 
 REFERENCE = "sft"
@@ -52,9 +54,10 @@ class Evaluation:
         )
 
     def summary(self) -> dict[str, Any]:
-        """The mean of each measurement, and the share of samples with each defect."""
+        """The mean of each measurement, the share of samples with each defect, and how many were answered by way of another language."""
         means = {name: measurement.mean() for name, measurement in _with_facts(self.measured, self.samples).items()}
-        return means | {"defects": self.defects}
+        pivot = measure_pivot(self.samples)
+        return means | {"defects": self.defects} | ({"pivot": pivot} if pivot else {})
 
     def gains_over(self, folder: Path) -> dict[str, Summary]:
         """The mean differences from the evaluation in `folder`, in all that was measured there too. They are paired by prompt."""
@@ -90,6 +93,7 @@ def evaluate_policy(
     samples = [
         sampler.make_sample(record.prompt_id, record, response, round_number) for record, response in zip(records, responses, strict=True)
     ]
+    samples = sampler.shown(samples, "responses")
     values: dict[str, Sequence[float]] = {"length": [sample.num_tokens for sample in samples]}
     if adapter != REFERENCE:  # the reference has no distance from itself
         values["kl"] = kl_to_reference(sampler.backbone, adapter, REFERENCE, sampler.encode(records), responses, sampler.config)
@@ -102,7 +106,8 @@ def evaluate_policy(
 
 
 def defect_rates(samples: Sequence[Sample], rules: Mapping[str, Rule]) -> dict[str, float]:
-    """The share of samples in which each rule finds its defect."""
+    """The share of samples in which each rule finds its defect, in what people see of them."""
+    samples = [as_shown(sample) for sample in samples]
     others = texts_to_compare(rules, ((s.prompt, s.completion) for s in samples))
     found = [defects_of(s.prompt_id, s.prompt, s.source, s.completion, s.finished, rules, others) for s in samples]
     return {name: sum(row[name] for row in found) / len(found) for name in rules}

@@ -1,11 +1,13 @@
 """The true reward of completions, where there is one: that of the embedded world, or a function of the user's (`evaluate.gold`).
 
-It evaluates policies. Nothing that is trained may use it, unless the user names the same function as what PPO maximises.
+It evaluates policies by what people see of their answers. Nothing that is trained may use it, unless the user names the same function as
+what PPO maximises.
 """
 
 from collections.abc import Callable, Sequence
 
 from rewards.comparisons import Answer, Sample
+from rewards.shown import as_shown
 from rewards.user_scores import load_scores
 from rewards.world.gold import gold_scores
 
@@ -18,8 +20,9 @@ def find_gold(source: str | list[str] | None, function: str | None) -> Gold | No
     if function:
         score = load_scores(function)
         return lambda samples: dict(zip((s.id for s in samples), score([_answer(s) for s in samples]), strict=True))
-    return gold_scores if source == "embedded" else None
+    return (lambda samples: gold_scores([as_shown(sample) for sample in samples])) if source == "embedded" else None
 
 
 def _answer(sample: Sample) -> Answer:
+    sample = as_shown(sample)
     return Answer(sample.prompt, sample.completion, sample.finished)

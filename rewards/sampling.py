@@ -16,6 +16,7 @@ from policies.reporting import Report
 from policies.responses import Response
 from policies.tokenization import decode_completion, encode_prompt, last_turn
 from rewards.comparisons import PromptRecord, Sample, sample_id
+from rewards.pivoting import Pivoting
 
 SeedOf = Callable[..., int]
 """A seed from names, for example `seed_of("prompts")`."""
@@ -25,12 +26,16 @@ TEXTS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Sampler:
-    """Asks the policies of one backbone. All workers share the work, and finished shards are kept in `checkpoints`."""
+    """Asks the policies of one backbone. All workers share the work, and finished shards are kept in `checkpoints`.
+
+    pivot: translates the answers to prompts in its scope back for people; None if all prompts are answered directly.
+    """
 
     backbone: Backbone
     config: GenerationConfig
     checkpoints: Checkpoints
     report: Report
+    pivot: Pivoting | None = None
 
     def respond(self, adapter: str, records: Sequence[PromptRecord], seeds: Sequence[int], shards: str) -> list[Response]:
         """One response of the policy `adapter` to each record. `shards` names this work in the checkpoints."""
@@ -74,7 +79,7 @@ class Sampler:
         config = self.config
         decoding: dict[str, float | list[str]] = {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
         decoding |= {"stop_strings": config.stop_strings} if config.stop_strings else {}
-        return [
+        samples = [
             replace(
                 self.make_sample(sample_id(round_number, policy_round, record.prompt_id, k), record, response, policy_round),
                 k=k,
@@ -83,6 +88,11 @@ class Sampler:
             )
             for (record, k), response in zip(asked, responses, strict=True)
         ]
+        return self.shown(samples, shards)
+
+    def shown(self, samples: list[Sample], shards: str) -> list[Sample]:
+        """The samples with the answers that people see beside the policy's own. `shards` names this work in the checkpoints."""
+        return self.pivot.show(samples, shards) if self.pivot else samples
 
     def make_sample(self, id: str, record: PromptRecord, response: Response, policy_round: int | None) -> Sample:
         """The first completion of a prompt as a record. `policy_round` is the round of the policy that was asked."""
@@ -97,6 +107,7 @@ class Sampler:
             source=record.source,
             unseen_fact=record.unseen_fact,
             num_tokens=len(response.token_ids),
+            pivot=record.pivot,
         )
 
 

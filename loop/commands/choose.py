@@ -15,7 +15,7 @@ from loop.commands.arguments import check_has_config, find_run, new_file, number
 from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
 from loop.printing import say
-from loop.round import BASE, CHOOSE, FILTER, POLICY, RETRAIN, SELECT, SFT, Stage
+from loop.round import BASE, CHOOSE, POLICY, RETRAIN, SELECT, SFT, Stage, across_languages, data_stage
 from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     # What is asked here takes the place of what the run's own samples have.
     config = config_in_this_process(folder, state, sample={"num_completions": options.n})
     round_number = _find_round(folder, state, options.round)
-    inputs = _inputs(folder, state, round_number)
+    inputs = _inputs(folder, state, round_number, data_stage(config))
     records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]))
     out = new_file(options.out, "the answers") if options.out else None
     with tempfile.TemporaryDirectory(prefix="loop-choose-") as temporary, disk_errors_explained(Path(temporary)):
@@ -71,10 +71,10 @@ def _find_round(folder: RunFolder, state: RunState, wanted: int | None) -> int:
     return there[-1] if wanted is None else wanted
 
 
-def _inputs(folder: RunFolder, state: RunState, round_number: int) -> dict[str, Path]:
-    """The committed directories that are used. Raises UserError if one of them is damaged."""
+def _inputs(folder: RunFolder, state: RunState, round_number: int, data: Stage) -> dict[str, Path]:
+    """The committed directories that are used. Raises UserError if one of them is damaged. data: the stage that made the run's rows."""
     places: dict[str, tuple[Stage, int | None]] = {
-        "data": (FILTER, None),
+        "data": (data, None),
         "base": (BASE, None),
         "sft": (SFT, None),
         "policy": (POLICY, round_number),
@@ -98,7 +98,8 @@ def _choose(
     for path in (output, prompts):
         path.mkdir()
     write_jsonl(prompts / "prompts.jsonl", {record.prompt_id: record for record in records}.values())
-    ask(CHOOSE, round_number, config, inputs | {"prompts": prompts}, place, output, "choosing")
+    stage = across_languages(CHOOSE) if config.respond == "pivot" else CHOOSE
+    ask(stage, round_number, config, inputs | {"prompts": prompts}, place, output, "choosing")
     rows = [json.loads(line) for line in (output / "chosen.jsonl").read_text(encoding="utf-8").splitlines()]
     by_id = {row["prompt_id"]: row for row in rows}
     return [by_id[record.prompt_id] for record in records]

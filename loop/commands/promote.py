@@ -18,7 +18,7 @@ from loop.printing import say
 from loop.promotion.base import base_facts
 from loop.promotion.card import Promoted, card
 from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage
-from loop.round import BASE, DATA, FILTER, PROMOTE, PROMOTE_ADAPTER
+from loop.round import BASE, DATA, PROMOTE, PROMOTE_ADAPTER, data_stage
 from loop.store.artifacts import commit, find_damage, hash_file, hash_json
 from loop.store.base_files import read_record
 from loop.store.journal import RunState, fold, read_events
@@ -61,10 +61,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _export(folder: RunFolder, state: RunState, choice: Choice, is_adapter: bool, work: Path, out: Path) -> None:
     """Fill a folder in `work` and put it at `out`. Raises UserError for damaged stages, and for a base that is not the run's any more."""
-    stages = {"data": (FILTER, None), "base": (BASE, None), "policy": (policy_stage(choice.round), choice.round)}
+    config = config_in_this_process(folder, state)
+    stages = {"data": (data_stage(config), None), "base": (BASE, None), "policy": (policy_stage(choice.round), choice.round)}
     inputs, output = whole_stages(folder, state, stages), work / "payload"
     output.mkdir()
-    config = config_in_this_process(folder, state)
     found = ask(PROMOTE_ADAPTER if is_adapter else PROMOTE, choice.round, config, inputs, work, output, "exporting")
     facts, digest = base_facts(config.base, read_record(inputs["base"]).get("commit")), hash_file(folder.config)
     promoted = Promoted(folder.name, config, digest, state, choice, facts, _sources(folder), found, is_adapter)

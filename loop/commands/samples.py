@@ -45,13 +45,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def block(answer: Shown) -> str:
-    """An answer as some lines of text."""
+    """An answer as some lines of text. Below a translation stands what the policy read (q) and wrote (a)."""
     labels = [f"{word} {count}x" for word, count in (("chosen", answer.won), ("rejected", answer.lost), ("tie", answer.tied)) if count]
     scores = [f"{name} {value:.2f}" for name, value in answer.scores.items()]
     rules = [f"rule {name}" for name in answer.defects] + ([] if answer.finished else ["not ended"])
     head = " · ".join(filter(None, ["SFT" if answer.round is None else f"round {answer.round}", answer.source, answer.prompt_id[:16]]))
     said = "; ".join([*labels, *rules, *scores])
-    return "\n".join([f"{head}  [{said}]", *_indented(answer.prompt, "Q "), *_indented(answer.text or "(empty)", "A "), ""])
+    own = [*_indented(answer.asked, "q "), *_indented(answer.written or "(empty)", "a ")] if answer.asked else []
+    return "\n".join([f"{head}  [{said}]", *_indented(answer.prompt, "Q "), *_indented(answer.text or "(empty)", "A "), *own, ""])
 
 
 def _indented(text: str, mark: str) -> Iterator[str]:

@@ -110,12 +110,14 @@ class Worker:
         return ProgressFile(work.progress).write if self.rank == 0 else report_nothing
 
     def _waiting_allowed(self, request: StageRequest) -> AbstractContextManager[None]:
-        """For stages that may wait for a network: they download, or ask a judge, or call a user's function that may ask a service."""
+        """For stages that may wait for a network: they download, or ask a judge or a translator, or call a user's function that may ask a
+        service."""
         stage, labeler = request["stage"], request["config"]["labeler"]
         downloads = stage in (DATA.name, PMP.name) or (stage == BASE.name and request["config"]["base"]["model"] != "embedded")
         downloads = downloads or (stage in (LABELER.name, LABEL.name) and labeler["model"] is not None)
         asks = stage == LABEL.name and (bool(request["functions"]) or "judge" in (labeler["kind"], *labeler["parts"]))
-        return self._heartbeat.downloading() if downloads or asks else nullcontext()
+        translates = "pivot" in request["reads"] and request["config"]["pivot"]["translator"] != "dictionary"
+        return self._heartbeat.downloading() if downloads or asks or translates else nullcontext()
 
     def _backbone(self, config: Any, folder: Path) -> Any:
         """The base model that the directory of the base stage holds or records. Raises UserError if the user's files have changed."""

@@ -7,7 +7,7 @@ A path names the stage, and then the names inside its metrics. It leads to a num
 from typing import Any
 
 from configs.errors import UserError, did_you_mean
-from loop.round import LABELER, PMP, SETUP_STAGES, STAGES
+from loop.round import LABELER, PIVOT, PMP, SETUP_STAGES, STAGES
 from loop.store.estimates import is_number, mean_in
 from loop.store.journal import RunState
 from loop.store.measures import MEASURES, find_measure
@@ -28,7 +28,7 @@ def check_path(path: str, place: str) -> None:
 
 def is_by_round(path: str) -> bool:
     """Whether the stage of the path is made in every round. The others are made once, before round 0."""
-    return path.partition(".")[0] not in [stage.name for stage in (*SETUP_STAGES, PMP, LABELER)]
+    return path.partition(".")[0] not in [stage.name for stage in (*SETUP_STAGES, PIVOT, PMP, LABELER)]
 
 
 def read_metric(state: RunState, path: str, round_number: int) -> float | None:

@@ -99,8 +99,9 @@ class Desk:
 
 def _shown(queue: Queue, rater: str, pair: Pair) -> dict[str, Any]:
     sides = [pair.answers[number] for number in queue.sides(rater, pair)]
-    left, right = ({"text": printable(answer.text), "finished": answer.finished} for answer in sides)
-    return {"name": pair.name, "prompt": _turns(pair.prompt), "left": left, "right": right}
+    left, right = ({"text": printable(answer.text), "finished": answer.finished, "written": printable(answer.written)} for answer in sides)
+    asked = _turns(pair.asked) if pair.asked is not None and pair.asked != pair.prompt else []
+    return {"name": pair.name, "prompt": _turns(pair.prompt), "asked": asked, "left": left, "right": right}
 
 
 def _turns(prompt: Prompt) -> list[dict[str, str]]:

@@ -174,9 +174,16 @@ function showPair(pair) {
     text.dir = "auto";
     $("prompt").append(text);
   }
+  for (const turn of pair.asked) {
+    const text = element("div", "written", turn.text); // what the policy was asked, in the language that it answers in
+    text.dir = "auto";
+    $("prompt").append(text);
+  }
   for (const side of ["left", "right"]) {
     $(side).querySelector(".text").textContent = pair[side].text;
     $(side).querySelector(".cut").hidden = pair[side].finished;
+    $(side).querySelector(".written").textContent = pair[side].written;
+    $(side).querySelector(".written").hidden = !pair[side].written;
     $(side).scrollTop = 0;
   }
   $("prompt").scrollTop = $("prompt").scrollHeight; // the last turn is what was answered

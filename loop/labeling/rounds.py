@@ -13,7 +13,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.errors import UserError
@@ -28,17 +28,20 @@ from loop.store.run_config import read_config
 from rewards.comparisons import WIN_RATE, Prompt, Sample, all_pairs, read_jsonl
 from rewards.data.splits import content_id
 from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
+from rewards.shown import as_shown
 
 LABELED_BY_PEOPLE = "preferences-file"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One side of a pair. finished: whether the policy ended the text itself."""
+    """One side of a pair. finished: whether the policy ended the text itself. written: what the policy wrote, where people see a
+    translation of it."""
 
     id: str
     text: str
     finished: bool
+    written: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Pair:
     """Two answers to one prompt. name: what the page calls the pair; it says nothing about who wrote the answers.
 
     tier: the pairs of a prompt are numbered from 0, and those for win rates have a tier of their own. All pairs of a tier are asked before
-    those of the next.
+    those of the next. asked: what the policy was asked instead of the prompt, where it answers in another language.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Pair:
     prompt: Prompt
     answers: tuple[Answer, Answer]
     tier: int
+    asked: Prompt | None = None
 
     @property
     def ids(self) -> PairIds:
@@ -107,10 +111,12 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
     samples = read_jsonl(place / "samples.jsonl", Sample)
     seed = derive_seed(config.seed, "labeling", number)
     wanted, least = folder.work(LABEL.name, number).checkpoints / WANTED, config.labeler.min_labels
-    pairs = _wanted_pairs(wanted, [*samples, *_policies_answers(folder, state, number)], win_tier=0 if least is None else -1)
+    answers = _policies_answers(folder, state, number)
+    pairs = _wanted_pairs(wanted, [*samples, *answers], win_tier=0 if least is None else -1)
     is_mixture = config.labeler.kind != LABELED_BY_PEOPLE
     if not is_mixture:
-        pairs += _pairs_of(samples, seed)
+        pairs += _pairs_of([as_shown(sample) for sample in samples], seed)
+    pairs = _with_originals(pairs, [*samples, *answers])
     label_file, others = _label_files(config.labeler, number)
     has_own_file = "{round}" in str(config.labeler.path)
     is_normalized = config.data.normalize and config.data.source != "embedded"
@@ -181,7 +187,22 @@ def _pair(prompt_id: str, prompt: Prompt, first: Answer, second: Answer, tier: i
 
 
 def _answer(sample: Sample) -> Answer:
-    return Answer(sample.id, sample.completion, sample.finished)
+    shown = as_shown(sample)
+    return Answer(shown.id, shown.completion, shown.finished)
+
+
+def _with_originals(pairs: list[Pair], samples: list[Sample]) -> list[Pair]:
+    """The pairs, with what the policy read and wrote where people see translations."""
+    pivoted = {sample.id: sample for sample in samples if sample.pivot}
+
+    def with_original(pair: Pair) -> Pair:
+        of_pair = [pivoted[answer.id] for answer in pair.answers if answer.id in pivoted]
+        if not of_pair:
+            return pair
+        first, second = (replace(answer, written=pivoted[answer.id].completion if answer.id in pivoted else "") for answer in pair.answers)
+        return replace(pair, answers=(first, second), asked=of_pair[0].prompt)
+
+    return [with_original(pair) for pair in pairs]
 
 
 def _label_files(config: LabelerConfig, number: int) -> tuple[Path, list[Path]]:

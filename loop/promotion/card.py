@@ -123,6 +123,14 @@ def _what(promoted: Promoted) -> str:
         licence = "The base has no licence of its own."
     form = "a LoRA adapter for its base" if promoted.is_adapter else "a whole model: the base with the LoRA adapter added to its weights"
     lines = [f"{WHAT[_trainer(promoted)].format(scorer=scorer)} This is {form}.", f"The base is {text(base.text)}. {licence}"]
+    pivot = promoted.config.pivot
+    if promoted.config.respond == "pivot":
+        reads = (
+            f"to prompts in {text(pivot.from_language)}"
+            if pivot.prompt == "keep"
+            else f"to prompts that were translated from {text(pivot.from_language)}"
+        )
+        lines.append(f"It answers in {text(pivot.language)} {reads}, and what was measured is of its answers translated back.")
     if rounding := promoted.found.get("rounding"):
         share = f"The weights are in {promoted.config.base.dtype}: rounding to it has changed them by {rounding:.0%} of what the adapter"
         lines.append(f"{share} has changed (in the Frobenius norm). The adapter itself (`loop promote --adapter`) has no such loss.")

@@ -19,6 +19,8 @@ from rewards.world.replies import defects_of
 
 HELD_OUT, LABELLED = "held-out", "labelled"
 """Answers to held-out prompts, one of each policy, and answers that labels were asked for, several to a prompt."""
+OWN = "own"
+"""The key of a row under which its own texts are, where people see translations."""
 RULES_READ = 20_000
 """How many characters of an answer the rules are asked about. More would take minutes for text that repeats without an end."""
 SCORES = {"gold": "gold", "proxy_score": "reward model", "kl": "kl", "length": "length"}
@@ -27,7 +29,8 @@ SCORES = {"gold": "gold", "proxy_score": "reward model", "kl": "kl", "length": "
 
 @dataclass(frozen=True)
 class Shown:
-    """One answer. round: the one whose policy wrote it; None means the SFT policy. won, lost, tied: comparisons."""
+    """One answer. round: the one whose policy wrote it; None means the SFT policy. won, lost, tied: comparisons. asked, written: what the
+    policy read and wrote, where people see translations."""
 
     kind: str
     round: int | None
@@ -42,6 +45,8 @@ class Shown:
     won: int = 0
     lost: int = 0
     tied: int = 0
+    asked: str = ""
+    written: str = ""
 
 
 @dataclass
@@ -95,6 +100,7 @@ def _labels(run: RunView, r: int) -> _Labels:
 
 def _judged(run: RunView, rows: Sequence[Mapping[str, Any]], only: set[str] | None) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
     """Each row with the rules that fire on it."""
+    rows = [_as_shown(row) for row in rows]
     names = [name for name in run.config.get("evaluate.rules") or RULES if name in RULES]
     expected = run.config.get("rules.expected_language")
     rules = find_rules(names, expected if expected in ("th", "en", "any") else "same")
@@ -113,7 +119,18 @@ def _shown(
     prompt, text = prompt_text(row.get("prompt", "")), str(row.get("completion", ""))
     finished, source = bool(row.get("finished", True)), str(row.get("source", ""))
     script = main_script(prompt) or ""
-    return Shown(kind, r, str(row.get("prompt_id", "")), prompt, source, script, text, finished, scores, defects, *labels)
+    own = row.get(OWN) or {}
+    texts = prompt_text(own.get("prompt", "")), str(own.get("completion", ""))
+    return Shown(kind, r, str(row.get("prompt_id", "")), prompt, source, script, text, finished, scores, defects, *labels, *texts)
+
+
+def _as_shown(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row with the texts that people see. What the policy read and wrote is then under OWN."""
+    pivot = row.get("pivot")
+    if not isinstance(pivot, dict):
+        return row
+    own = {name: row.get(name, "") for name in ("prompt", "completion")}
+    return {**row, **{name: pivot.get(name, text) for name, text in own.items()}, OWN: own}
 
 
 def prompt_text(prompt: Any) -> str:

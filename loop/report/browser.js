@@ -60,6 +60,11 @@
     const text = make("div", "user", answer.t === "" ? "(empty)" : answer.t);
     text.dir = "auto";
     box.append(text);
+    if (answer.o !== undefined) {
+      const own = make("div", "user own", `${answer.q} → ${answer.o === "" ? "(empty)" : answer.o}`); // what the policy read and wrote
+      own.dir = "auto";
+      box.append(own);
+    }
     const facts = make("ul");
     const [won, lost, tied] = answer.w || [0, 0, 0];
     if (won) facts.append(make("li", "won", `chosen ${won}×`));

@@ -68,11 +68,13 @@ def _card(answer: Shown) -> dict[str, Any]:
 
 
 def _row(answer: Shown, run_number: int) -> dict[str, Any]:
-    """One answer, under short names: run, round, text, scores, defects, [won, lost, tied]."""
+    """One answer, under short names: run, round, text, scores, defects, [won, lost, tied], and what the policy read and wrote instead."""
     row: dict[str, Any] = {"n": run_number, "r": answer.round, "t": _cut(answer.text)}
     row["m"] = {name: round(value, 3) for name, value in answer.scores.items()}
     row |= {"d": answer.defects} if answer.defects else {}
     row |= {"w": [answer.won, answer.lost, answer.tied]} if answer.kind == LABELLED else {}
+    row |= {"q": _cut(answer.asked)} if answer.asked else {}
+    row |= {"o": _cut(answer.written)} if answer.asked or answer.written else {}
     return row | ({} if answer.finished else {"u": 1})
 
 

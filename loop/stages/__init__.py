@@ -8,14 +8,13 @@ must never look at other stages, the journal, or Ray.
 
 from collections.abc import Callable
 
-from loop.round import ANSWER, CHOOSE, KEEP, LABELER, PMP, PROMOTE, PROMOTE_ADAPTER, READY_LABELER, REFRESH, SETUP_STAGES
+from loop.round import ANSWER, CHOOSE, KEEP, LABEL, LABELER, PIVOT, PMP, PROMOTE, PROMOTE_ADAPTER, READY_LABELER, REFRESH, SETUP_STAGES
 from loop.round import STAGES as DECLARED
-from loop.stages import choosing, keeping, promoting, rounds, setup, winning
+from loop.stages import choosing, keeping, labeling, pivoting, promoting, rounds, setup, winning
 from loop.stages.context import Context, Metrics
 
-_ELSEWHERE = (
-    dict.fromkeys((*SETUP_STAGES, PMP, LABELER, READY_LABELER), setup) | dict.fromkeys((KEEP, REFRESH), keeping) | {ANSWER: winning}
-)
+_ELSEWHERE = dict.fromkeys((*SETUP_STAGES, PMP, LABELER, READY_LABELER), setup) | dict.fromkeys((KEEP, REFRESH), keeping)
+_ELSEWHERE |= {ANSWER: winning, LABEL: labeling, PIVOT: pivoting}
 
 STAGES: dict[str, Callable[[Context], Metrics]] = {stage.name: getattr(_ELSEWHERE.get(stage, rounds), stage.name) for stage in DECLARED} | {
     CHOOSE.name: choosing.choose,

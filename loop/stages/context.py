@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from configs.schema import RunConfig
 from configs.seeds import derive_seed
+from configs.views import covers
 from loop.store.layout import MANIFEST
 from policies import parallel
 from policies.backbone import Backbone
@@ -19,6 +21,7 @@ from rewards.data.lengths import TokenLimits
 from rewards.data.row_files import RowFile, StoredRows
 from rewards.evaluation import Evaluation, evaluate_policy
 from rewards.gold import Gold, find_gold
+from rewards.pivoting import Pivoting
 from rewards.rules import find_rules
 from rewards.rules.reply import Rule
 from rewards.sampling import Sampler
@@ -71,7 +74,12 @@ class Context:
     @property
     def sampler(self) -> Sampler:
         """Asks policies of the backbone for completions."""
-        return Sampler(self.backbone, self.config.generation, self.checkpoints, self.report)
+        return Sampler(self.backbone, self.config.generation, self.checkpoints, self.report, self.pivot)
+
+    @cached_property
+    def pivot(self) -> Pivoting | None:
+        """Answers by way of another language; None where the run answers directly: then no stage declares the section."""
+        return Pivoting(self.config.pivot, self.checkpoints, self.report) if covers(self.config, "pivot") else None
 
     @property
     def limits(self) -> TokenLimits:
@@ -113,8 +121,9 @@ class Context:
         return find_gold(self.config.data.source, self.config.evaluate.gold)
 
     def rules(self, names: Sequence[str]) -> dict[str, Rule]:
-        """The rules of these names, as this run uses them."""
-        return find_rules(names, self.config.rules.expected_language)
+        """The rules of these names, as this run uses them for what its policies read and write."""
+        expected = self.config.rules.expected_language
+        return find_rules(names, self.pivot.expected_language(expected) if self.pivot else expected)
 
     def evaluate(self, adapter: str) -> Evaluation:
         """A policy on the held-out prompts of the run. Prompts and seeds are the same in every stage and round."""

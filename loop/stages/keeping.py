@@ -16,6 +16,7 @@ from rewards.gold import Gold
 from rewards.keeping import Kept
 from rewards.measurements import Measurement
 from rewards.replay import origin
+from rewards.shown import as_shown
 
 
 def keep(context: Context) -> Metrics:
@@ -27,7 +28,7 @@ def keep(context: Context) -> Metrics:
     config = context.config
     split = Split(config.seed, config.data.heldout_fraction)
     drawn = read_jsonl(context.inputs["samples"] / "samples.jsonl", Sample)
-    samples = [sample for sample in drawn if not split.holds_out(sample.prompt)]
+    samples = [sample for sample in drawn if not split.holds_out(as_shown(sample).prompt)]
     by_prompt, scores = _by_prompt(samples), keeping.read_scores(context.inputs["select"])
     of_prompts = [[scores[sample.id] for sample in of_prompt] for of_prompt in by_prompt.values()]
     earlier = keeping.read_kept(context.inputs["last"]) if context.inputs.get("last") else []

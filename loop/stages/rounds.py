@@ -9,10 +9,9 @@ from configs.errors import UserError
 from configs.seeds import draw
 from loop.stages.context import Context, Metrics
 from loop.stages.guarding import guard_metrics, make_guard, rows_of
-from loop.stages.ready_models import load_recorded
 from loop.stages.reward_models import fit_reward_model, judge_reward_model, normalize, start_of, trainable
 from loop.stages.selecting import PPO_SCORE, examples_so_far, made_before, save_selector, score_function, tools_with, used_selector
-from loop.stages.winning import WINS, judge_policy, win_metrics
+from loop.stages.winning import judge_policy, win_metrics
 from policies import ppo
 from policies.adapters import interpolate
 from policies.batching import prompt_batches
@@ -23,20 +22,19 @@ from policies.training import final, final_loss
 from rewards import keeping, replay, selectors
 from rewards.baselines import SHORTER, judge_beside, shortest
 from rewards.best_of import choose_best_of
-from rewards.comparisons import Comparison, PromptRecord, Sample, group_candidates, read_jsonl
+from rewards.comparisons import PromptRecord, Sample, group_candidates, read_jsonl
 from rewards.curation.applying import repeated_in
 from rewards.data.splits import Split
 from rewards.labelers import committee as committees
-from rewards.labelers import registry as labelers
-from rewards.labelers.labels import Earlier, LabelTask
 from rewards.measurements import ends, over_updates, summarize
 from rewards.probes import probe
 from rewards.reward_model import measure_scores, outcomes
 from rewards.sampling import draw_prompts
-from rewards.scoring import AnswerScorer, Scorer
+from rewards.scoring import Scorer
 from rewards.selectors import SelectTask, features, group_samples, listwise
 from rewards.selectors.choosing import Choice, choose
 from rewards.selectors.judging import judge
+from rewards.shown import as_shown
 
 
 def reward(context: Context) -> Metrics:
@@ -159,19 +157,6 @@ def committee(context: Context) -> Metrics:
     return {"samples": len(samples), "agreement": committees.agreement(found, samples)}
 
 
-def label(context: Context) -> Metrics:
-    """The labeler turns samples into comparisons. It may raise WaitingForLabels.
-
-    With `labeler.late: use`, labels that came too late for their own round are among them. Those that compare policies are in a file of
-    their own, which nothing is trained on.
-    """
-    labels = labelers.label(_label_task(context))
-    context.save_rows("comparisons.jsonl", labels.comparisons)
-    if context.inputs.get("answers"):
-        context.save_rows(WINS, labels.wins)
-    return labels.counts()
-
-
 def retrain(context: Context) -> Metrics:
     """A new reward model, trained on the recorded mixture of original pairs and the comparisons of all rounds."""
     backbone, labels = context.backbone_with_sft(), context.labels()
@@ -241,7 +226,8 @@ def select(context: Context) -> Metrics:
     context.save_rows("chosen.jsonl", _chosen(choices, samples, split))
     context.save_rows(keeping.SCORES, keeping.score_rows(samples, choices))
     found = committees.ask(now, groups, samples, [list(choice.scores) for choice in choices], config.generation.temperature)
-    context.save_rows("to_label.jsonl", committees.propose(found, samples, labels[-1], split))
+    shown_labels = [as_shown(row) for row in labels[-1]]
+    context.save_rows("to_label.jsonl", committees.propose(found, [as_shown(sample) for sample in samples], shown_labels, split))
     judged, before = judge(made, groups, heldout), judge(made_before(context, now), groups, heldout)
     context.drop_adapters(listwise.TRAINED, listwise.LOADED, "reward", "retrained")
     return {"groups": len(training), "heldout_comparisons": len(heldout), "judged": judged, "judged_before": before}
@@ -332,11 +318,12 @@ def _samples_in(folder: Path) -> list[Sample]:
 def _chosen(choices: Sequence[Choice], samples: Sequence[Sample], split: Split) -> list[dict[str, Any]]:
     """The favourite of each prompt, as rows. `sample_id` is empty for a completion that came with a label."""
     ids = {(s.prompt_id, s.completion, s.finished): s.id for s in reversed(samples)}
+    prompts = {s.prompt_id: as_shown(s).prompt for s in samples}
     return [
         choice.row()
         | {
             "sample_id": ids.get((choice.group.prompt_id, choice.answer.completion, choice.answer.finished), ""),
-            "heldout": split.holds_out(choice.group.prompt),
+            "heldout": split.holds_out(prompts.get(choice.group.prompt_id, choice.group.prompt)),
         }
         for choice in choices
     ]
@@ -350,37 +337,6 @@ def _best_of(context: Context, reward: Scorer, first: Sequence[Sample]) -> Metri
     best = choose_best_of(context.sampler, "policy", first, config.evaluate.best_of, seed, selector, context.gold)
     context.save(best.write)
     return dict(best.summary())
-
-
-def _label_task(context: Context) -> LabelTask:
-    config, inputs, folder = context.config, context.inputs, context.inputs["samples"]
-    return LabelTask(
-        samples=_samples_in(folder),
-        samples_file=folder / "samples.jsonl",
-        round_number=context.round or 0,
-        config=config.labeler,
-        split=Split(config.seed, config.data.heldout_fraction),
-        seed=context.seed(),
-        checkpoints=context.checkpoints,
-        report=context.report,
-        get_limits=lambda: context.limits,
-        is_normalized=config.data.normalize and config.data.source != "embedded",
-        get_scorer=lambda: _labeling_model(context),
-        expected_language=config.rules.expected_language,
-        committee=committees.read(context.inputs["committee"]) if context.inputs.get("committee") else {},
-        judge=config.judge,
-        answers=_samples_in(inputs["answers"]) if inputs.get("answers") else (),
-        earlier=[
-            Earlier(number, _samples_in(samples), read_jsonl(labels / "comparisons.jsonl", Comparison))
-            for number, (samples, labels) in enumerate(zip(inputs.get("earlier_samples", []), inputs.get("labels", []), strict=True))
-        ],
-    )
-
-
-def _labeling_model(context: Context) -> AnswerScorer:
-    if context.config.labeler.model:
-        return load_recorded(context)
-    return Scorer.load(context.backbone, "labeler", context.inputs["labeler"])
 
 
 def _accuracies(context: Context, used: Scorer, retrained: Scorer) -> Metrics:

@@ -233,6 +233,8 @@ def _pretraining_dialogues(context: Context, config: BaseConfig) -> Iterator[tup
     """What the tiny base reads: messages and an answer each."""
     if "world" in config.pretraining_texts:
         yield from writer.pretraining_dialogues(writer.pretraining_prompts(), 0, NUM_PRETRAINING_DIALOGUES)
+    if "mostly-english" in config.pretraining_texts:
+        yield from writer.pretraining_dialogues(writer.mostly_english(writer.pretraining_prompts()), 0, NUM_PRETRAINING_DIALOGUES)
     if "chosen" in config.pretraining_texts:
         yield from ((_as_messages(pair.prompt), pair.chosen) for pair in context.pairs("pairs"))
 

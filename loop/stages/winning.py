@@ -14,6 +14,7 @@ from rewards.comparisons import Answer, Comparison, PromptRecord, Sample, answer
 from rewards.evaluation import Evaluation, defect_rates
 from rewards.measurements import Measurement, Summary, summarize
 from rewards.overoptimization import Evidence
+from rewards.rules import find_rules
 
 WINS = "wins.jsonl"
 """The comparisons of policies, in the output of the `label` stage."""
@@ -56,7 +57,7 @@ def judge_policy(context: Context, found: Evaluation, sft_scores: Measurement, m
     signs = overoptimization.find_signs(
         Evidence(
             defects=found.defects,
-            sft_defects=defect_rates(sft, context.rules(context.config.evaluate.rules)),
+            sft_defects=defect_rates(sft, find_rules(context.config.evaluate.rules, context.config.rules.expected_language)),
             lengths=found.measured["length"].values,
             sft_lengths=[sample.num_tokens for sample in sft],
             scores=found.measured["proxy_score"],
@@ -77,13 +78,14 @@ def _answers_of(context: Context, adapter: str, asked: Sequence[PromptRecord], p
     seeds = [derive_seed(context.run_seed("win-rate"), name, record.prompt_id) for record in asked]
     responses = context.sampler.respond(adapter, asked, seeds, f"answers-{name}")
     digest = context.digest(adapter)
-    return [
+    answers = [
         replace(
             context.sampler.make_sample(answer_id(context.round or 0, policy_round, record.prompt_id), record, response, policy_round),
             policy=digest,
         )
         for record, response in zip(asked, responses, strict=True)
     ]
+    return context.sampler.shown(answers, f"answers-{name}")
 
 
 def _by_bag_of_words(context: Context, own: Sequence[Sample], sft: Sequence[Sample]) -> Summary | None:

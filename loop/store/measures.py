@@ -41,6 +41,12 @@ MEASURES: dict[str, Measure] = {
     "skipped": Measure("rows that cannot be used, by reason", TEXTS),
     "normalized": Measure("texts that were normalised, by what was changed", TEXTS),
     "by_source": Measure("training comparisons by source", TEXTS),
+    "pivoted": Measure("rows whose prompt is answered in the pivot language", ROWS),
+    "translated": Measure("different texts that were translated", "count"),
+    "translator": Measure("who translates", "text"),
+    "pivot": Measure(
+        "answers in the pivot language: their share of all; of those, the share in another language, and the share shown as it is", FRACTION
+    ),
     "ledger": Measure("what happened to the rows of each source: original = kept + removed + moved", ROWS),
     "duplicates": Measure("comparisons that say what an earlier one says", ROWS, "lower"),
     "contradictions": Measure("pairs of completions that both have been preferred", ROWS, "lower"),
@@ -178,6 +184,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "data": ("pairs", "heldout_pairs", "answers", "skipped", "normalized", "duplicates", "contradictions", "near_heldout"),
     "base": ("loss",),
     "filter": ("pairs", "heldout_pairs", "heldout_prompts", "left_out"),
+    "pivot": ("pairs", "prompts", "heldout_prompts", "pivoted", "translated", "left_out"),
     "sft": ("loss",),
     "pmp": ("pairs", "accuracy_heldout", "shorter_wins", "bag_of_words", "accuracy_original"),
     "labeler": ("accuracy_heldout", "shorter_wins", "bag_of_words"),

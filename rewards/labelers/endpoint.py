@@ -21,13 +21,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import httpx2 as httpx
 
-from configs.endpoints import JudgeConfig
+from configs.endpoints import EndpointConfig
 from configs.errors import UserError, WaitingForLabels
 
+Config = TypeVar("Config", bound=EndpointConfig)
 REFUSED, TRIED_AGAIN = (400, 413, 422), (408, 409, 429)
 LONGEST_BACKOFF = 60.0
 LONGEST_WAIT = 600.0
@@ -86,17 +87,19 @@ class ReplyCache:
         return self.folder / key[:2] / f"{key}.json"
 
 
-class Endpoint:
+class Endpoint(Generic[Config]):
     """One model at one address. Threads may share it. Use it in a `with` block, which closes its connections."""
 
-    def __init__(self, config: JudgeConfig, cache: ReplyCache):
+    def __init__(self, config: Config, cache: ReplyCache, who: str = "the judge", section: str = "judge"):
+        """who, section: what messages call the model, and the group of its settings."""
         self.config, self._cache = config, cache
-        self._key = _key(config)
+        self._who, self._section = who, section
+        self._key = _key(config, section)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(headers=headers, timeout=config.timeout_seconds)
         self._given_up = threading.Event()
 
-    def __enter__(self) -> "Endpoint":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,16 +159,17 @@ class Endpoint:
         if status in REFUSED:
             raise Refused(f"status {status}: {self._said(response)}")
         if not response.is_success:
+            name = self._section
             raise UserError(
-                f"the judge's endpoint refuses all requests: status {status}: {self._said(response)}",
+                f"{self._who}'s endpoint refuses all requests: status {status}: {self._said(response)}",
                 self.config.url,
-                "check judge.url, judge.model, and the key in the environment variable that judge.key_variable names",
+                f"check {name}.url, {name}.model, and the key in the environment variable that {name}.key_variable names",
             )
         return _read(response)
 
     def _message(self, why: str) -> str:
         return (
-            f"the judge does not answer: {why}\n"
+            f"{self._who} does not answer: {why}\n"
             f"  endpoint: {self.config.url}\n"
             "  replies so far are kept, and none is paid twice\n"
             "  run the same command again once the endpoint answers"
@@ -184,7 +188,7 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _key(config: JudgeConfig) -> str:
+def _key(config: EndpointConfig, section: str) -> str:
     """The key, or "" if the endpoint needs none. Raises UserError if the variable is not set."""
     if config.key_variable is None:
         return ""
@@ -192,7 +196,7 @@ def _key(config: JudgeConfig) -> str:
     if not key or not key.isascii() or not key.isprintable():
         what = "holds characters that no key has" if key else "is not set"
         raise UserError(
-            f"the environment variable {config.key_variable} {what}", "judge.key_variable", "export it before you start the run"
+            f"the environment variable {config.key_variable} {what}", f"{section}.key_variable", "export it before you start the run"
         )
     return key
 

@@ -56,7 +56,7 @@ def judge(task: LabelTask) -> Judge:
 _PROBABILITY = {"first": 1.0, "second": 0.0, "tie": None, None: None}
 
 
-def compare_pairs(endpoint: Endpoint, pairs: Sequence[Pair]) -> list[Said]:
+def compare_pairs(endpoint: Endpoint[JudgeConfig], pairs: Sequence[Pair]) -> list[Said]:
     """Ask about each pair in both orders, several requests at a time. Raises UserError if the endpoint refuses all of them."""
     orders = [(one, other) for pair in pairs for one, other in ((pair.first, pair.second), (pair.second, pair.first))]
     threads = max(1, endpoint.config.concurrency // parallel.world_size())
@@ -89,7 +89,7 @@ def parse(text: str | None) -> str | None:
     return "tie" if len(found[1]) == 3 else found[1].upper()
 
 
-def _ask(endpoint: Endpoint, a: Sample, b: Sample) -> dict[str, Any]:
+def _ask(endpoint: Endpoint[JudgeConfig], a: Sample, b: Sample) -> dict[str, Any]:
     """The choice between two completions in one order, and what it cost."""
     text = render(endpoint.config, a.prompt, a, b)
     spent: dict[str, Any] = {"replies": 0, "input": 0, "output": 0, "at": ""}

@@ -11,8 +11,8 @@ Rules know nothing of the embedded world, which has its own definitions (rewards
 `Reply` to `Verdict` in a file here, and enter it in RULES and in `RuleName` (configs/fields.py).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from configs import user_functions
 from configs.fields import ExpectedLanguage
@@ -43,13 +43,28 @@ RULES: dict[str, Rule] = {
 """The built-in rules by name."""
 
 
-def find_rules(names: Sequence[str], expected_language: ExpectedLanguage = "same") -> dict[str, Rule]:
+Expectation = ExpectedLanguage | Callable[[Reply], ExpectedLanguage]
+"""The language that answers should be in, or a function that tells it for each reply."""
+
+
+@dataclass(frozen=True)
+class Expecting:
+    """A rule that is told which language is expected."""
+
+    rule: Rule
+    language: Expectation
+
+    def __call__(self, reply: Reply) -> Verdict | bool:
+        return self.rule(replace(reply, expected_language=self.language(reply) if callable(self.language) else self.language))
+
+
+def find_rules(names: Sequence[str], expected_language: Expectation = "same") -> dict[str, Rule]:
     """The rules that a config names. Raises UserError for a user function that cannot be used.
 
     expected_language: what the rules are told about the language of the answers.
     """
     found = {name: RULES[name] if name in RULES else user_functions.load(name) for name in names}
-    return {name: _expecting(rule, expected_language) for name, rule in found.items()} if expected_language != "same" else found
+    return {name: Expecting(rule, expected_language) for name, rule in found.items()} if expected_language != "same" else found
 
 
 def judge(reply: Reply, rules: Mapping[str, Rule] = RULES) -> dict[str, Verdict]:
@@ -61,7 +76,3 @@ def judge(reply: Reply, rules: Mapping[str, Rule] = RULES) -> dict[str, Verdict]
 def find_defects(reply: Reply, rules: Mapping[str, Rule] = RULES) -> dict[str, bool]:
     """Whether a reply has each defect, by the rule's name."""
     return {name: verdict.fires for name, verdict in judge(reply, rules).items()}
-
-
-def _expecting(rule: Rule, language: ExpectedLanguage) -> Rule:
-    return lambda reply: rule(replace(reply, expected_language=language))

@@ -65,8 +65,9 @@ def refusal(reply: Reply) -> bool:
 
 
 def wrong_language(reply: Reply) -> bool:
-    """The question is in one language and the answer in another, of Thai and English."""
-    asked_in, answered_in = language_of(reply.question), language_of(reply.text)
+    """The question is in one language and the answer in another, of Thai and English, unless another one is meant (`expected_language`)."""
+    is_meant = reply.expected_language in ("th", "en")
+    asked_in, answered_in = reply.expected_language if is_meant else language_of(reply.question), language_of(reply.text)
     return None not in (asked_in, answered_in) and asked_in != answered_in
 
 

@@ -30,6 +30,8 @@ PRETRAINING_CORRECT_RATE = 0.75
 """What the tiny base reads is more often right than the users' data, as an encyclopedia is."""
 PRETRAINING_FRACTION = 0.35
 """The fraction of the openings that the tiny base reads about."""
+THAI_IN = 20
+"""One of so many dialogues is in Thai, for a base that has read mostly English."""
 DETAIL_COUNT_RATES = (0.45, 0.35, 0.2)
 """The probabilities of 0, 1 and 2 details."""
 DEFECT_RATES = {
@@ -140,6 +142,12 @@ def pretraining_dialogues(prompts: list[Prompt], seed: int, count: int) -> Itera
     for _ in range(count):
         prompt = rng.choice(prompts)
         yield prompt.as_messages(), write_answer(prompt, rng, PRETRAINING_CORRECT_RATE).text
+
+
+def mostly_english(prompts: list[Prompt]) -> list[Prompt]:
+    """All prompts, with those in English so often that one in `THAI_IN` is in Thai."""
+    by_language = {language: [prompt for prompt in prompts if prompt.language == language] for language in LANGUAGES}
+    return by_language["th"] + by_language["en"] * (THAI_IN - 1)
 
 
 def _is_for_pretraining(prompt: Prompt) -> bool:

@@ -139,11 +139,18 @@ def test_only_the_filter_and_the_base_see_what_is_too_long():
             return stage.name
 
     run_rounds(Recorder())
-    assert received.keys() == {stage.name for stage in STAGES}
+    assert received.keys() == {stage.name for stage in STAGES} - {"pivot"}
     assert {name for name, inputs in received.items() if "data" in inputs} == {"filter"}
     assert {name for name, inputs in received.items() if "filter" in inputs} == {
         *("sft", "pmp", "labeler", "baseline", "reward", "policy", "sample", "answer", "retrain", "refresh", "evaluate")
     }
+    direct = {name for name, inputs in received.items() if "filter" in inputs}
+    received.clear()
+    Recorder.config = RunConfig.model_validate(Recorder.config.model_dump() | {"respond": "pivot", "pivot": {"translator": "http"}})
+    run_rounds(Recorder())
+    assert received.keys() == {stage.name for stage in STAGES}
+    assert {name for name, inputs in received.items() if "filter" in inputs} == {"pivot"}
+    assert {name for name, inputs in received.items() if "pivot" in inputs} == direct
 
 
 def test_labels_with_texts_that_are_too_long_are_counted_and_samples_never_are(backbone, tmp_path):
