@@ -11,7 +11,7 @@ decides as PPO that was never stopped. A look must never change the policy.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ import torch
 from policies import parallel
 
 Action = Literal["warn", "stop", "best"]
+ALARM_OF_THE_MAIN_WORKER = "the main worker is alarmed"
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Guard:
         if not self.every or not (is_last or is_time(update, self.every)):
             return
         look = self._look(update)
-        if not parallel.agree(bool(look.alarm)):
-            look = Look(update, "", look.figures)
+        is_alarmed = parallel.agree(bool(look.alarm))
+        if not is_alarmed:
             self._keep(policy)
-        self.looks.append(look)
+        self.looks.append(replace(look, alarm=(look.alarm or ALARM_OF_THE_MAIN_WORKER) if is_alarmed else ""))
 
     @property
     def alarm(self) -> Look | None:

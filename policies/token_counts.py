@@ -86,14 +86,14 @@ def _tokens_beyond_bytes(tokenizer: Any) -> int | None:
     """How many tokens a text can have beyond its bytes, for a tokenizer that makes no more than one token of a byte; None for any other.
 
     Byte-level BPE begins with one symbol for each byte and only joins symbols. A normalizer might make a text longer, and bytes without a
-    symbol would be no tokens at all. Some pre-tokenizers put a space in front of a text, and special tokens may stand around it.
+    symbol would be no tokens at all. Pre-tokenizers that put a space in front of a text may do so in front of each of its pieces. Special
+    tokens may stand around a text.
     """
     backend, letter = tokenizer.backend_tokenizer, "ก"
     splits, alphabet = backend.pre_tokenizer, pre_tokenizers.ByteLevel.alphabet()
     if not isinstance(backend.model, models.BPE) or backend.normalizer is not None or splits is None:
         return None
     symbols = "".join(piece for piece, _ in splits.pre_tokenize_str(letter))
-    in_front = len(symbols) - len(letter.encode())
-    if in_front not in (0, 1) or not set(alphabet) <= backend.get_vocab().keys():
+    if len(symbols) != len(letter.encode()) or not set(alphabet) <= backend.get_vocab().keys():
         return None
-    return in_front + backend.num_special_tokens_to_add(False)
+    return backend.num_special_tokens_to_add(False)

@@ -93,6 +93,7 @@ class HeldoutLooks:
         """The SFT policy's answers, with which all others are compared."""
         return self.look(REFERENCE)
 
+    @torch.no_grad()
     def look(self, adapter: str) -> HeldoutAnswers:
         """Look at a policy. All workers share the sampling, and all have the result."""
         ids = [prompt.token_ids for prompt in self.prompts]

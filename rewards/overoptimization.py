@@ -47,7 +47,7 @@ class Limits:
 
 AFTER_A_ROUND = Limits()
 WHILE_TRAINING = Limits(rule_shift=0.16, rule_errors=2.0, kl_per_token=0.18, scores_above=0.25)
-"""Tighter, because the alarm has to come while there is something to save, and the KL divergence is that of this round only."""
+"""Tighter, because the alarm has to come while there is something to save, and the KL divergence is by default that of this round only."""
 OTHER = "a bag of words that was fitted on held-out comparisons"
 
 

@@ -32,10 +32,17 @@ class Known:
         self._by_ids: set[PairIds] = {pair.ids for pair in asked.pairs}
         self._by_texts: dict[Texts, dict[str, str]] = {}
         self._by_normal_texts: dict[Texts, dict[str, str]] = {}
-        for pair in sorted(asked.pairs, key=_rank):
+        for pair in sorted(filter(self._is_meant, asked.pairs), key=_rank):
             _enter(self._by_texts, pair.prompt_id, {answer.text: answer.id for answer in pair.answers})
             if asked.is_normalized:
                 _enter(self._by_normal_texts, pair.prompt_id, {_normal(answer.text): answer.id for answer in pair.answers})
+
+    def _is_meant(self, pair: Pair) -> bool:
+        """Whether the run takes a row by texts for this pair. It looks at all samples, also at those of which no pair is on offer."""
+        finished = [self._asked.meant.get((pair.prompt_id, answer.text)) for answer in pair.answers]
+        if any(map(parse_answer_id, pair.ids)):
+            return None in finished
+        return finished == [answer.finished for answer in pair.answers]
 
     def row(self, found: Row) -> Row:
         """The row by ids. Raises BadRow if it is wrong, or about no pair on offer."""

@@ -69,7 +69,8 @@ class LabelingRound:
     """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all.
 
     is_mixture: only the pairs on offer count then. If people alone label, other pairs count too, and at least one must be of samples.
-    has_own_file: whether the path of the labels names the round. is_normalized: whether the run's own texts were normalised.
+    has_own_file: whether the path of the labels names the round. is_normalized: whether the run's own texts were normalised. meant: which
+    answers of samples the run takes a row by texts for: (prompt's id, text) -> whether it is a finished one.
     """
 
     run: str
@@ -82,6 +83,7 @@ class LabelingRound:
     other_files: list[Path]
     has_own_file: bool
     is_normalized: bool
+    meant: dict[tuple[str, str], bool]
 
     def rows_elsewhere(self) -> Iterator[dict[str, object]]:
         """Labels by ids in the other files that `labeler.path` names. What cannot be read is left to the run, which will say so."""
@@ -120,7 +122,9 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
     label_file, others = _label_files(config.labeler, number)
     has_own_file = "{round}" in str(config.labeler.path)
     is_normalized = config.data.normalize and config.data.source != "embedded"
-    return LabelingRound(folder.name, number, seed, pairs, least, is_mixture, label_file, others, has_own_file, is_normalized)
+    shown = sorted(map(as_shown, samples), key=lambda sample: sample.finished)  # of two with one text, the finished one is meant
+    meant = {(content_id(sample.prompt), sample.completion): sample.finished for sample in shown}
+    return LabelingRound(folder.name, number, seed, pairs, least, is_mixture, label_file, others, has_own_file, is_normalized, meant)
 
 
 def state_of(folder: RunFolder) -> str:

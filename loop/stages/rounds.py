@@ -82,15 +82,16 @@ def _by_ppo(context: Context) -> Metrics:
     memory = trainer.resident_bytes()
     context.drop_adapters("policy", "value", "start", *(scorer.adapter for scorer in scorers))
     metrics = {"reference": trainer.reference, "updates": len(log), "memory": memory} | guard_metrics(guard, context.config.ppo.num_updates)
-    if not log:
+    kept = log[: guard.chosen]  # the updates of the policy that is given away
+    if not kept:
         return metrics
-    first, last = ends(log)
+    first, last = ends(kept)
     return metrics | {
         "objective/scores_first_updates": over_updates(first, "objective/scores"),
         "objective/scores_last_updates": over_updates(last, "objective/scores"),
-        **({"objective/kl_last_updates": over_updates(last, "objective/kl")} if "objective/kl" in log[-1] else {}),
-        "val/response_length_last_update": log[-1]["val/response_length"],
-        "policy/entropy_avg_last_update": log[-1]["policy/entropy_avg"],
+        **({"objective/kl_last_updates": over_updates(last, "objective/kl")} if "objective/kl" in kept[-1] else {}),
+        "val/response_length_last_update": kept[-1]["val/response_length"],
+        "policy/entropy_avg_last_update": kept[-1]["policy/entropy_avg"],
     }
 
 

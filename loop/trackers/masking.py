@@ -14,10 +14,10 @@ from typing import TextIO
 MASK = "***"
 SHORTEST = 6
 """How many characters a value has at least. Shorter ones would be found in ordinary words and numbers."""
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|CONNECTION_STRING|_PASS|_PAT)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"://\S*@")
 _NAMED = re.compile(
-    r"""((?:api[_-]?key|(?:access|auth)[_-]?token|password|secret)["']?\s*[=:]\s*["']?"""
+    r"""((?:(?:api|account|access)[_-]?key|token|password|passwd|secret)["']?\s*[=:]\s*["']?"""
     r"""|authorization["']?\s*[=:]\s*["']?(?:bearer|basic)\s+)[^\s"',;&]+""",
     re.IGNORECASE,
 )

@@ -71,7 +71,7 @@ def _unranked(reply: Any, by: str) -> str | None:
     if reply.get("deleted"):
         return "an answer was deleted"
     rank = reply.get(by)
-    return None if isinstance(rank, int) and not isinstance(rank, bool) else "an answer has no rank"
+    return None if isinstance(rank, int) and not isinstance(rank, bool) else f"an answer has no {by}"
 
 
 def _place(reply: dict[str, Any], by: str) -> int:
@@ -79,8 +79,9 @@ def _place(reply: dict[str, Any], by: str) -> int:
     return reply["rank"] if by == "rank" else -worth(reply["score"], False)
 
 
-def _role(message: Any, before: list[Turn]) -> Any:
+def _role(message: Any, before: list[Turn]) -> str | None:
     """The role of a message, by itself or by its place in the dialogue. None where it is no message."""
     if not isinstance(message, dict):
         return None
-    return message.get("role", "assistant" if len(before) % 2 else "prompter")
+    role = message.get("role", "assistant" if len(before) % 2 else "prompter")
+    return role if isinstance(role, str) else None

@@ -29,6 +29,15 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_workers_agree(monkeypatch):
+    """A worker that sees nothing ends PPO with the main worker, which is alarmed, and one that is alarmed goes on with it."""
+    for of_main, own in ((True, ""), (False, "it cheats")):
+        monkeypatch.setattr("policies.guard.parallel.agree", lambda found, of_main=of_main: of_main)
+        guard = Guard("stop", EVERY, lambda update, own=own: Look(update, own))
+        guard.after(EVERY, False, torch.zeros(1))
+        assert guard.has_ended == of_main
+
+
 def test_when_it_looks():
     """After every third of seven updates, a first time after half as many, and after the last one."""
     guard = Guard("warn", EVERY, alarmed)

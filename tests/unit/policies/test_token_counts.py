@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from tokenizers import normalizers
+from tokenizers import normalizers, pre_tokenizers
 
 from policies import token_counts
 from policies.token_counts import measure_completions, measure_prompts
@@ -54,6 +54,15 @@ def test_a_tokenizer_that_makes_a_text_longer_has_to_encode_it(tokenizer):
     backend.normalizer = normalizers.Replace("a", "q w e r t y")  # no two of these letters are one token
     token_counts._tokens_beyond_bytes.cache_clear()
     assert measure_prompts(tokenizer, ["a"], 5) == [len(encode_prompt(tokenizer, "a"))] and len(encode_prompt(tokenizer, "a")) > 5
+
+
+def test_a_tokenizer_that_puts_a_space_before_each_piece_has_to_encode_it(tokenizer):
+    """The text has six bytes. Each of its six pieces gets a space, and no letter or digit of it is joined to that."""
+    splits = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    token_counts._tokens_beyond_bytes.cache_clear()
+    exact = len(encode_prompt(tokenizer, "Q1Z2Q3"))
+    assert measure_prompts(tokenizer, ["Q1Z2Q3"], 7) == [exact] and exact > 7
 
 
 def test_a_class_of_its_own_is_asked_itself():

@@ -46,6 +46,15 @@ def made(scores, other, **changed):
     return HeldoutAnswers([record] * 4, Measurement(scores, units), Measurement(other, units), **values)
 
 
+def test_scores_are_asked_for_without_gradients(backbone):
+    """As they are while PPO trains, so that a score of the user's may run a model of its own."""
+    backbone.add_adapter("sft")
+    looks, with_gradients = looks_at(backbone), []
+    looks.score = lambda records: with_gradients.append(torch.is_grad_enabled()) or torch.zeros(len(records))
+    looks.look("sft")
+    assert with_gradients == [False]
+
+
 def test_a_look_is_the_same_each_time_and_in_the_order_of_the_prompts(backbone):
     backbone.add_adapter("sft")
     perturb(backbone, "sft")

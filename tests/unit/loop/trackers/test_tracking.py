@@ -15,7 +15,7 @@ from loop.commands.main import main
 from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import ProgressFile
 from loop.trackers import check_installed, libraries
-from loop.trackers.masking import MaskedLog, secrets_here
+from loop.trackers.masking import MASK, MaskedLog, masked, secrets_here
 from loop.trackers.tracking import figures
 from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 
@@ -161,6 +161,11 @@ def test_no_secret_gets_into_the_log_or_the_terminal(tmp_path, tracker, monkeypa
     ]
     (said,) = [line for line in run.terminal.lines if "tensorboard" in line]
     assert said.endswith("ConnectionError: *** is refused by http://***@host/x")
+
+
+@pytest.mark.parametrize("name", ["token", "aws_secret_access_key", "AccountKey", "api-key", "passwd", "client_secret"])
+def test_what_follows_the_name_of_a_secret_is_masked(name):
+    assert masked(f"{name}=hf_abc max_tokens=5", []) == f"{name}={MASK} max_tokens=5"
 
 
 def test_which_variables_hold_secrets(monkeypatch):
