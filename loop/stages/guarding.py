@@ -26,8 +26,10 @@ DONE = {
 def make_guard(context: Context, trainer: PPOTrainer) -> Guard:
     """What looks at the policy of this stage."""
     config, seed = context.config, context.seed("heldout")
+    if not config.ppo.evaluate_every:
+        return Guard()
     prompts = draw(context.prompts("heldout_prompts"), config.ppo.evaluate_prompts, seed)
-    if not config.ppo.evaluate_every or not prompts:
+    if not prompts:
         return Guard()
     rules = context.rules(RULES)
     looks = HeldoutLooks(context.backbone, config.generation, trainer.score, prompts, seed, _judge_of_another_kind(context), rules)

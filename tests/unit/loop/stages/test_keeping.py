@@ -31,7 +31,7 @@ SETTINGS = {
     "labeler": {"kind": "preferences-file", "path": "labels.jsonl"},
     "generation": {"max_new_tokens": 8},
     "keep": {"filters": ["empty"], "batch_size": 4, "learning_rate": 1e-2},
-    "ppo": {"init": "selected", "num_updates": 1, "batch_size": 8, "learning_rate": 1e-12},
+    "ppo": {"init": "selected", "num_updates": 1, "batch_size": 8, "learning_rate": 1e-12, "evaluate_every": 0},
 }
 LAW = Split(0, 0.5)
 QUESTIONS = [f"question {i}" for i in range(24)]
