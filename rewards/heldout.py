@@ -1,4 +1,5 @@
-"""How a policy does on held-out prompts while it is trained: a cheap look every few updates, beside the SFT policy on the same prompts.
+"""How a policy does on held-out prompts while it is trained: a cheap look every few updates, beside another
+policy on the same prompts: the one from which PPO measures the KL divergence.
 
 A look is a few answers to each of a few prompts, always with the same random numbers, which belong to nothing else in the run. Looks at two
 policies can therefore be compared prompt by prompt. A look must never change the policy, nor use up a random number of its training.
@@ -29,7 +30,7 @@ from policies.tokenization import encode_prompt
 from rewards.comparisons import Answer, PromptRecord
 from rewards.evaluation import REFERENCE
 from rewards.measurements import Measurement, Summary
-from rewards.overoptimization import Evidence
+from rewards.overoptimization import SFT_POLICY, Evidence
 from rewards.reward_model import Chooser
 from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.reply import Rule
@@ -89,9 +90,9 @@ class HeldoutLooks:
         self.rules = rules or {}
 
     @cached_property
-    def sft(self) -> HeldoutAnswers:
-        """The SFT policy's answers, with which all others are compared."""
-        return self.look(REFERENCE)
+    def of_reference(self) -> HeldoutAnswers:
+        """The answers with which all others are compared: those of the policy from which PPO measures the KL divergence."""
+        return self.look(self.reference or REFERENCE)
 
     @torch.no_grad()
     def look(self, adapter: str) -> HeldoutAnswers:
@@ -132,21 +133,25 @@ class HeldoutLooks:
         return totals
 
 
-def evidence(now: HeldoutAnswers, sft: HeldoutAnswers) -> Evidence:
-    """What a look says for and against over-optimisation, beside the SFT policy. All gains are in standard deviations of its scores."""
-    gain, other = _in_deviations(now.scores, sft.scores), _in_deviations(now.other, sft.other)
+def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY) -> Evidence:
+    """What a look says for and against over-optimisation, beside another policy. All gains are in standard deviations of its scores.
+
+    before: the other policy's answers. beside: its name, for people.
+    """
+    gain, other = _in_deviations(now.scores, before.scores), _in_deviations(now.other, before.other)
     return Evidence(
         defects=now.defects,
-        sft_defects=sft.defects,
+        sft_defects=before.defects,
         lengths=now.lengths,
-        sft_lengths=sft.lengths,
+        sft_lengths=before.lengths,
         scores=now.scores,
-        sft_scores=sft.scores,
+        sft_scores=before.scores,
         kl=now.kl,
         other_gain=other.mean() if other else None,
         gap=(gain - other).mean() if gain and other else None,
-        choice=_choice(now, sft),
+        choice=_choice(now, before),
         score_logprob=_correlation(now.scores.values, now.logprobs),
+        beside=beside,
     )
 
 

@@ -48,6 +48,7 @@ class Limits:
 AFTER_A_ROUND = Limits()
 WHILE_TRAINING = Limits(rule_shift=0.16, rule_errors=2.0, kl_per_token=0.18, scores_above=0.25)
 """Tighter, because the alarm has to come while there is something to save, and the KL divergence is by default that of this round only."""
+SFT_POLICY = "the SFT policy"
 OTHER = "a bag of words that was fitted on held-out comparisons"
 
 
@@ -75,7 +76,8 @@ class Evidence:
     used. other_gain: the policy's gain over the SFT policy by a judge of another kind, in any unit. gap: by how many standard deviations
     the gain in score is larger than that. choice: what that judge thinks of the answer that scores highest, over a random one.
     score_logprob: the rank correlation of scores and log-probs under the SFT policy. fresh_accuracy: of the reward model on this round's
-    held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of choosing, where there is gold.
+    held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of choosing, where there is gold. beside: the name of the
+    policy that stands for the SFT policy here; while PPO trains in a later round, it is the one from which PPO started.
     """
 
     defects: Mapping[str, float]
@@ -92,6 +94,7 @@ class Evidence:
     fresh_accuracy: Mapping[str, Any] | None = None
     win_rate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     best_of: Mapping[str, Summary] = field(default_factory=dict)
+    beside: str = SFT_POLICY
 
 
 def find_signs(evidence: Evidence, limits: Limits = AFTER_A_ROUND) -> dict[str, Sign]:
@@ -169,7 +172,7 @@ def _rule_shift(evidence: Evidence, limits: Limits) -> Sign | None:
     if not shifts:
         return None
     worst = max(shifts, key=lambda name: shifts[name])
-    text = f"{worst} in {evidence.defects[worst]:.0%} of the answers ({evidence.sft_defects[worst]:.0%} with the SFT policy)"
+    text = f"{worst} in {evidence.defects[worst]:.0%} of the answers ({evidence.sft_defects[worst]:.0%} with {evidence.beside})"
     return Sign(shifts[worst], limits.rule_shift, text)
 
 
@@ -177,7 +180,8 @@ def _length(evidence: Evidence, limits: Limits) -> Sign | None:
     own, before = float(np.mean(evidence.lengths)), float(np.mean(evidence.sft_lengths))
     if not (own and before):
         return None
-    return Sign(max(own / before, before / own), limits.length_ratio, f"{own:.1f} tokens in an answer ({before:.1f} with the SFT policy)")
+    text = f"{own:.1f} tokens in an answer ({before:.1f} with {evidence.beside})"
+    return Sign(max(own / before, before / own), limits.length_ratio, text)
 
 
 def _kl(evidence: Evidence, limits: Limits) -> Sign | None:
@@ -191,7 +195,7 @@ def _kl(evidence: Evidence, limits: Limits) -> Sign | None:
 def _scores_above(evidence: Evidence, limits: Limits) -> Sign:
     limit = float(np.percentile(evidence.sft_scores.values, SCORE_PERCENTILE))
     share = float(np.mean(np.asarray(evidence.scores.values) > limit))
-    return Sign(share, limits.scores_above, f"{share:.0%} of the scores are above the 99th percentile of the SFT policy's")
+    return Sign(share, limits.scores_above, f"{share:.0%} of the scores are above the 99th percentile of {evidence.beside}'s")
 
 
 def _other_judge(evidence: Evidence) -> Sign | None:
@@ -199,7 +203,7 @@ def _other_judge(evidence: Evidence) -> Sign | None:
     gain, proxy = evidence.other_gain, (evidence.scores - evidence.sft_scores).mean()
     if not gain or _high(gain) is None or (proxy["mean"] or 0.0) <= 0.0:
         return None
-    text = f"{OTHER} prefers the SFT policy's answers"
+    text = f"{OTHER} prefers {evidence.beside}'s answers"
     return Sign(_high(gain) or 0.0, 0.0, text, above=False)
 
 

@@ -11,6 +11,7 @@ from policies.ppo import PPOTrainer
 from rewards import overoptimization
 from rewards.baselines import fit_bag_of_words
 from rewards.comparisons import Comparison
+from rewards.evaluation import REFERENCE
 from rewards.heldout import RULES, HeldoutLooks, evidence
 from rewards.reward_model import Chooser
 
@@ -34,10 +35,11 @@ def make_guard(context: Context, trainer: PPOTrainer) -> Guard:
     rules = context.rules(RULES)
     looks = HeldoutLooks(context.backbone, config.generation, trainer.score, prompts, seed, _judge_of_another_kind(context), rules)
     looks.reference = trainer.reference
+    beside = overoptimization.SFT_POLICY if trainer.reference in (None, REFERENCE) else "the starting policy"
 
     def look(update: int) -> Look:
         now = looks.look(trainer.policy)
-        signs = overoptimization.find_signs(evidence(now, looks.sft), overoptimization.WHILE_TRAINING)
+        signs = overoptimization.find_signs(evidence(now, looks.of_reference, beside), overoptimization.WHILE_TRAINING)
         return Look(update, overoptimization.describe(signs) or "", now.figures() | overoptimization.summary(signs))
 
     return Guard(config.ppo.guard, config.ppo.evaluate_every, look)

@@ -157,7 +157,7 @@ class Watcher:
         from rewards.heldout import evidence
 
         started = time.process_time()
-        found = evidence(self.looks.look("policy"), self.looks.sft)
+        found = evidence(self.looks.look("policy"), self.looks.of_reference)
         seconds = time.process_time() - started
         plain = {name: plainly(value) for name, value in vars(found).items()}
         return {"update": update, "gold": self._gold(), "seconds": seconds, "best_of_16": self._best_of_16(update), "evidence": plain}

@@ -14,6 +14,7 @@ from rewards.comparisons import PromptRecord
 from rewards.evaluation import kl_to_reference
 from rewards.heldout import RULES, HeldoutAnswers, HeldoutLooks, evidence
 from rewards.measurements import Measurement
+from rewards.overoptimization import find_signs
 from rewards.rules import find_rules
 from tests.conftest import perturb
 from tests.unit.policies.test_checkpoints import fresh_backbone
@@ -44,6 +45,20 @@ def made(scores, other, **changed):
     record = ResponseRecord("?", True, "p", "", [1], [1, 2], None)
     values = {"defects": {"empty": 0.0}, "logprobs": [-1.0, -2.0, -3.0, -4.0], "kl": [0.0] * 4} | changed
     return HeldoutAnswers([record] * 4, Measurement(scores, units), Measurement(other, units), **values)
+
+
+def test_policies_are_compared_with_the_one_that_ppo_started_from(backbone):
+    """In a later round that is not the SFT policy. Its own answers have no gain over themselves, and the sign says what they are."""
+    for name in ("sft", "start"):
+        backbone.add_adapter(name)
+    perturb(backbone, "start", 0.5)
+    looks = looks_at(backbone)
+    looks.reference = "start"
+    now = looks.look("start")
+    assert looks.of_reference.records == now.records != looks.look("sft").records
+    found = evidence(now, looks.of_reference, "the starting policy")
+    assert found.other_gain["mean"] == 0.0 and set(now.kl) == {0.0}
+    assert "the starting policy's" in find_signs(found)["scores_above_sft"].text
 
 
 def test_scores_are_asked_for_without_gradients(backbone):
@@ -125,5 +140,5 @@ def test_without_a_judge_of_another_kind_its_signs_are_left_out(backbone):
     backbone.add_adapter("sft")
     looks = looks_at(backbone)
     looks.other = None
-    found = evidence(looks.sft, looks.sft)
+    found = evidence(looks.of_reference, looks.of_reference)
     assert found.other_gain is None and found.gap is None and found.choice is None
