@@ -16,7 +16,8 @@ Of each seed, SFT is trained on the better answers of the votes. From there, all
     binarised   the same with `pmp.binarised`
 
 So all arms have read the same texts, and only the last two were told which answer is better. A reward model is trained as in a run, but
-with few pairs for at least MIN_STEPS steps. What was measured is kept in the folder and not made again.
+with few pairs for at least MIN_STEPS steps. What was measured is kept in the folder and not made again. A folder is for one set of
+settings: with others (KEY=VALUE), give another one.
 """
 
 import argparse
@@ -140,11 +141,13 @@ def earlier(file: Path) -> Chooser:
 class Seed:
     """What is measured of one seed. It is written down after each model, and nothing that is there is made again."""
 
-    def __init__(self, task: Task, folder: Path):
+    def __init__(self, task: Task, folder: Path, words: Sequence[str]):
+        """words: the settings that the user gives, which are written down too."""
         self.task, self.folder, self.started = task, folder, time.monotonic()
         self.number, self.path = task.config.seed, folder / f"seed-{task.config.seed}.json"
         self.models = folder / f"models-{self.number}"
         self.found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {"arms": {}}
+        self.found["settings"] = list(words)
 
     def note(self, text: str) -> None:
         """Write down what there is, and say what was done."""
@@ -230,6 +233,15 @@ class Seed:
         return Scorer.load(backbone, arm, folder)
 
 
+def check_settings(folder: Path, words: Sequence[str]) -> None:
+    """Exits if a seed in the folder was measured with other settings: its figures and the base would be taken for those of these ones."""
+    for path in sorted(folder.glob("seed-*.json")):
+        before = json.loads(path.read_text(encoding="utf-8")).get("settings")
+        if before != list(words):
+            known = "unknown settings" if before is None else " ".join(before) or "the default settings"
+            raise SystemExit(f"{path} was measured with {known}: give another --folder")
+
+
 def fine_tune(backbone: Backbone, pairs: Sequence[Comparison], config: RunConfig, start: Scorer | None) -> Chooser:
     """A reward model that starts where the arm starts. All arms train on the same batches."""
     backbone.add_adapter("reward", copy_of=start.adapter if start else "sft")
@@ -306,10 +318,11 @@ def main() -> None:
     quiet()
     folder = options.folder / (options.task if options.task == "world" else options.site)
     folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, options.settings)
     for seed in options.seeds:
         is_world = options.task == "world"
         task = world(seed, folder, options.settings) if is_world else stack_exchange(seed, options.site, options.settings)
-        Seed(task, folder).measure(options.arms, options.sizes)
+        Seed(task, folder, options.settings).measure(options.arms, options.sizes)
         (folder / "table.md").write_text(table(folder, options.arms), encoding="utf-8")
     print(table(folder, options.arms))
 

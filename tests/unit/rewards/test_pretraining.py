@@ -14,6 +14,7 @@ from rewards.comparisons import Comparison
 from rewards.pretraining import as_data, asked_as, control_ids, mean_loss, train_preference_model, training_rows
 from rewards.reward_model import CARRIED, outcomes
 from rewards.scoring import ScoringModel
+from tests.benchmarks.pmp import check_settings
 from tests.conftest import perturb
 
 
@@ -137,3 +138,11 @@ def test_questions_become_turns_where_the_run_has_dialogues():
     assert [pair.prompt for pair in asked_as([plain], "text")] == ["q"]
     as_turns = Comparison("p", turns, "a", "b")
     assert asked_as([plain, as_turns], turns) == [as_turns, as_turns]
+
+
+def test_the_benchmark_does_not_take_figures_of_other_settings(tmp_path):
+    check_settings(tmp_path, ["pmp.num_epochs=2"])
+    (tmp_path / "seed-0.json").write_text('{"arms": {}, "settings": ["pmp.num_epochs=2"]}')
+    check_settings(tmp_path, ["pmp.num_epochs=2"])
+    with pytest.raises(SystemExit, match="was measured with pmp.num_epochs=2"):
+        check_settings(tmp_path, [])
