@@ -68,7 +68,8 @@ class PivotConfig(EndpointConfig):
     beams: PositiveInt = 1
     """Only for `seq2seq`: with how many beams it searches. 1 takes the most likely token each time."""
     max_reply_tokens: PositiveInt | None = 256
-    """The most tokens of a translation, for `seq2seq` and `http`. None leaves the limit to the endpoint or the model."""
+    """The most tokens of a translation, for `seq2seq` and `http`. A text whose translation is cut off there counts as not translated. None
+    leaves the limit to the endpoint or the model."""
     batch_size: Annotated[PositiveInt, RUN_TIME] = 32
     """Only for `seq2seq`: how many texts are translated together."""
     cache: Annotated[str | None, RUN_TIME] = None

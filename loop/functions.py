@@ -22,7 +22,7 @@ FUNCTIONS = "functions"
 """The metric of a stage that records the functions it called, with the hashes of their files."""
 MODEL = "labeler.model"
 TRANSLATOR = "pivot.model"
-"""The settings that name a folder and no function."""
+"""The settings that name a model, whose name may look like a function's (`mistral:latest`), and never a function."""
 
 
 def hash_functions(config: RunConfig, stage: Stage) -> dict[str, str]:
@@ -76,6 +76,8 @@ def _called(config: RunConfig, stage: Stage) -> dict[str, str]:
     """The user functions that a stage calls -> the setting that names each."""
     found: dict[str, str] = {}
     for setting in stage.calls:
+        if setting in (MODEL, TRANSLATOR):
+            continue
         value = identity_at(config, setting)
         items = value if isinstance(value, list | dict) else [value]  # of a mapping, its keys are names
         names = [item["path"] if isinstance(item, dict) else item for item in items]

@@ -51,7 +51,7 @@ _LIMITS = ("data.max_prompt_tokens", "data.max_completion_tokens")
 DATA = Stage("data", ("data", "curation"), version=6, calls=("data.source", "data.sources"))
 BASE = Stage("base", ("base",), seeded=False, version=2)
 FILTER = Stage("filter", (*_MODEL, *_LIMITS), seeded=False, version=3)
-PIVOT = Stage("pivot", (*_MODEL, *_LIMITS, "pivot"), seeded=False, calls=("pivot.scope", "pivot.translator", "pivot.model"))
+PIVOT = Stage("pivot", (*_MODEL, *_LIMITS, "pivot"), seeded=False, calls=("pivot.scope", "pivot.translator", "pivot.model"), version=2)
 SFT = Stage("sft", (*_MODEL, "sft"), version=3)
 PMP = Stage(
     "pmp",
@@ -150,6 +150,8 @@ CHOOSE = Stage(
 PROMOTE = Stage("promote", (*_MODEL, "generation"), seeded=False)
 PROMOTE_ADAPTER = replace(PROMOTE, name="promote_adapter")
 """No stages of a run: what `loop promote` asks of a worker."""
+VERSION_ACROSS = 1
+"""Added to the version of each stage with `respond: pivot`. Raised when stages compute something else there only."""
 
 
 class Run(Protocol):
@@ -163,7 +165,10 @@ class Run(Protocol):
 
 def across_languages(stage: Stage) -> Stage:
     """A stage as it is with `respond: pivot`: its policies answer in the pivot language, so it depends on the settings of `pivot` too."""
-    return replace(stage, reads=(*stage.reads, "pivot"), calls=(*stage.calls, *PIVOT.calls)) if "pivot" not in stage.reads else stage
+    if "pivot" in stage.reads:
+        return stage
+    version = stage.version + VERSION_ACROSS
+    return replace(stage, version=version, reads=(*stage.reads, "pivot"), calls=(*stage.calls, *PIVOT.calls))
 
 
 @dataclass(frozen=True)

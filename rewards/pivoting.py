@@ -149,7 +149,8 @@ class Pivoting:
     # -- translating --------------------------------------------------------------------------------------------------
 
     def translate(self, wanted: Sequence[str], name: str, back: bool = False) -> Translations:
-        """Each text in the pivot language, or `back` in the users'. `name` names this work in the checkpoints."""
+        """Each text in the pivot language, or `back` in the users'. An empty translation counts as none. `name` names this work in the
+        checkpoints."""
         source, target = self.config.from_language, self.config.language
         if back:
             source, target = target, source
@@ -163,7 +164,7 @@ class Pivoting:
             lambda shard: list(self.translator.translate(shard, source, target)),
             lambda done, _: self.report(done, len(unique)),
         )
-        return dict(zip(unique, found, strict=True))
+        return {text: said if (said or "").strip() else None for text, said in zip(unique, found, strict=True)}
 
     @cached_property
     def translator(self) -> Translator:

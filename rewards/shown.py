@@ -9,11 +9,11 @@ In a record of such an answer, `prompt` and `completion` are what the policy rea
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from rewards.comparisons import Comparison, PromptRecord, Sample
+from rewards.comparisons import Comparison, Prompt, PromptRecord, Sample
 from rewards.rules import language
 from rewards.rules.reply import Reply
 
@@ -32,15 +32,21 @@ _TEXTS = {PromptRecord: ("prompt",), Sample: ("prompt", "completion"), Compariso
 """The fields of a record that have another text for people."""
 
 
-def in_pivot(rows: Sequence[Comparison], samples: Sequence[Sample]) -> tuple[list[Comparison], Counter[str]]:
+def in_pivot(
+    rows: Sequence[Comparison], samples: Sequence[Sample], covers: Callable[[Prompt, str], bool] | None = None
+) -> tuple[list[Comparison], Counter[str]]:
     """Comparisons of shown answers as those of the policy's own, and how many are left out, by reason.
 
-    A label that brings texts of its own is used where its prompt is answered directly. samples: all that the labels may be about.
+    A label that brings texts of its own is used where its prompt is answered directly. samples: all that the labels may be about. covers:
+    whether a prompt that was not sampled would be answered in the pivot language; None in a run that answers directly.
     """
     by_id, left_out, kept = {sample.id: sample for sample in samples}, Counter[str](), []
+    sampled = {sample.prompt_id for sample in samples}
     pivoted = {sample.prompt_id for sample in samples if sample.pivot}
     for row in rows:
-        if row.prompt_id not in pivoted:
+        if covers and row.prompt_id not in sampled and covers(row.prompt, row.source):
+            left_out[OWN_TEXTS] += 1
+        elif row.prompt_id not in pivoted:
             kept.append(row)
         elif row.chosen_id not in by_id or row.rejected_id not in by_id:
             left_out[OWN_TEXTS] += 1

@@ -22,7 +22,8 @@ def label(context: Context) -> Metrics:
     """
     labels = labelers.label(_label_task(context))
     folders = [context.inputs["samples"], *context.inputs.get("earlier_samples", [])]
-    labels.comparisons, left_out = in_pivot(labels.comparisons, [sample for folder in folders for sample in _samples_in(folder)])
+    samples, covers = [sample for folder in folders for sample in _samples_in(folder)], context.pivot.covers if context.pivot else None
+    labels.comparisons, left_out = in_pivot(labels.comparisons, samples, covers)
     labels.left_out += left_out
     context.save_rows("comparisons.jsonl", labels.comparisons)
     if context.inputs.get("answers"):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from configs.errors import UserError
 from loop.stages.context import Context, Metrics
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
 from rewards.data.splits import opening
@@ -18,7 +19,8 @@ def pivot(context: Context) -> Metrics:
     """The prompts in the scope of `pivot` as the policy reads them, and the answers to them in the pivot language.
 
     Everything that is translated here is translated once, for all rounds. The labeler's pairs stay as they are, because labelers judge what
-    people see. No prompt that is trained on opens like a held-out one, in whatever language the policy reads them.
+    people see. No prompt that is trained on opens like a held-out one, in whatever language the policy reads them. Raises UserError if
+    nothing is left of a part of the data.
     """
     pivoting = context.pivot
     assert pivoting is not None
@@ -43,6 +45,10 @@ def pivot(context: Context) -> Metrics:
         kept = [row for row in made[name] if opening(row.prompt) not in heldout]
         left_out[ALSO_HELD_OUT] += len(made[name]) - len(kept)
         made[name] = kept
+    before: dict[str, Sequence[Row]] = {**pairs, **prompts}
+    for name, given in before.items():
+        if given and not made[name]:
+            raise _nothing_left(name, len(given), left_out)
     pivoted = {name: sum(row.pivot is not None for row in made[name]) for name in made}
     check_any(pivoted["prompts"], "the training prompts")
     made["labeler_pairs"] = context.pairs("labeler_pairs")
@@ -50,6 +56,14 @@ def pivot(context: Context) -> Metrics:
         context.save_rows(f"{name}.jsonl", written)
     counts: dict[str, Any] = {name: len(rows) for name, rows in made.items()}
     return counts | {"pivoted": pivoted, "translated": len(found), "translator": pivoting.translator.name, "left_out": dict(+left_out)}
+
+
+def _nothing_left(name: str, count: int, left_out: Counter[str]) -> UserError:
+    """The error to raise if no row of a part is left. left_out: what all parts have lost."""
+    part = name.replace("_", " ").replace("heldout", "held-out")
+    reasons = ", ".join(f"{number} x {reason}" for reason, number in sorted((+left_out).items()))
+    to_do = "look at the translator, raise pivot.max_reply_tokens or the token limits of data, or change pivot.scope"
+    return UserError(f"none of the {count} {part} is left in the pivot language; all parts together have lost {reasons}", "pivot", to_do)
 
 
 def _within_limits(context: Context, rows: Sequence[Any], left_out: Counter[str]) -> list[Any]:

@@ -19,6 +19,7 @@ from policies.loading import resolved_commit
 from rewards.comparisons import Answer, Comparison
 from rewards.ready_folders import find_model
 from rewards.ready_model import ReadyRewardModel
+from rewards.shown import as_shown
 
 RECORD = "model.json"
 OTHER_BASE = "the adapter in {} names {} as its base, and is put on {}"
@@ -35,7 +36,7 @@ def record_reward_model(context: Context) -> Metrics:
     if not Path(found.model).is_dir():
         record["commit"] = resolved_commit(found.model, found.revision)
     context.save_json(RECORD, record)
-    heldout = context.pairs("heldout_pairs")
+    heldout = [as_shown(pair) for pair in context.pairs("heldout_pairs")]
     readable = _readable(scorer, heldout, str(config.model))
     metrics = _judge(context, scorer, readable)
     scorer.release()
@@ -64,7 +65,7 @@ def _readable(scorer: ReadyRewardModel, heldout: Sequence[Comparison], model: st
 
 def _judge(context: Context, scorer: ReadyRewardModel, heldout: Sequence[Comparison]) -> Metrics:
     """The model's accuracy beside that of baselines. Empty if no pair is there to fit them on."""
-    training = [pair for pair in context.pairs("pairs") if not pair.tie]
+    training = [as_shown(pair) for pair in context.pairs("pairs") if not pair.tie]
     danger, advice = "its labels may tell no more than that on this data", "look at what it was trained for, or choose another model"
     return judge_reward_model(context, scorer, training, "the labelling model", danger, advice, heldout) if training else {}
 

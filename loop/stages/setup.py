@@ -29,8 +29,10 @@ from rewards.data.parts import PreferenceData
 from rewards.data.preference_data import load_preference_data
 from rewards.data.row_files import RowFile
 from rewards.data.sources import hash_source
+from rewards.data.splits import opening
 from rewards.pretraining import as_data, asked_as, control_ids, train_preference_model
 from rewards.reward_model import outcomes
+from rewards.shown import as_shown
 from rewards.world import writer
 
 NUM_PRETRAINING_DIALOGUES = 16_000
@@ -38,6 +40,7 @@ MAX_HELDOUT_VOTES = 5_000
 """How many pairs of held-out votes judge the preference model, at most: sites have millions."""
 PAIR_FILES = ("pairs", "heldout_pairs", "labeler_pairs")
 PROMPT_FILES = ("prompts", "heldout_prompts")
+LIKE_HELD_OUT = "opens like a held-out prompt"
 LEDGER = "ledger.json"
 END_OF_PART = {"pairs": KEEP, "heldout_pairs": move(HELD_OUT), "labeler_pairs": move(LABELER), "answers": KEEP}
 """A file of pairs or answers -> the end of its rows in the ledger."""
@@ -140,7 +143,8 @@ def pmp(context: Context) -> Metrics:
     """Only with `pmp.sources`: a preference model, which learns from public votes and from which the run's reward models start.
 
     The votes are curated, split and filtered as the run's own data, so nothing is trained on a held-out prompt, and the held-out votes
-    judge. `accuracy_original` is the accuracy on the run's own held-out pairs, before any pair of the run was learnt.
+    judge. With `respond: pivot`, that holds for the translations of held-out prompts too. `accuracy_original` is the accuracy on the run's
+    own held-out pairs, before any pair of the run was learnt.
     """
     backbone, config = context.backbone_with_sft(), context.config
     loaded = load_preference_data(as_data(config), config.seed, config.curation, folder=context.scratch)
@@ -152,7 +156,8 @@ def pmp(context: Context) -> Metrics:
             raise limits.nothing_left(name, "pmp.sources", too_long)
         votes.append(kept)
         left_out += too_long
-    pairs, heldout = votes[0], draw(votes[1], MAX_HELDOUT_VOTES, context.seed("held out"))
+    pairs = _without_held_out(context, votes[0], left_out)
+    heldout = draw(votes[1], MAX_HELDOUT_VOTES, context.seed("held out"))
     backbone.add_adapter(PRETRAINED, copy_of="sft")
     scorer, log = train_preference_model(backbone, PRETRAINED, pairs, config.pmp, context.checkpoints, context.seed(), context.report)
     context.save_with_card(scorer.save)
@@ -177,7 +182,7 @@ def pmp(context: Context) -> Metrics:
 
 def labeler(context: Context) -> Metrics:
     """For `labeler.kind: reward-model`: the model that labels in place of people. It is trained on pairs that the run never sees, from the
-    SFT policy, or it comes from elsewhere (`labeler.model`) and is only recorded."""
+    SFT policy, or it comes from elsewhere (`labeler.model`) and is only recorded. It judges what people see."""
     if "sft" not in context.inputs:
         return record_reward_model(context)
     context.backbone_with_sft()
@@ -185,7 +190,8 @@ def labeler(context: Context) -> Metrics:
     scorer = fit_reward_model(context, "labeler", pairs)
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     context.save(scorer.save)
-    return judge_reward_model(context, scorer, pairs, "the labelling model", "its labels may tell no more than that")
+    heldout = [as_shown(pair) for pair in context.pairs("heldout_pairs")]
+    return judge_reward_model(context, scorer, pairs, "the labelling model", "its labels may tell no more than that", heldout=heldout)
 
 
 def baseline(context: Context) -> Metrics:
@@ -208,6 +214,19 @@ def _limits_of_votes(context: Context) -> TokenLimits:
     limits = context.limits
     words = max(map(len, control_ids(limits.tokenizer))) if context.config.pmp.binarised else 0
     return replace(limits, max_completion_tokens=limits.max_completion_tokens - words)
+
+
+def _without_held_out(context: Context, votes: Sequence[Comparison], left_out: Counter[str]) -> list[Comparison]:
+    """The votes that open like none of the run's held-out prompts, as the policy reads them. The split of the votes takes out what users
+    wrote, and not its translation. Raises UserError if no vote is left."""
+    heldout = {opening(pair.prompt) for pair in context.pairs("heldout_pairs")}
+    heldout |= {opening(record.prompt) for record in context.prompts("heldout_prompts")}
+    kept = [pair for pair in votes if opening(pair.prompt) not in heldout]
+    if not kept:
+        raise UserError(f"all {len(votes)} votes open like held-out prompts of the run", "pmp.sources", "give votes of other questions")
+    if len(kept) < len(votes):
+        left_out[LIKE_HELD_OUT] += len(votes) - len(kept)
+    return kept
 
 
 def _save_accounts(context: Context, loaded: PreferenceData) -> None:

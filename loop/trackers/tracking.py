@@ -37,7 +37,7 @@ class Trackers:
 
     def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None]):
         self._config, self._folder, self._say = config, RunFolder(folder), say
-        self._secrets = secrets_here(filter(None, [config.judge.key_variable]))
+        self._secrets = secrets_here(filter(None, [config.judge.key_variable, config.pivot.key_variable]))
         self._trackers: dict[str, Tracker] = {}
         self._shown: tuple[str, int] | None = None
 

@@ -5,9 +5,10 @@
     http                 a language model behind an endpoint (over_http.py)
     module:function      the user's own function, also as file.py:function: texts, source, target -> a translation of each, or None
 
-Languages are given by their codes in the config. What costs something is kept on disk by its content, so that no text is translated twice,
-in any stage, round or run; a kill loses only what was under way. To add a translator, write a class with the members of `Translator` and
-enter it in TRANSLATORS and in `PivotConfig.translator` (configs/pivot.py).
+Languages are given by their codes in the config. What `seq2seq` and `http` translate is kept on disk by its content, so they translate no
+text twice, in any stage, round or run; a kill loses only what was under way. The dictionary and a function of the user's are asked again by
+each stage. To add a translator, write a class with the members of `Translator` and enter it in TRANSLATORS and in `PivotConfig.translator`
+(configs/pivot.py).
 """
 
 from collections.abc import Callable, Sequence

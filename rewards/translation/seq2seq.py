@@ -19,7 +19,7 @@ from rewards.labelers.endpoint import Reply, ReplyCache
 NLLB_CODES = {"th": "tha_Thai", "en": "eng_Latn"}
 """What NLLB calls the two languages that this project is about. `pivot.codes` names others."""
 LONGEST = 512
-"""The most tokens of a text. A longer one is cut off there, because such models have not learnt more."""
+"""The most tokens of a text. A longer one has no translation, because such models have not learnt more."""
 
 
 class Seq2Seq:
@@ -35,7 +35,8 @@ class Seq2Seq:
         self._files = {name: _hash_folder(Path(name)) for name in filter(None, (config.model, config.model_back)) if Path(name).is_dir()}
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
-        """The translation of each text. Each new one is on disk before it is used."""
+        """The translation of each text; None for one that is too long, or whose translation would be cut off. Each new one is on disk
+        before it is used."""
         keys = {text: self._key(text, source, target) for text in texts}
         known = {text: reply.text for text, key in keys.items() if (reply := self._cache.get(key)) is not None}
         new = sorted((text for text in keys if text not in known), key=len)
@@ -46,31 +47,43 @@ class Seq2Seq:
                 known[text] = translation
         return [known[text] for text in texts]
 
-    def _generate(self, texts: Sequence[str], source: str, target: str) -> list[str]:
+    def _generate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
         import torch
 
         model, tokenizer = self._load(self._model_of(source))
         first = {}
         if hasattr(tokenizer, "src_lang"):
-            tokenizer.src_lang = self._code(tokenizer, source)
+            begin = self._code(tokenizer, source)
+            _mark(tokenizer, begin)  # an unknown source would be read as if nothing was said of it
+            tokenizer.src_lang = begin
             first = {"forced_bos_token_id": _mark(tokenizer, self._code(tokenizer, target))}
-        batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True, max_length=LONGEST).to(model.device)
+        longest = min(LONGEST, tokenizer.model_max_length)
+        short = [text for text in texts if len(tokenizer(text)["input_ids"]) <= longest]
+        if not short:
+            return [None] * len(texts)
+        batch = tokenizer(short, return_tensors="pt", padding=True).to(model.device)
         limit = {"max_new_tokens": self.config.max_reply_tokens} if self.config.max_reply_tokens else {}
         with torch.no_grad():
-            ids = model.generate(**batch, **first, **limit, num_beams=self.config.beams, do_sample=False)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            # an end that is forced at the limit would hide that the translation is cut off there
+            ids = model.generate(**batch, **first, **limit, num_beams=self.config.beams, do_sample=False, forced_eos_token_id=None)
+        written = zip(ids.tolist(), tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True)
+        # some models begin with the token that also ends a text
+        found = [text.strip() if tokenizer.eos_token_id in tokens[1:] else None for tokens, text in written]
+        translations = dict(zip(short, found, strict=True))
+        return [translations.get(text) for text in texts]
 
     def _load(self, name: str) -> tuple[Any, Any]:
         """A model and its tokenizer. Raises UserError if it cannot be loaded, or is of another kind."""
         if name not in self._loaded:
             import torch
+            from safetensors import SafetensorError
             from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
             given = {"revision": self.config.revision} if self.config.revision else {}
             try:
                 model = AutoModelForSeq2SeqLM.from_pretrained(name, **given)
                 tokenizer = AutoTokenizer.from_pretrained(name, **given)
-            except (OSError, ValueError, ImportError, KeyError) as error:
+            except (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorError) as error:
                 to_do = "name a sequence-to-sequence model by its hub id or folder, for example facebook/nllb-200-distilled-600M"
                 raise UserError(f"the translator cannot be loaded: {error}", f"pivot.model={name}", to_do) from None
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -90,7 +103,7 @@ class Seq2Seq:
         config = self.config
         model = self._model_of(source)
         asked = [self._files.get(model, model), config.revision, config.codes, config.beams, config.max_reply_tokens, source, target, text]
-        return hashlib.sha256(json.dumps(["seq2seq", *asked], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(["whole by seq2seq", *asked], sort_keys=True).encode()).hexdigest()
 
 
 def _hash_folder(folder: Path) -> str:

@@ -75,6 +75,13 @@ def test_each_function_is_in_the_keys_of_the_stages_that_call_it(here, data):
     assert changed == ["setup/baseline", *(f"round-000/{name}" for name in first), *(f"round-001/{name}" for name in later)]
 
 
+def test_the_name_of_a_model_is_not_taken_for_a_function(here):
+    """`mistral:latest` has the form of `module:function`."""
+    config = load_config(overrides=["respond=pivot", "pivot.translator=http", "pivot.model=mistral:latest"])
+    check_functions(config, lambda path: ".".join(path))
+    assert "setup/pivot" in planned_keys(config)
+
+
 def test_built_in_functions_leave_keys_alone(here):
     driver = FakeDriver(here / "x")
     driver.execute()

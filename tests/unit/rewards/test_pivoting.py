@@ -131,6 +131,22 @@ def test_labels_of_shown_answers_become_comparisons_of_what_the_policy_wrote():
     assert as_shown(turned(row)).chosen == label.rejected
 
 
+def test_a_label_about_a_prompt_that_was_not_sampled_is_left_out_if_it_would_be_answered_in_the_pivot_language():
+    """Beside the colour, which was sampled and could not be translated, so it is answered directly."""
+    (sample,) = [a_sample(record(COLOUR), "มะม่วงมีสีเหลืองค่ะ")]
+    cat = [{"role": "user", "content": "แมวกินอะไร"}]
+    rows = [Comparison(content_id(prompt), prompt, "ก", "ข") for prompt in (COLOUR, cat, ENGLISH)]
+    assert in_pivot(rows, [sample], pivoting().covers) == ([rows[0], rows[2]], {OWN_TEXTS: 1})
+    assert in_pivot(rows, [sample]) == (rows, {})
+
+
+def test_an_empty_translation_counts_as_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def blank(texts, source, target): return ['', ' \\n', None, ' x ']\n")
+    found = pivoting(translator="mine.py:blank").translate(["a", "b", "c", "d"], "x")
+    assert found == {"a": None, "b": None, "c": None, "d": " x "}
+
+
 def test_records_of_direct_answers_have_no_new_key():
     line = to_line(record(ENGLISH))
     assert "pivot" not in line and "pivot" not in to_line(Comparison("p", "q", "a", "b")) and from_line(line, PromptRecord).pivot is None

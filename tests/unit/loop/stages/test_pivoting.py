@@ -1,13 +1,15 @@
 """The stage that writes the data in the pivot language, and the stages that show answers to people."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
 
 from configs.errors import UserError
 from configs.views import UndeclaredSetting
-from loop.round import LABEL, PIVOT, SAMPLE, across_languages
+from loop.round import LABEL, LABELER, PIVOT, SAMPLE, across_languages
 from loop.stages import STAGES as FUNCTIONS
+from loop.stages import setup
 from rewards.comparisons import Comparison, PromptRecord, Sample, read_jsonl, write_jsonl
 from rewards.data import embedded
 from rewards.data.splits import opening
@@ -72,6 +74,29 @@ def test_a_prompt_that_is_too_long_in_the_pivot_language_is_left_out(world, back
     metrics = run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"translator": "mine.py:long"})
     assert metrics["left_out"]["prompt too long"] > 0
     assert all(len(r.prompt[-1]["content"]) < 600 for r in read_jsonl(tmp_path / "out" / "prompts.jsonl", PromptRecord))
+
+
+def test_a_part_of_the_data_of_which_nothing_is_left_is_refused(world, backbone, tmp_path, monkeypatch):
+    """All held-out pairs are in Thai, and nothing can be translated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def nothing(texts, source, target): return [None] * len(texts)\n")
+    pairs = [pair for pair in read_jsonl(world / "heldout_pairs.jsonl", Comparison) if not pair.prompt[0]["content"].isascii()]
+    write_jsonl(world / "heldout_pairs.jsonl", pairs)
+    with pytest.raises(UserError, match=f"none of the {len(pairs)} held-out pairs is left in the pivot language.* x not translated"):
+        run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"translator": "mine.py:nothing"})
+
+
+def test_a_labelling_model_is_judged_on_what_people_see(world, backbone, tmp_path, monkeypatch):
+    run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "data")
+    backbone.add_adapter("sft", seed=0)
+    backbone.save_adapter("sft", tmp_path / "sft")
+    monkeypatch.setattr(setup, "fit_reward_model", Mock())
+    judge = Mock(return_value={})
+    monkeypatch.setattr(setup, "judge_reward_model", judge)
+    run(across_languages(LABELER), {"data": tmp_path / "data", "base": tmp_path, "sft": tmp_path / "sft"}, backbone, tmp_path / "labeler")
+    shown = {(pair.prompt[0]["content"], pair.chosen) for pair in judge.call_args.kwargs["heldout"]}
+    original = {(pair.prompt[0]["content"], pair.chosen) for pair in read_jsonl(world / "heldout_pairs.jsonl", Comparison)}
+    assert shown <= original and not all(prompt.isascii() for prompt, _ in shown)
 
 
 def test_a_scope_that_covers_nothing_is_refused(world, backbone, tmp_path):

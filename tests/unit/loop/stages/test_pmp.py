@@ -14,7 +14,7 @@ from loop.stages import STAGES as FUNCTIONS
 from loop.stages import reward_models, setup
 from loop.store.measures import find_measure, headline
 from policies.adapters import load_head
-from rewards.comparisons import Comparison, write_jsonl
+from rewards.comparisons import Comparison, PromptRecord, write_jsonl
 from rewards.data.splits import Split
 from rewards.scoring import Scorer
 from tests.conftest import perturb
@@ -40,6 +40,7 @@ def run(backbone, tmp_path, monkeypatch):
     pairs = [Comparison(f"p{i}", [{"role": "user", "content": f"banana {i}?"}], "yellow", "green") for i in range(8)]
     for name in ("pairs", "heldout_pairs"):
         write_jsonl(tmp_path / "data" / f"{name}.jsonl", pairs)
+    write_jsonl(tmp_path / "data" / "heldout_prompts.jsonl", [])
     backbone.add_adapter("sft")
     perturb(backbone, "sft")
     backbone.save_adapter("sft", tmp_path / "sft")
@@ -175,6 +176,20 @@ def test_a_tie_is_not_learnt(run, backbone, tmp_path):
     (tmp_path / "votes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     metrics = pretrain(run, backbone, tmp_path / "ties", num_epochs=0.1)
     assert metrics["pairs"] + metrics["heldout_pairs"] == 40
+
+
+def test_votes_that_open_like_a_held_out_prompt_in_translation_are_not_learnt(run, backbone, tmp_path):
+    """The run holds out two questions in Thai, which it reads in English: one has a pair, and the other only a prompt. Each
+    question has two pairs of votes."""
+    training = [i for i in range(80) if not Split(0, 0.22).holds_out(f"mango {i}?")]
+    prompts = [[{"role": "user", "content": f"mango {i}?"}] for i in training]
+    write_jsonl(run["data"] / "heldout_pairs.jsonl", [Comparison("thai", prompts[0], "yellow", "green", pivot={"prompt": "มะม่วง"})])
+    write_jsonl(run["data"] / "heldout_prompts.jsonl", [PromptRecord("thai too", prompts[1], pivot={"prompt": "มะม่วงล่ะ"})])
+    metrics = pretrain(run, backbone, tmp_path / "pmp", num_epochs=0.1)
+    assert metrics["left_out"] == {"opens like a held-out prompt": 4} and metrics["pairs"] == 2 * (len(training) - 2)
+    write_jsonl(run["data"] / "heldout_prompts.jsonl", [PromptRecord("all", prompt) for prompt in prompts])
+    with pytest.raises(UserError, match="votes open like held-out prompts"):
+        pretrain(run, backbone, tmp_path / "none")
 
 
 def test_a_missing_file_of_votes_is_refused_before_anything_starts(tmp_path, monkeypatch):

@@ -138,25 +138,28 @@ def test_mlflow_has_its_own_words_for_how_a_run_ends():
 
 
 def test_no_secret_gets_into_the_log_or_the_terminal(tmp_path, tracker, monkeypatch):
-    """A library prints a key in two parts, has a password in an address, in a setting and in a header, and fails with the key."""
+    """A library prints a key in two parts, has a password in an address, in a setting and in a header, and fails with the key. Of the
+    judge's and the translator's, only the settings say that they are secrets."""
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     monkeypatch.setenv("JUDGE", "judges-secret")
+    monkeypatch.setenv("TRANSLATOR", "translators-secret")
     monkeypatch.setenv("SHORT_KEY", "on")  # an ordinary word
 
     def print_all(self, round_number, values):
         print("key ", end="")
         print("01234567", end="")
         print("89abcdef on", file=sys.stdout)
-        print("https://user:p@ss/word@host:5000/api, and judges-secret", file=sys.stderr)
+        print("https://user:p@ss/word@host:5000/api, and judges-secret, translators-secret", file=sys.stderr)
         print("password='hunter2!' Authorization: Bearer eyJhbGciOi, half of \ud83d", end="")
         raise ConnectionError("0123456789abcdef is refused by http://user:other@host/x")
 
     monkeypatch.setattr(tracker, "round", print_all)
-    run = FakeDriver(tmp_path / "x", "report_to=[tensorboard]", "judge.key_variable=JUDGE", num_rounds=1, executor=Reporting())
+    words = ("report_to=[tensorboard]", "judge.key_variable=JUDGE", "pivot.key_variable=TRANSLATOR")
+    run = FakeDriver(tmp_path / "x", *words, num_rounds=1, executor=Reporting())
     run.execute()
     assert RunFolder(tmp_path / "x").tracker_log.read_text().splitlines() == [
         "key *** on",
-        "https://***@host:5000/api, and ***",
+        "https://***@host:5000/api, and ***, ***",
         "password='***' Authorization: Bearer ***, half of \\ud83d",
     ]
     (said,) = [line for line in run.terminal.lines if "tensorboard" in line]

@@ -1,6 +1,7 @@
 """Translators: a real sequence-to-sequence model, a real server, and the user's own function."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ KEY = "sk-that-no-file-may-hold"
 
 
 def make_nllb(folder, seed=0):
-    """A random model of NLLB's architecture with NLLB's own tokenizer class, trained on four words."""
+    """A random model of NLLB's architecture with NLLB's own tokenizer class, trained on four words. It is told to write the end token at
+    the limit, as Marian's and mBART's models are."""
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -43,7 +45,11 @@ def make_nllb(folder, seed=0):
         decoder_start_token_id=tokenizer.eos_token_id,
         init_std=1.0,  # far from uniform, so that different texts get different translations
     )
-    transformers.M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    model = transformers.M2M100ForConditionalGeneration(config)
+    model.generation_config.forced_eos_token_id = tokenizer.eos_token_id
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.eos_token_id] *= 1.8  # these are its logits too, so it ends some of its texts
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -54,22 +60,36 @@ def nllb(tmp_path_factory):
 
 
 def seq2seq(model, cache, **settings):
-    given = {"translator": "seq2seq", "model": str(model), "max_reply_tokens": 6, "batch_size": 2, "cache": str(cache)}
+    given = {"translator": "seq2seq", "model": str(model), "max_reply_tokens": 12, "batch_size": 2, "cache": str(cache)}
     return find_translator(PivotConfig(**given | settings))
 
 
 def test_a_seq2seq_model_translates_into_the_language_that_is_asked_for(nllb, tmp_path, monkeypatch):
-    """The tokens are those of the model's own `generate`, with NLLB's code of the target as the first one, one text at a time."""
+    """The tokens are those of the model's own `generate`, with NLLB's code of the target as the first one, one text at a time. What
+    does not end by itself is no translation."""
     texts = ["มะม่วง มี สีเหลือง", "มี", "มะม่วง"]
     found = seq2seq(nllb, tmp_path).translate(texts, "th", "en")
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(nllb).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(nllb, src_lang="tha_Thai")
     begin = tokenizer.convert_tokens_to_ids("eng_Latn")
     for text, said in zip(texts, found, strict=True):
-        ids = model.generate(**tokenizer(text, return_tensors="pt"), forced_bos_token_id=begin, max_new_tokens=6, do_sample=False)[0]
-        assert ids[1] == begin and said == tokenizer.decode(ids, skip_special_tokens=True).strip()
+        asked = tokenizer(text, return_tensors="pt")
+        ids = model.generate(**asked, forced_bos_token_id=begin, forced_eos_token_id=None, max_new_tokens=12, do_sample=False)[0]
+        whole = tokenizer.decode(ids, skip_special_tokens=True).strip() if tokenizer.eos_token_id in ids[1:] else None
+        assert ids[1] == begin and said == whole
+    assert None in found and set(found) != {None}
     monkeypatch.setattr(Seq2Seq, "_generate", lambda *_: pytest.fail("it was translated before"))
     assert seq2seq(nllb, tmp_path).translate(texts[::-1], "th", "en") == found[::-1]
+
+
+def test_a_text_that_is_longer_than_the_model_reads_is_not_cut(nllb, tmp_path, monkeypatch):
+    monkeypatch.setattr("rewards.translation.seq2seq.LONGEST", 6)
+    settings = {"max_reply_tokens": 40, "batch_size": 3}
+    long, short = "มี " * 6, "มี"
+    assert seq2seq(nllb, tmp_path, **settings).translate([long], "th", "en") == [None]
+    alone = seq2seq(nllb, tmp_path / "alone", **settings).translate([short], "th", "en")
+    assert alone != [None]
+    assert seq2seq(nllb, tmp_path / "beside", **settings).translate([long, short], "th", "en") == [None, *alone]
 
 
 def test_a_translation_is_kept_for_one_model_one_direction_and_one_text(nllb, tmp_path, monkeypatch):
@@ -101,8 +121,13 @@ def test_the_marks_of_languages():
 def test_a_language_that_the_model_does_not_know_and_a_model_that_is_not_there_are_named(nllb, tmp_path):
     with pytest.raises(UserError, match="does not know the language 'en_XX'"):
         seq2seq(nllb, tmp_path, codes={"en": "en_XX"}).translate(["มี"], "th", "en")
-    with pytest.raises(UserError, match="the translator cannot be loaded"):
-        seq2seq(tmp_path / "nowhere", tmp_path).translate(["มี"], "th", "en")
+    with pytest.raises(UserError, match="does not know the language 'th_XX'"):
+        seq2seq(nllb, tmp_path, codes={"th": "th_XX"}).translate(["มี"], "th", "en")
+    broken = shutil.copytree(nllb, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"not weights")
+    for folder in (tmp_path / "nowhere", broken):
+        with pytest.raises(UserError, match="the translator cannot be loaded"):
+            seq2seq(folder, tmp_path).translate(["มี"], "th", "en")
 
 
 def over_http(server, cache, **settings):
@@ -140,8 +165,16 @@ def test_a_refused_text_has_no_translation_and_a_refusal_of_all_is_an_error(tmp_
     with ChatServer(reply) as server:
         translator = over_http(server, tmp_path)
         assert translator.translate(["long", "short", "empty"], "th", "en") == [None, "fine", None]
+        assert translator.translate(["long"], "th", "en") == [None]  # few texts may be refused for what they say
         with pytest.raises(UserError, match="the translator's endpoint refuses every request: status 413: too long"):
-            translator.translate(["long"], "th", "en")
+            translator.translate([f"long {number}" for number in range(8)], "th", "en")
+
+
+def test_a_reply_that_is_as_long_as_replies_may_be_counts_as_cut_off(tmp_path):
+    """The server says that each of its replies has 2 tokens."""
+    with ChatServer(lambda asked, before: Answer("fine")) as server:
+        for limit, found in ((2, None), (3, "fine"), (None, "fine")):
+            assert over_http(server, tmp_path, max_reply_tokens=limit).translate(["ก"], "th", "en") == [found]
 
 
 def test_an_endpoint_that_is_down_ends_the_run_and_nothing_is_paid_twice(tmp_path):
