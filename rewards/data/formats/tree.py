@@ -21,6 +21,8 @@ COLUMNS = "prompt with text and replies, which have text, role, rank (or score) 
 ROLES = {"prompter": "user", "assistant": "assistant"}
 MAX_DEPTH = 100
 """The longest dialogue that is followed. Open-Assistant's have at most a few turns."""
+MISSING = {"rank": "rank", "score": "rank and no score"}
+"""What an answer lacks that cannot be compared, by what the others are compared by."""
 
 
 def fits(row: Row) -> bool:
@@ -71,7 +73,7 @@ def _unranked(reply: Any, by: str) -> str | None:
     if reply.get("deleted"):
         return "an answer was deleted"
     rank = reply.get(by)
-    return None if isinstance(rank, int) and not isinstance(rank, bool) else f"an answer has no {by}"
+    return None if isinstance(rank, int) and not isinstance(rank, bool) else f"an answer has no {MISSING[by]}"
 
 
 def _place(reply: dict[str, Any], by: str) -> int:

@@ -110,7 +110,7 @@ def test_a_tree_may_have_votes_and_no_roles(one):
     ]
     assert [turn["role"] for turn in found.records[2].prompt] == ["user", "assistant", "user"]
     (found,) = one({"prompt": {"text": "q", "replies": [reply("a", True), reply("b", 1), reply("c", 0)]}})
-    assert found.left_out == ("an answer has no score",) and said(found) == [("q", "b", "c", False, "")]
+    assert found.left_out == ("an answer has no rank and no score",) and said(found) == [("q", "b", "c", False, "")]
 
 
 @pytest.mark.parametrize(
