@@ -1,5 +1,5 @@
-"""How a policy does on held-out prompts while it is trained: a cheap look every few updates, beside another
-policy on the same prompts: the one from which PPO measures the KL divergence.
+"""How a policy does on held-out prompts while it is trained: a cheap look every few updates. It is compared with the policy from which PPO
+measures the KL divergence, on the same prompts.
 
 A look is a few answers to each of a few prompts, always with the same random numbers, which belong to nothing else in the run. Looks at two
 policies can therefore be compared prompt by prompt. A look must never change the policy, nor use up a random number of its training.
@@ -84,6 +84,7 @@ class HeldoutLooks:
         """prompts: held-out ones, each of which gets `num_answers` answers. seed: decides the answers."""
         self.backbone, self.generation, self.score, self.other = backbone, generation, score, other
         self.reference: str | None = REFERENCE
+        """The adapter from which PPO measures the KL divergence; None is the bare base. It is set before the first look."""
         records = [record for record in prompts for _ in range(num_answers)]
         self.prompts = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in records]
         self.seeds = [derive_seed(seed, record.prompt_id, i % num_answers) for i, record in enumerate(records)]

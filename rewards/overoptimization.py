@@ -100,7 +100,7 @@ class Evidence:
 def find_signs(evidence: Evidence, limits: Limits = AFTER_A_ROUND) -> dict[str, Sign]:
     """All signs that could be measured, by name. Those that could not are left out."""
     found = {
-        "worse_than_sft": _loses(evidence, "sft", "the SFT policy"),
+        "worse_than_sft": _loses(evidence, "sft", SFT_POLICY),
         "worse_than_last": _loses(evidence, "last", "the last round's policy"),
         "rule_shift": _rule_shift(evidence, limits),
         "length": _length(evidence, limits),

@@ -23,6 +23,7 @@ from policies.reporting import Report
 from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord, Sample
 from rewards.rules import texts
 from rewards.rules.reply import ExpectedLanguage, Reply
+from rewards.shown import as_rules_call
 from rewards.translation import Translator, find_translator
 
 SHARD = 64
@@ -71,7 +72,7 @@ class Pivoting:
         """What rules are told of the policy's own answers. Only where it reads prompts of the users' language does that need to be said."""
         if self.config.prompt == "translate" or otherwise == "any":
             return otherwise
-        language: ExpectedLanguage = "en" if self.config.language == "en" else "th" if self.config.language == "th" else "any"
+        language = as_rules_call(self.config.language)
         return lambda reply: language if self.covers(reply.prompt, reply.source) else otherwise
 
     def _is_users(self, text: str) -> bool:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from rewards.comparisons import Comparison, Prompt, PromptRecord, Sample
 from rewards.rules import language
-from rewards.rules.reply import Reply
+from rewards.rules.reply import ExpectedLanguage, Reply
 
 OWN_TEXTS = "about texts that are in no sample, to a prompt that is answered in the pivot language"
 
@@ -73,7 +73,12 @@ def measure(samples: Sequence[Sample]) -> dict[str, float]:
     }
 
 
+def as_rules_call(code: str) -> ExpectedLanguage:
+    """A language as the rules call it. Those that they do not know are "any"."""
+    return "th" if code == "th" else "en" if code == "en" else "any"
+
+
 def _intended(sample: Sample) -> Reply:
     """An answer with the language that it should be in."""
-    to = (sample.pivot or {})["to"]
-    return Reply(sample.prompt, sample.completion, sample.finished, sample.source, expected_language=to if to in ("th", "en") else "any")
+    language = as_rules_call((sample.pivot or {})["to"])
+    return Reply(sample.prompt, sample.completion, sample.finished, sample.source, expected_language=language)

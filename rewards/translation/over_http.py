@@ -52,12 +52,8 @@ class OverHTTP:
 
 
 def _ask(endpoint: Endpoint[PivotConfig], text: str, source: str, target: str) -> str | None | Refused:
-    named = {"{source}": LANGUAGES.get(source, source), "{target}": LANGUAGES.get(target, target)}
-    asked = ASKED
-    for name, value in named.items():
-        asked = asked.replace(name, value)
     try:
-        reply = endpoint.ask(asked.replace("{text}", text))
+        reply = endpoint.ask(ASKED.format(source=LANGUAGES.get(source, source), target=LANGUAGES.get(target, target), text=text))
     except Refused as refused:
         return refused
     longest = endpoint.config.max_reply_tokens
