@@ -20,6 +20,7 @@ from loop.failures import RESUMES, OutOfMemory, StageFailed, WorkerLost, disk_er
 from loop.forks import check_same_run
 from loop.functions import FUNCTIONS, are_changed, find_changed, hash_functions
 from loop.keys import stage_key
+from loop.masking import masked, secrets_here
 from loop.round import BASE, Inputs, Program, Stage, run_rounds
 from loop.signals import StopSignals
 from loop.store import artifacts
@@ -305,14 +306,18 @@ class Driver:
         )
 
     def _with_log(self, error: LoopError) -> LoopError:
-        """Write the traceback of a failed stage, or what is known of a lost worker, to a log. The new message names the log."""
+        """Write the traceback of a failed stage, or what is known of a lost worker, to a log. The new message names the log.
+
+        An exception of a library may hold an address with a password, or a key. Neither the log nor the message has it.
+        """
         if not isinstance(error, StageFailed | WorkerLost):
             return error
-        message = f"a stage failed: {error}"
+        secrets = secrets_here()
+        message = f"a stage failed: {masked(str(error), secrets)}"
         if error.detail:
             log = self.paths.failed_stage_log
             with suppress(OSError):
                 log.parent.mkdir(exist_ok=True)
-                log.write_text(error.detail, encoding="utf-8")
+                log.write_text(masked(error.detail, secrets), encoding="utf-8")
             message += f"\n  log: {log}"
         return LoopError(f"{message}\n  {RESUMES}")

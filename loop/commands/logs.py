@@ -1,10 +1,11 @@
-"""`logs`: what happened in a run, from its journal, and the ends of its log files."""
+"""`logs`: what happened in a run, from its journal, and the ends of its log files, without the secrets that a library may have printed."""
 
 import argparse
 import os
 from pathlib import Path
 
 from loop.commands.arguments import add_run, find_run, number_from, runs_folder
+from loop.masking import masked, secrets_here
 from loop.printing import say
 from loop.store.journal import Event, read_events
 from loop.store.layout import RunFolder, stage_name
@@ -29,9 +30,10 @@ def run(options: argparse.Namespace) -> int:
     say(f"== {folder.journal}")
     for event in read_events(folder.journal)[kept]:
         say(line(event))
+    secrets = secrets_here()
     for path in sorted(folder.ray_log.parent.glob("*.log")):
         say(f"\n== {path}")
-        say("\n".join(_last_lines(path, options.all)[kept]))
+        say(masked("\n".join(_last_lines(path, options.all)[kept]), secrets))
     return 0
 
 

@@ -2,7 +2,6 @@
 
     loop/trackers/tracking.py     what is reported, and when
     loop/trackers/libraries.py    one class for each library
-    loop/trackers/masking.py      no secret is written into the log of what they print
 
 Must never import a tracker's library, torch or Ray: `libraries.py` imports a library when the run asks for it.
 """

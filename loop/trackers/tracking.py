@@ -13,12 +13,12 @@ from typing import Any
 
 from configs.errors import Stopped, UserError, WaitingForLabels
 from configs.schema import RunConfig
+from loop.masking import MaskedLog, masked, secrets_here
 from loop.store.artifacts import Artifact
 from loop.store.layout import RunFolder, place, stage_name
 from loop.store.measures import numbers
 from loop.store.progress import Progress
 from loop.trackers.libraries import LIBRARIES, Ending, Tracker
-from loop.trackers.masking import MaskedLog, masked, secrets_here
 
 TOLD = "told"
 """The file of a tracker that says which stages it was told of, one a line."""

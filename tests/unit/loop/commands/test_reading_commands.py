@@ -86,6 +86,14 @@ def test_logs_shows_what_happened_and_the_log_files(runs, capsys):
     assert out.count("old") == 1
 
 
+def test_logs_shows_no_secret(runs, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    (runs / "first" / "logs").mkdir()
+    (runs / "first" / "logs" / "ray.log").write_text("401 for hf_abcdefgh at http://me:pass1234@hub/x\n")
+    out = said(capsys, "logs", "first")
+    assert "401 for *** at http" in out and "hf_abcdefgh" not in out and "pass1234" not in out
+
+
 def test_report_writes_one_file(runs, capsys):
     out = said(capsys, "report", "first", "--output", "page.html")
     assert "Yes: +2.00 in true reward" in out and "written to page.html" in out

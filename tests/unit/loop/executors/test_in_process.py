@@ -58,6 +58,15 @@ def test_after_too_many_lost_workers_the_run_fails_and_can_be_resumed(tmp_path):
     assert events(tmp_path / "x")[-1] == "run_done" and verify(tmp_path / "x")[0] == []
 
 
+def test_neither_message_nor_log_of_a_failed_stage_has_a_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUDGE_API_KEY", "sk-abcdefgh")
+    executor = FailingExecutor(StageFailed("HTTPError: 401 at http://me:pass1234@judge/v1", "header: sk-abcdefgh"))
+    with pytest.raises(LoopError, match="401 at http") as error:
+        FakeDriver(tmp_path / "x", executor=executor).execute()
+    assert "pass1234" not in str(error.value)
+    assert (tmp_path / "x" / "logs" / "failed-stage.log").read_text() == "header: ***"
+
+
 @pytest.mark.parametrize(
     ("error", "event", "exit_code", "words"),
     [

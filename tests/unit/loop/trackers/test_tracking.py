@@ -12,10 +12,10 @@ import pytest
 from configs import UserError, load_config
 from configs.errors import LoopError, Stopped, WaitingForLabels
 from loop.commands.main import main
+from loop.masking import MASK, MaskedLog, masked, secrets_here
 from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import ProgressFile
 from loop.trackers import check_installed, libraries
-from loop.trackers.masking import MASK, MaskedLog, masked, secrets_here
 from loop.trackers.tracking import figures
 from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 

@@ -1,4 +1,4 @@
-"""Takes secrets out of what the libraries of trackers print and say, before it is written anywhere.
+"""Takes secrets out of texts that others wrote: tracebacks, logs, and what the libraries of trackers print and say.
 
 A secret is the value of an environment variable whose name says so (WANDB_API_KEY, HF_TOKEN, MLFLOW_TRACKING_PASSWORD), a user name and
 password in an address, or what follows a word such as `password=`. A library may also keep keys in files of its own: those are found only
