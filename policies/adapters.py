@@ -30,6 +30,8 @@ from policies.fast.lora import Linear, LoraLinear, flattened
 SCORE_KEY = "base_model.model.score.weight"
 """The name under which PEFT looks for the head of a sequence classification model."""
 WEIGHTS_FILE = "adapter_model.safetensors"
+SPARE = "spare-"
+"""How the names of adapters begin that were deleted, and whose tensors wait for the next one."""
 
 AdapterState = dict[str, torch.Tensor]
 """The tensors of an adapter under PEFT's names."""
@@ -46,6 +48,7 @@ class AdaptedModel:
         self._lora_layers: list[Any] = []  # of type BaseTunerLayer
         self._modules = list(causal_lm.modules())
         self._parameters: dict[str, list[nn.Parameter]] = {}
+        self._spares: list[str] = []
         self._active: tuple[str | None, bool] = (None, False)
 
     # -- adapters -----------------------------------------------------------------------------------------------------
@@ -57,40 +60,75 @@ class AdaptedModel:
         decides its random matrices.
         """
         self.delete_adapter(name)
+        if self._spares and (copy_of or folder):
+            self._rename(self._spares.pop(), name)
+        else:
+            self._make_adapter(name, seed)
+            self._drop_a_spare(name)
+        if copy_of:
+            with torch.no_grad():
+                for parameter, other in zip(self.parameters(name), self.parameters(copy_of), strict=True):
+                    parameter.copy_(other)
+        if folder:
+            self.set_adapter_state(name, load_file(folder / WEIGHTS_FILE))
+        self._activate(*self._active)
+
+    def _make_adapter(self, name: str, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if self._peft_model is None:
                 self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
             else:
                 self._peft_model.add_adapter(name, self._lora_config())
-        self._modules = list(self.causal_lm.modules())
+        self._take_in_modules()
         for module in self._modules:  # PEFT's new modules start in train mode, whatever mode the model is in
             vars(module)["training"] = self.causal_lm.training
+        named = self.causal_lm.named_parameters()
+        self._parameters[name] = [parameter for key, parameter in named if "lora_" in key and f".{name}." in key]
+        self.causal_lm._hf_peft_config_loaded = True  # tells transformers that a quantized model has something to train
+
+    def _take_in_modules(self) -> None:
+        self._modules = list(self.causal_lm.modules())
         self._lora_layers = [module for module in self._modules if isinstance(module, BaseTunerLayer)]
         for layer in self._lora_layers:
             _fuse(layer)
-        named = [(key, parameter) for key, parameter in self.causal_lm.named_parameters() if "lora_" in key]
-        self._parameters = {n: [parameter for key, parameter in named if f".{n}." in key] for n in self._peft_model.peft_config}
-        self.causal_lm._hf_peft_config_loaded = True  # tells transformers that a quantized model has something to train
-        if copy_of:
-            self.set_adapter_state(name, self.adapter_state(copy_of))
-        if folder:
-            self.set_adapter_state(name, load_file(folder / WEIGHTS_FILE))
-        self._activate(*self._active)
+
+    def _drop_a_spare(self, name: str) -> None:
+        """Have PEFT delete a spare adapter, if there is one, so that no more are kept than have been in use at once. name: another one."""
+        if self._spares:
+            peft: Any = self._peft_model
+            for owner in (peft, peft.base_model):  # PEFT warns if the one that it believes to be active goes
+                owner.active_adapter = name
+            for layer in self._lora_layers:
+                layer._active_adapter = [name]
+            spare = self._spares.pop()
+            peft.delete_adapter(spare)
+            del self._parameters[spare]
+            self._take_in_modules()
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter, if there is one of this name."""
-        self._parameters.pop(name, None)
-        if self._peft_model is None or name not in self._peft_model.peft_config:
-            return
-        if len(self._peft_model.peft_config) > 1:
-            self._peft_model.delete_adapter(name)
-            self._modules = list(self.causal_lm.modules())
-            for layer in self._lora_layers:
-                _fuse(layer)
-        else:
-            self.causal_lm = self._peft_model.unload()
-            self._peft_model, self._lora_layers, self._modules = None, [], list(self.causal_lm.modules())
+        """Remove an adapter, if there is one of this name. Its tensors are kept for the next adapter that is copied or loaded, because
+        PEFT walks through the whole model many times to make one."""
+        if name in self._parameters:
+            spare = f"{SPARE}{len(self._spares)}"
+            self._rename(name, spare)
+            self._spares.append(spare)
+            for parameter in self.parameters(spare):
+                parameter.data = parameter.data.clone()  # a trainer may have made it a part of a vector of its own
+                parameter.grad = None
+
+    def _rename(self, name: str, new: str) -> None:
+        """Give an adapter another name. It becomes the last one of each layer, as a new one would."""
+        for layer in self._lora_layers:
+            for of_adapters in (getattr(layer, attribute) for attribute in (*layer.adapter_layer_names, *layer.other_param_names)):
+                if name in of_adapters:
+                    of_adapters[new] = of_adapters.pop(name)
+            _fuse(layer)
+        peft: Any = self._peft_model
+        peft.peft_config[new] = peft.peft_config.pop(name)
+        for owner in (peft, peft.base_model):  # PEFT asks for the config of the adapter that it believes to be active: any will do
+            owner.active_adapter = new
+        self._parameters[new] = self._parameters.pop(name)
 
     def adapter_state(self, name: str) -> AdapterState:
         """Return copies of the adapter's tensors, on the CPU."""

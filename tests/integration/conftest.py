@@ -23,6 +23,7 @@ PROJECT = Path(__file__).parents[2]
 SEED = int(os.environ.get("LOOP_CHAOS_SEED", time.time()))
 """Decides when and where runs are killed. A failure prints it; set the variable to repeat the same moments."""
 SMALL = [
+    "base.pretraining_texts=[chosen]",
     "base.pretraining_steps=30",
     "base.pretraining_batch_size=4",
     "base.hidden_size=32",

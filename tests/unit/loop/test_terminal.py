@@ -1,6 +1,7 @@
 """What the terminal prints when a stage is finished, on a pipe, and when it should be quiet."""
 
 import os
+import select
 import sys
 import time
 
@@ -60,7 +61,10 @@ def test_a_terminal_gets_a_live_view_that_is_gone_when_the_stage_is(monkeypatch)
             time.sleep(0.6)  # two pictures
         terminal.say("the end")
         output.flush()
-        shown = os.read(screen.fileno(), 1 << 16).decode()
+        written = b""
+        while b"the end" not in written and select.select([screen], [], [], 10.0)[0]:
+            written += os.read(screen.fileno(), 1 << 16)  # a pseudo-terminal gives 4 kB at a time
+    shown = written.decode()
     assert "3 of 40" in shown and "kl 0.50" in shown and "score 1.50" in shown and "\\u001b[2Jno" in shown
     assert "\x1b[2J" not in shown and "long " * 16 not in shown
     assert "a line" in shown and shown.rstrip().endswith("the end")

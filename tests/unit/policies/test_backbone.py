@@ -13,6 +13,7 @@ from policies.backbone import Backbone
 from policies.fast.batches import pad_batch
 from policies.generation import generate
 from policies.loading import load_causal_lm
+from policies.parallel import flattened
 from policies.responses import ResponseBatch
 from tests.conftest import make_causal_lm, perturb
 
@@ -38,6 +39,48 @@ def test_a_fresh_adapter_changes_nothing_and_a_copy_is_equal(backbone):
     perturb(backbone, "sft")
     backbone.add_adapter("policy", copy_of="sft")
     assert torch.equal(logprobs(backbone, "policy"), logprobs(backbone, "sft"))
+
+
+def test_an_adapter_in_the_tensors_of_a_deleted_one_is_as_if_made_anew(backbone):
+    """PPO trains the adapter as a part of one vector (`flattened`), and its gradients stay in it."""
+    backbone.add_adapter("sft", seed=1)
+    perturb(backbone, "sft")
+    backbone.add_adapter("policy", copy_of="sft")
+    vector = flattened(backbone.parameters("policy"))
+    vector.grad.fill_(7.0)
+    tensors = backbone.parameters("policy")
+    backbone.delete_adapter("policy")
+    backbone.add_adapter("reward", copy_of="sft")
+    names = [name for name, _ in backbone.causal_lm.named_parameters() if "lora_" in name]
+    assert {id(parameter) for parameter in backbone.parameters("reward")} == {id(parameter) for parameter in tensors}
+    assert all(".sft." in name or ".reward." in name for name in names)
+    assert torch.equal(logprobs(backbone, "reward"), logprobs(backbone, "sft"))
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.parameters("reward"))
+    perturb(backbone, "reward")
+    assert vector.isfinite().all() and all(p.untyped_storage().data_ptr() != vector.untyped_storage().data_ptr() for p in tensors)
+
+
+def test_adapters_come_and_go_in_any_order(backbone, tmp_path):
+    """PEFT believes that the first adapter is the active one for ever, so that one is deleted too."""
+    backbone.add_adapter("first", seed=1)
+    perturb(backbone, "first")
+    backbone.save_adapter("first", tmp_path)
+    before = logprobs(backbone, "first")
+    backbone.delete_adapter("first")
+    for name in ("a", "b"):
+        backbone.add_adapter(name, folder=tmp_path)  # in the tensors of the first one, and in new ones
+        assert torch.equal(logprobs(backbone, name), before)
+    backbone.add_adapter("new", seed=2)
+    assert torch.allclose(logprobs(backbone, "new"), logprobs(backbone, None), atol=1e-6)
+    for name in ("a", "b", "new", "never there"):
+        backbone.delete_adapter(name)
+    for name in ("new", "new", "new"):  # made by PEFT each time, and one of the deleted three goes each time
+        backbone.add_adapter(name, seed=2)
+        assert torch.allclose(logprobs(backbone, "new"), logprobs(backbone, None), atol=1e-6)
+    kept = {key.split(".")[-2] for key, _ in backbone.causal_lm.named_parameters() if "lora_" in key}
+    assert len(kept) == 3, kept
+    with pytest.raises(KeyError):
+        backbone.parameters("a")
 
 
 def test_a_role_restores_adapter_gradients_and_mode(backbone):
