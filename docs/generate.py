@@ -32,7 +32,7 @@ Every setting of a run, with its type, default and meaning. You can give setting
 2. a YAML file of your own: `--config my.yaml`;
 3. on the command line: `KEY=VALUE`, for example `ppo.num_updates=10` or `data='[a.jsonl, b.jsonl]'`.
 
-`base=X` is short for `base.model=X`, and `data=X` is short for `data.source=X`. A misspelt key is refused, and the message names the
+`base=X` is short for `base.model=X`, and `data=X` is short for `data.source=X`. A misspelled key is refused, and the message names the
 nearest valid one. The run writes all values to `config.yaml` in its directory.
 
 A setting marked **run time** says how a run is computed, not what is computed. You may change it between two starts of the same run. Every
