@@ -88,7 +88,8 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: what to do with labels of an earlier round that were not there when that round was labeled. `leave-out`
     counts them. `use` adds them to the round in which they are found, under their own generation."""
     noise: Fraction = 0.0
-    """The fraction of the decided comparisons of training prompts that are turned round, for experiments with wrong labels."""
+    """The fraction of the comparisons of training prompts whose two answers are swapped, for experiments with wrong labels. Ties are not
+    counted."""
     rules: list[RuleName | FunctionName] = DEFAULT_RULES
     """Only for `rules`: the defects that are counted."""
     win_rate_fraction: Fraction = 0.2
