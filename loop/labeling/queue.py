@@ -28,7 +28,7 @@ CHOICES = (LEFT, RIGHT, TIE)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the pairs that several raters have labelled: how many there are, on how many all agree, and Krippendorff's alpha."""
+    """Of the pairs that several raters have labeled: how many there are, on how many all agree, and Krippendorff's alpha."""
 
     pairs: int
     agree: int
