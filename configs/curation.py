@@ -12,10 +12,10 @@ class CurationConfig(Section):
     stage `data` enters each removal in its ledger, and `loop data` shows it without a run."""
 
     duplicates: Literal["keep", "remove"] = "keep"
-    """The same judgement of the same two completions again: `remove` leaves out all but the first. Judgements by different raters are
+    """The same judgment of the same two completions again: `remove` leaves out all but the first. Judgments by different raters are
     not duplicates."""
     raters: Literal["keep", "majority"] = "keep"
-    """Several raters' judgements of the same two completions: `keep` trains on each of them, `majority` on one row with the verdict that
+    """Several raters' judgments of the same two completions: `keep` trains on each of them, `majority` on one row with the verdict that
     most raters gave. Without such a verdict, the pair is removed."""
     contradictions: Literal["keep", "remove", "move", "majority"] = "keep"
     """Pairs of which one row prefers one completion, and another row the other one: `remove` leaves out all rows of the pair, `move` uses

@@ -43,7 +43,7 @@ class SourceConfig(Section):
     cap: PositiveInt | None = None
     """Use at most this many rows of the source, drawn at random. None means all of them."""
     licence: str = ""
-    """A note on the licence. The run records it."""
+    """A note on the license. The run records it."""
 
 
 class DataConfig(Section):
@@ -58,7 +58,7 @@ class DataConfig(Section):
     split: str = "train"
     """Only for a hub data set or a folder in `data.source`: the split that is read."""
     normalize: bool = True
-    """Whether text is normalised: Unicode NFC, Thai sara am as one character, no zero-width characters, ordinary spaces. The run counts
+    """Whether text is normalized: Unicode NFC, Thai sara am as one character, no zero-width characters, ordinary spaces. The run counts
     what was changed. Not done for `embedded`."""
     heldout_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.22
     """The fraction of the prompts that nothing is trained on, in any round. A prompt's side depends on its opening and on `seed`, so no

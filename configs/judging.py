@@ -1,4 +1,4 @@
-"""The settings of everything after PPO: what is sampled, labelled, learnt from the labels, kept, and measured. See `sections.py`."""
+"""The settings of everything after PPO: what is sampled, labeled, learned from the labels, kept, and measured. See `sections.py`."""
 
 from typing import Annotated, Literal, get_args
 
@@ -49,7 +49,7 @@ class LabelerConfig(Section):
     `mixture` divides the prompts among several of these (`labeler.parts`). Your own judge is named as
     `file.py:function` or `module:function`."""
     parts: list[Literal["gold", "preferences-file", "reward-model", "judge", "rules"] | FunctionName] = []
-    """Only for `mixture`: the labelers that share the prompts. Where several have labelled a pair, the one that is named first decides."""
+    """Only for `mixture`: the labelers that share the prompts. Where several have labeled a pair, the one that is named first decides."""
     shares: list[Fraction] = []
     """Only for `mixture`: the share of the prompts of each of them, in the same order. They add up to 1. The seed decides who gets a
     prompt."""
@@ -75,7 +75,7 @@ class LabelerConfig(Section):
     """Only for `preferences-file`: what to do with a row that cannot be used. `refuse` stops the run and names the row. `skip` leaves such
     rows out, and counts and names them."""
     min_labels: PositiveInt | None = None
-    """Only for `preferences-file`: how many pairs of a round must be labelled before the run continues. None means one. Pairs that
+    """Only for `preferences-file`: how many pairs of a round must be labeled before the run continues. None means one. Pairs that
     compare policies count, but one pair of samples is needed at least."""
     raters: Literal["all", "majority", "weighted", "dawid-skene"] = "all"
     """Only for `preferences-file`: what is made of several raters' votes on one pair. `all` keeps every vote as a comparison of its own.
@@ -85,10 +85,11 @@ class LabelerConfig(Section):
     rater_weights: dict[str, PositiveFloat] = {}
     """Only for `raters: weighted`: the weight of a rater's vote, by name. A rater that is not named has weight 1."""
     late: Literal["leave-out", "use"] = "leave-out"
-    """Only for `preferences-file`: what to do with labels of an earlier round that were not there when that round was labelled. `leave-out`
+    """Only for `preferences-file`: what to do with labels of an earlier round that were not there when that round was labeled. `leave-out`
     counts them. `use` adds them to the round in which they are found, under their own generation."""
     noise: Fraction = 0.0
-    """The fraction of the decided comparisons of training prompts that are turned round, for experiments with wrong labels."""
+    """The fraction of the comparisons of training prompts whose two answers are swapped, for experiments with wrong labels. Ties are not
+    counted."""
     rules: list[RuleName | FunctionName] = DEFAULT_RULES
     """Only for `rules`: the defects that are counted."""
     win_rate_fraction: Fraction = 0.2

@@ -24,7 +24,7 @@ class PMPConfig(TrainerSection):
     the worse answer as bad against the same answer as good. A control word before the answer says which. Source: arXiv 2112.00861, section
     4."""
     lm_coefficient: NonNegativeFloat = 1.0
-    """The weight of the language-modelling loss on the better answer, in nats per token, beside the loss of the comparison. Source: arXiv
+    """The weight of the language-modeling loss on the better answer, in nats per token, beside the loss of the comparison. Source: arXiv
     2112.00861."""
     learning_rate: PositiveFloat = 4e-4
     """The highest learning rate. It rises during the warm-up and then falls linearly to 0. Source: arXiv 2112.00861 uses a tenth of that

@@ -94,7 +94,7 @@ class RewardConfig(TrainerSection):
 
     init: Annotated[Literal["sft", "pmp"] | None, UNSET_IN_NO_KEY] = None
     """Where the run's reward models start: from the SFT adapter with a new head (`sft`), or from what preference-model pretraining has
-    learnt (`pmp`). None means `pmp` where `pmp.sources` names any, else `sft`."""
+    learned (`pmp`). None means `pmp` where `pmp.sources` names any, else `sft`."""
     num_epochs: PositiveFloat = 2.0
     """How often each pair is used."""
     batch_size: PositiveInt = 16
@@ -103,7 +103,7 @@ class RewardConfig(TrainerSection):
     """Scores are shifted and scaled to mean 0 and standard deviation 1 on this many samples of the reference policy. Source: arXiv
     2403.17031, section 6."""
     ensemble: Literal["last", "mean", "min"] = "last"
-    """What PPO maximises: the score of the newest reward model, or the mean or the minimum of the scores of all rounds' reward models.
+    """What PPO maximizes: the score of the newest reward model, or the mean or the minimum of the scores of all rounds' reward models.
     Source: arXiv 2505.18126, where `last` is best."""
     targets: Literal["hard", "soft"] = "hard"
     """What a comparison says of its two completions. `hard`: the chosen one is better, and ties train nothing. `soft`: it is better with
@@ -204,7 +204,7 @@ class PPOConfig(Section):
     """Only for `gae`: in the first updates of a round, as many as this number says, only the critic is trained. Source: VC-PPO, arXiv
     2503.01491 ("value pretraining")."""
     score: Literal["reward-model", "features"] | FunctionName = "features"
-    """What PPO maximises. `reward-model` is the reward model's normalised score. `features` is logistic regression
+    """What PPO maximizes. `reward-model` is the reward model's normalized score. `features` is logistic regression
     on the features of an answer (`select.features` without agreement), which the last round has fitted to the labels, in log-odds. The
     reward model's score is one of the features. Round 0 has no labels of samples yet, so it takes the reward model. A function of yours
     scores answers in every round, for example by checking them (`examples/gsm8k_reward.py`)."""
@@ -259,7 +259,7 @@ class PPOConfig(Section):
 
     @property
     def has_critic(self) -> bool:
-        """Whether values are learnt. `rloo` and `grpo` compare responses instead."""
+        """Whether values are learned. `rloo` and `grpo` compare responses instead."""
         return self.advantage == "gae"
 
     @property

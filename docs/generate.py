@@ -32,7 +32,7 @@ Every setting of a run, with its type, default and meaning. You can give setting
 2. a YAML file of your own: `--config my.yaml`;
 3. on the command line: `KEY=VALUE`, for example `ppo.num_updates=10` or `data='[a.jsonl, b.jsonl]'`.
 
-`base=X` is short for `base.model=X`, and `data=X` is short for `data.source=X`. A misspelt key is refused, and the message names the
+`base=X` is short for `base.model=X`, and `data=X` is short for `data.source=X`. A misspelled key is refused, and the message names the
 nearest valid one. The run writes all values to `config.yaml` in its directory.
 
 A setting marked **run time** says how a run is computed, not what is computed. You may change it between two starts of the same run. Every
@@ -46,17 +46,18 @@ METRICS = """# Metrics
 
 <!-- Written by `python -m docs.generate` from loop/store/measures.py. Change the text there. -->
 
-Every metric that a stage can report. The line of a finished stage shows the most important ones. `loop status --json` has all of them, and
-`metrics.jsonl` in a stage's directory has those of each training step.
+This page lists every metric that a stage can report, with its meaning and unit, and says whether higher or lower is better. The line of
+a finished stage shows the most important ones. `loop status --json` has all of them. `metrics.jsonl` in a stage's directory has the
+metrics of each training step.
 
-A metric named `X_over_Y` is X minus the X of Y, taken item by item. For example, `gold_over_sft` is the policy's gold minus that of the SFT
-policy on the same prompts. Most metrics are objects with `mean` (or `accuracy`), `standard_error` and the number of items.
+A metric named `X_over_Y` is a paired difference. For example, `gold_over_sft` is the policy's gold minus the gold of the SFT policy, prompt
+by prompt. Most metrics are objects with `mean` (or `accuracy`), `standard_error` and the number of items.
 """
 
 
 WATCHED = """## Found out while a stage runs
 
-Ray and the trackers have these too ([Watching a run](watching.md)). They are in no stage's metrics.
+Ray and the trackers also have these metrics ([Watching a run](watching.md)). No stage reports them.
 """
 
 

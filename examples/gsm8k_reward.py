@@ -1,9 +1,9 @@
-"""Rewards that are checked and not learnt: the answer to a calculation is right if its number is. Copy this file and change it.
+"""Rewards that are checked and not learned: the answer to a calculation is right if its number is. Copy this file and change it.
 
     loop run --name sums data=gsm8k_reward.py:pairs ppo.score=gsm8k_reward.py:score evaluate.gold=gsm8k_reward.py:score \\
         labeler.kind=gsm8k_reward.py:judge data.max_prompt_tokens=384 data.max_completion_tokens=384 generation.max_new_tokens=384
 
-It reads the rows of GSM8K (arXiv 2110.14168; MIT licence): one JSON object a line with `question` and `answer`, and the number after "####"
+It reads the rows of GSM8K (arXiv 2110.14168; MIT license): one JSON object a line with `question` and `answer`, and the number after "####"
 at the end of the answer. The file is `gsm8k.jsonl` (or .jsonl.gz) in the folder that you start `loop` in, or what GSM8K names.
 """
 

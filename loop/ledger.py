@@ -1,7 +1,7 @@
 """The ledger of a run, put together from what its stages have measured. It grows by round, and it adds up at any time.
 
 The stages `data` and `filter` account for the original rows. Each round adds what was generated: the samples, those of them that were
-labelled, and those that the selector has kept. Must never import torch or Ray.
+labeled, and those that the selector has kept. Must never import torch or Ray.
 """
 
 from dataclasses import asdict, dataclass, field

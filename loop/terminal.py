@@ -1,6 +1,6 @@
 """What a person sees while a run works: a live view of the running stage, and one line for each finished stage. Nothing else prints.
 
-On a pipe there are only the lines, without colours. The environment variable NO_COLOR is respected (by rich). Must never import torch or
+On a pipe there are only the lines, without colors. The environment variable NO_COLOR is respected (by rich). Must never import torch or
 Ray.
 """
 

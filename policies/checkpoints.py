@@ -1,7 +1,7 @@
 """The progress of a stage on disk: the newest state of its training, and the shards that it has finished.
 
     checkpoints/train/step-00000040/            complete or absent: filled under another name, fsynced, then renamed; one is kept
-    checkpoints/<name>/00000128-00000256.json   a finished shard of sampling or labelling: the results of items 128 to 255
+    checkpoints/<name>/00000128-00000256.json   a finished shard of sampling or labeling: the results of items 128 to 255
 
 A trainer decides what to save. This file decides when and where, and makes sure that a save is complete. The folder belongs to one stage
 key: the driver empties it when the stage has another key.

@@ -1,8 +1,8 @@
 """Bytes and operations of a model of a given shape, by plain arithmetic: no torch, no weights.
 
-What is counted: weights, adapters, the optimiser's state, the KV cache, what a pass with gradients keeps for its backward pass, what a pass
+What is counted: weights, adapters, the optimizer's state, the KV cache, what a pass with gradients keeps for its backward pass, what a pass
 without gradients needs while it runs, and logits. Not counted: libraries, and what an allocator wastes (loop/doctor/needs.py adds both).
-The formulas follow the code in policies/fast/; where that does not know a layer, or the weights are quantised, they follow transformers'
+The formulas follow the code in policies/fast/; where that does not know a layer, or the weights are quantized, they follow transformers'
 and PEFT's modules.
 
 Letters: H hidden, Q all query heads, K all key heads, I intermediate, r rank, L tokens of a row, V vocabulary.
@@ -15,7 +15,7 @@ from policies.shapes import Shape
 
 FLOAT, DOUBLE = 4, 8
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes of a weight in NF4 with double quantisation: 4 bits, one byte for each block of 64, a float32 for each 256 blocks. Source: arXiv
+"""Bytes of a weight in NF4 with double quantization: 4 bits, one byte for each block of 64, a float32 for each 256 blocks. Source: arXiv
 2305.14314, section 3."""
 SHORT_ROW = 128
 """The longest row for which attention keeps its weights on a CPU (`SHORT` in fast/attention.py)."""
@@ -48,7 +48,7 @@ class Model:
 
     @property
     def is_fused(self) -> bool:
-        """Whether the layers run as policies/fast/functions.py does them: known layers, not quantised."""
+        """Whether the layers run as policies/fast/functions.py does them: known layers, not quantized."""
         return self.shape.family.fused and self.base.quantization == "none"
 
     # -- what stays -------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ class Model:
     def merged_bytes(self) -> int:
         """The copies of weights that sampling makes: merged with the adapter, and on a CPU in oneDNN's layout.
 
-        Quantised weights are not copied, and below float32 nothing is merged, so that there are copies on a CPU only.
+        Quantized weights are not copied, and below float32 nothing is merged, so that there are copies on a CPU only.
         """
         if self.base.quantization == "nf4" or (self.number_bytes < FLOAT and not (self.is_fused and not self.on_gpu)):
             return 0

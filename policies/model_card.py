@@ -15,8 +15,8 @@ WHAT = {
     "policy": "The policy after PPO against the reward model of the same round.",
     "dpo": "The policy after DPO on the pairs that the reward model of the same round was trained on.",
     "refresh": "The SFT policy after fine-tuning on kept completions and original chosen ones. PPO of the next round starts from it.",
-    "pmp": "The preference model that has learnt from public votes. Reward models of the run start from it. Its scores are raw.",
-    "reward": "The reward model that PPO maximised in this round: a higher score means a better completion.",
+    "pmp": "The preference model that has learned from public votes. Reward models of the run start from it. Its scores are raw.",
+    "reward": "The reward model that PPO maximized in this round: a higher score means a better completion.",
     "retrain": "The reward model after retraining on original pairs and on comparisons of the rounds so far. The next round uses it.",
 }
 """What the adapter is, by the stage that makes it. The stage `policy` makes the one of `dpo` where the config asks for it."""

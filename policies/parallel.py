@@ -128,7 +128,7 @@ def all_sum(tensor: torch.Tensor) -> torch.Tensor:
 def flattened(parameters: list[torch.nn.Parameter]) -> torch.nn.Parameter:
     """Return one vector with a gradient, and make these parameters (of one dtype) and their gradients views of it.
 
-    Clipping, the optimiser and the sum over workers then need one operation instead of one for each of a hundred small tensors. The
+    Clipping, the optimizer and the sum over workers then need one operation instead of one for each of a hundred small tensors. The
     parameters stay views as long as gradients are set to zero in place: `zero_grad(set_to_none=False)`.
     """
     vector = torch.nn.Parameter(parameters_to_vector(parameters).detach())

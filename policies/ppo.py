@@ -1,4 +1,4 @@
-"""Proximal policy optimisation (PPO) of one adapter against a score function. It does not know what a reward model is.
+"""Proximal policy optimization (PPO) of one adapter against a score function. It does not know what a reward model is.
 
     prompts -> responses -> log-probs, values, reference log-probs -> scores -> rewards -> advantages -> updates
 
@@ -6,8 +6,8 @@ After arXiv 1707.06347, 1909.08593 (language models) and 2403.17031 (the details
 losses are in `losses.py`, and what a token was worth is in `advantages.py`. Some choices are fixed:
 - Dropout is off, because the log-probs must be those of the sampler.
 - The score is added to the reward of the last token only, because only then the whole response is known.
-- The optimiser is AdamW without weight decay.
-- The critic starts as the reward model's head. A random one would first have to be unlearnt.
+- The optimizer is AdamW without weight decay.
+- The critic starts as the reward model's head. A random one would first have to be unlearned.
 
 Letters: B batch, R response tokens, M real response tokens of a batch, H hidden.
 """
@@ -224,7 +224,7 @@ class PPOTrainer:
     # -- update -------------------------------------------------------------------------------------------------------
 
     def _optimize(self, update: int, rollout: Rollout, size: int) -> list[dict[str, float]]:
-        """Do the optimiser steps of an update on a batch of `size` responses. Returns the losses of each minibatch."""
+        """Do the optimizer steps of an update on a batch of `size` responses. Returns the losses of each minibatch."""
         config, weights, found = self.config, self._weights(update), []
         counted = rollout.finished.tolist() if config.mask_truncated else [True] * len(rollout.responses)
         with self.backbone.role(self.policy, train=True):
@@ -251,7 +251,7 @@ class PPOTrainer:
         return weights
 
     def _step_on(self, rollout: Rollout, rows: list[int], weights: dict[str, float], where: str) -> dict[str, float]:
-        """Do one optimiser step on this worker's `rows` of a minibatch. Returns the losses as means.
+        """Do one optimizer step on this worker's `rows` of a minibatch. Returns the losses as means.
 
         Raises LoopError, before the step, if a gradient is not finite; `where` tells the user which responses it came from.
         """
@@ -267,7 +267,7 @@ class PPOTrainer:
         if not torch.isfinite(norm):
             raise LoopError(f"PPO's gradient is {norm.item()} in {where}: lower ppo.learning_rate, or look at the scores")
         policy, gradient = self.parameters[0], self.parameters[0].grad
-        policy.grad = gradient if "policy_loss" in weights else None  # None: the optimiser leaves it and its moments as they are
+        policy.grad = gradient if "policy_loss" in weights else None  # None: the optimizer leaves it and its moments as they are
         self.optimizer.step()
         policy.grad = gradient
         means = {name: total / divisors[name].item() * parallel.world_size() for name, total in sums.items()}

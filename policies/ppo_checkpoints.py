@@ -1,6 +1,6 @@
 """The state of PPO between two updates, on disk. Random numbers are derived from seeds, so they have no state.
 
-ppo.safetensors   "<number>.value": a trained parameter vector; "<number>.<name>": the optimiser's tensors for it; "kept": the policy
+ppo.safetensors   "<number>.value": a trained parameter vector; "<number>.<name>": the optimizer's tensors for it; "kept": the policy
                   that the guard keeps
 ppo.json          the KL coefficient, the metrics of all updates so far, and what the guard has seen
 """

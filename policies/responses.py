@@ -72,7 +72,7 @@ class ResponseRecord:
 
 
 ScoreFunction = Callable[[Sequence[ResponseRecord]], torch.Tensor | Sequence[float]]
-"""Gives each of B responses a score, as a tensor [B] or as a list of numbers. PPO maximises it."""
+"""Gives each of B responses a score, as a tensor [B] or as a list of numbers. PPO maximizes it."""
 
 
 def make_records(tokenizer: Any, prompts: Sequence[EncodedPrompt], responses: Sequence[Response]) -> list[ResponseRecord]:

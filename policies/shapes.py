@@ -48,7 +48,7 @@ class Family:
     head_norms: bool = False
     """Whether queries and keys of each head are normed."""
     positions: str | None = None
-    """The name of the setting that says how many learnt position vectors there are."""
+    """The name of the setting that says how many learned position vectors there are."""
     extra_positions: int = 0
     tied: bool = False
     """Whether input and output embeddings are one matrix, where config.json does not say so."""
@@ -129,7 +129,7 @@ class Shape:
     vocabulary: int
     tied: bool
     positions: int = 0
-    """Learnt position vectors."""
+    """Learned position vectors."""
     experts: int = 1
     used_experts: int = 1
     """How many experts run for each token."""
@@ -173,7 +173,7 @@ class Shape:
 
     @property
     def embedding_parameters(self) -> int:
-        """Input and output embeddings, and learnt positions."""
+        """Input and output embeddings, and learned positions."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.positions * self.hidden
 
     @property

@@ -58,7 +58,7 @@ def train_tiny_base(
 ) -> Log:
     """Train tokenizer and model on pairs of messages and answer, and save both to `output` as `from_pretrained` reads them.
 
-    This is plain language modelling on full blocks with transformers' own Trainer. SFTTrainer would also measure entropies.
+    This is plain language modeling on full blocks with transformers' own Trainer. SFTTrainer would also measure entropies.
     """
     texts = [text for messages, answer in dialogues for text in (*(m["content"] for m in messages), answer)]
     tokenizer = train_tokenizer(texts, config.vocabulary_size)
@@ -80,7 +80,7 @@ def train_tiny_base(
 
 
 def pretrain(model: Any, blocks: Sequence[list[int]], config: BaseConfig, checkpoints: Checkpoints, seed: int, report: Report) -> Log:
-    """Train all of the model on blocks of BLOCK token ids, by plain language modelling. Returns the log."""
+    """Train all of the model on blocks of BLOCK token ids, by plain language modeling. Returns the log."""
     section = TrainerSection(learning_rate=config.pretraining_learning_rate, batch_size=config.pretraining_batch_size)
     return Training(section, checkpoints, seed, report, config.pretraining_steps).fit(
         transformers.Trainer,

@@ -101,7 +101,7 @@ def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool
     messages = json.loads(dialogue)
     if not template:
         return tuple(tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"])
-    # Sanitising also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
+    # Sanitizing also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
     special = _holds_special_token(tokenizer, messages)
     with _refusing():
         written = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=True, sanitize_control_tokens=special)

@@ -46,7 +46,7 @@ class Training:
     seed: int
     report: Report
     num_batches: int | None = None
-    """Number of optimiser steps; None means `section.num_epochs`."""
+    """Number of optimizer steps; None means `section.num_epochs`."""
 
     def fit(
         self,
@@ -177,7 +177,7 @@ class Progress(transformers.TrainerCallback):
         self.losses = {name: logs[name] for name in LOGGED if logs and name in logs}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the trainer after each optimiser step."""
+        """Called by the trainer after each optimizer step."""
         self.report(state.global_step, state.max_steps, self.losses)
         control.should_save = self.checkpoints.due()
 
@@ -185,7 +185,7 @@ class Progress(transformers.TrainerCallback):
 class Resumable:
     """Mixed into a trainer of transformers. Its checkpoints are atomic, and contain only the trainable parameters.
 
-    The base is frozen and never saved. transformers saves the optimiser, the schedule, the random state, the position and the log.
+    The base is frozen and never saved. transformers saves the optimizer, the schedule, the random state, the position and the log.
     """
 
     checkpoints: Checkpoints

@@ -5,7 +5,7 @@ model that such a model beats is not one to run PPO against.
 
     p(chosen is better) = sigmoid(w . (x(chosen) - x(rejected)))        x: counts of hashed terms, scaled to length 1 (Bradley-Terry)
 
-Terms are words and pairs of neighbouring words. In scripts without spaces between words, they are sequences of 1 to 4 characters.
+Terms are words and pairs of neighboring words. In scripts without spaces between words, they are sequences of 1 to 4 characters.
 As a baseline of a reward model, it must never be fitted on held-out pairs.
 """
 

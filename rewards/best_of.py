@@ -75,7 +75,7 @@ def complete(sampler: Sampler, adapter: str, first: Sequence[Sample], num: int, 
 
 
 def compare_ways(gold: Mapping[str, Measurement]) -> dict[str, Summary]:
-    """The mean gold of each way to choose, the selector's paired difference from the reward model, and its normalised gain.
+    """The mean gold of each way to choose, the selector's paired difference from the reward model, and its normalized gain.
 
     normalized_gain: (chosen - random) / (oracle - random), of the means: 0 is what chance reaches, and 1 is the best that is possible.
     """

@@ -1,7 +1,7 @@
 """The true reward of completions, where there is one: that of the embedded world, or a function of the user's (`evaluate.gold`).
 
 It evaluates policies by what people see of their answers. Nothing that is trained may use it, unless the user names the same function as
-what PPO maximises.
+what PPO maximizes.
 """
 
 from collections.abc import Callable, Sequence

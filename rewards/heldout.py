@@ -44,7 +44,7 @@ SMALLEST_STD = 1e-4
 
 @dataclass(frozen=True)
 class HeldoutAnswers:
-    """What was measured of each answer. scores: by what PPO maximises. other: by the judge of another kind, if there is one.
+    """What was measured of each answer. scores: by what PPO maximizes. other: by the judge of another kind, if there is one.
 
     logprobs: nats for each token under the SFT policy. kl: nats for each answer, to what PPO measures the KL divergence from.
     """
@@ -68,7 +68,7 @@ class HeldoutAnswers:
 
 
 class HeldoutLooks:
-    """Looks at policies of one backbone. `score` is what PPO maximises."""
+    """Looks at policies of one backbone. `score` is what PPO maximizes."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class HeldoutLooks:
 
 
 def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY) -> Evidence:
-    """What a look says for and against over-optimisation, beside another policy. All gains are in standard deviations of its scores.
+    """What a look says for and against over-optimization, beside another policy. All gains are in standard deviations of its scores.
 
     before: the other policy's answers. beside: its name, for people.
     """

@@ -73,7 +73,7 @@ def read_kept(folder: Path) -> list[Kept]:
 def rank(samples: Sequence[Sequence[Sample]], scores: Sequence[Sequence[float]], seed: int) -> list[Kept]:
     """All samples of a round, the best of each prompt first. `samples` and `scores` have a list for each prompt.
 
-    The prompts are in an order that `seed` decides, so that a limit on the number of rows does not favour the beginning of the data.
+    The prompts are in an order that `seed` decides, so that a limit on the number of rows does not favor the beginning of the data.
     """
     prompts = list(zip(samples, scores, strict=True))
     random.Random(seed).shuffle(prompts)

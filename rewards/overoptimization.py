@@ -54,7 +54,7 @@ OTHER = "a bag of words that was fitted on held-out comparisons"
 
 @dataclass(frozen=True)
 class Sign:
-    """Something that was measured, and the limit beyond which it speaks for over-optimisation. above: whether that is above the limit."""
+    """Something that was measured, and the limit beyond which it speaks for over-optimization. above: whether that is above the limit."""
 
     value: float
     limit: float

@@ -1,4 +1,4 @@
-"""Rules as penalties in what PPO maximises (`ppo.penalties`): score - the sum of the penalties of all defects that are found."""
+"""Rules as penalties in what PPO maximizes (`ppo.penalties`): score - the sum of the penalties of all defects that are found."""
 
 from collections.abc import Mapping, Sequence
 

@@ -38,7 +38,7 @@ GOOD, BAD = "GOOD: ", "BAD: "
 
 
 def as_data(config: RunConfig) -> DataConfig:
-    """The sources of votes as the original data of a run, split and normalised as the run's own."""
+    """The sources of votes as the original data of a run, split and normalized as the run's own."""
     data, pmp = config.data, config.pmp
     return DataConfig(
         sources=pmp.sources,
@@ -66,7 +66,7 @@ def train_preference_model(
     seed: int,
     report: Report,
 ) -> tuple[Scorer, Log]:
-    """Train `adapter`, which must exist, and a new linear head on pairs without ties. Returns the scorer, not normalised, and the log."""
+    """Train `adapter`, which must exist, and a new linear head on pairs without ties. Returns the scorer, not normalized, and the log."""
     rows = [row for pair in pairs for row in training_rows(backbone.tokenizer, pair, config.binarised)]
     with backbone.role(adapter, train=True):
         model = PretrainingModel(backbone, seed)
@@ -98,7 +98,7 @@ class PretrainingModel(ScoringModel):
     """A scoring model that also says, in the same pass, how well it predicts the better answers."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:
-        """[2B, T] -> logits [2B, 1], and as `loss` the language-modelling loss of the first B rows, which are the better ones.
+        """[2B, T] -> logits [2B, 1], and as `loss` the language-modeling loss of the first B rows, which are the better ones.
 
         kwargs["without_loss"]: [B], the number of tokens at the beginning of each of these rows that have no loss.
         """
@@ -140,7 +140,7 @@ def mean_loss(logprobs: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torc
 
 
 def _with_lm_loss(trainer_class: type, coefficient: float) -> type:
-    """The trainer with the language-modelling loss added."""
+    """The trainer with the language-modeling loss added."""
 
     class PretrainingTrainer(trainer_class):  # type: ignore[misc, valid-type]
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""The reward model: trained on comparisons, normalised, and judged by how often it prefers the chosen completion.
+"""The reward model: trained on comparisons, normalized, and judged by how often it prefers the chosen completion.
 
     d = r(chosen) - r(rejected)
     loss = -log sigmoid(d)                                 Bradley-Terry; arXiv 2009.01325, equation 1
@@ -58,7 +58,7 @@ def train_reward_model(
 ) -> tuple[Scorer, Log]:
     """Train `adapter`, which must exist, and a linear head, by TRL's RewardTrainer.
 
-    head: what the head [1, H] starts from; None means a random one. Returns the scorer, not yet normalised, and the log.
+    head: what the head [1, H] starts from; None means a random one. Returns the scorer, not yet normalized, and the log.
     """
     rows: list[dict[str, Any]] = []
     for pair in pairs:

@@ -82,7 +82,7 @@ class ScoringModel(transformers.PreTrainedModel):
 
 
 class Scorer:
-    """A trained adapter with its head. It gives normalised scores: (raw - mean) / std."""
+    """A trained adapter with its head. It gives normalized scores: (raw - mean) / std."""
 
     def __init__(self, backbone: Backbone, adapter: str, head: torch.Tensor, mean: float = 0.0, std: float = 1.0):
         self.backbone, self.adapter = backbone, adapter
@@ -110,16 +110,16 @@ class Scorer:
 
     @property
     def normalized_head(self) -> tuple[torch.Tensor, float]:
-        """Weight [1, H] and bias of a linear layer that gives the normalised scores."""
+        """Weight [1, H] and bias of a linear layer that gives the normalized scores."""
         return self.head / self.std, -self.mean / self.std
 
     def score(self, sequences: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Return the normalised scores [B] of token ids, prompt and completion together, on the CPU."""
+        """Return the normalized scores [B] of token ids, prompt and completion together, on the CPU."""
         return self.score_sequences([WholeSequence(ids) for ids in sequences])
 
     @torch.no_grad()
     def score_sequences(self, sequences: Sequence[WholeSequence]) -> torch.Tensor:
-        """Return the normalised scores [B] of whole sequences, on the CPU."""
+        """Return the normalized scores [B] of whole sequences, on the CPU."""
         lengths = [len(sequence.token_ids) for sequence in sequences]
         scores = torch.zeros(len(sequences))
         with self.backbone.role(self.adapter):
@@ -129,11 +129,11 @@ class Scorer:
         return (scores - self.mean) / self.std
 
     def score_answers(self, answers: Sequence[Answer]) -> list[float]:
-        """Return the normalised scores of texts."""
+        """Return the normalized scores of texts."""
         return self.score([encode_pair(self.backbone.tokenizer, *answer) for answer in answers]).tolist()
 
     def score_samples(self, samples: Sequence[Sample]) -> list[float]:
-        """Return the normalised scores of samples."""
+        """Return the normalized scores of samples."""
         return self.score_answers([Answer(sample.prompt, sample.completion, sample.finished) for sample in samples])
 
     def release(self) -> None:
@@ -155,7 +155,7 @@ def score_in_shards(
 
 
 def ensemble(scorers: Sequence[Scorer], kind: str) -> ScoreFunction:
-    """Return the score function that PPO maximises.
+    """Return the score function that PPO maximizes.
 
     scorers: the reward models of all rounds so far, the newest one last. kind: `last` uses the newest one only; `mean` and `min`
     combine the scores of all of them.

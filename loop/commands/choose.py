@@ -1,4 +1,4 @@
-"""`choose`: answer prompts by the policy of a run, with the favourite of several completions.
+"""`choose`: answer prompts by the policy of a run, with the favorite of several completions.
 
 It reads committed stages and writes nothing into the run, so the run may continue meanwhile. The work is done in this process, without Ray.
 """
@@ -22,7 +22,7 @@ from loop.store.layout import RunFolder
 from rewards.comparisons import PromptRecord, read_jsonl, write_jsonl
 from rewards.data.prompts import read_prompts
 
-HELP = "answer prompts by the policy of a run, with the selector's favourite of several completions"
+HELP = "answer prompts by the policy of a run, with the selector's favorite of several completions"
 ROUND_STAGES = (POLICY, RETRAIN, SELECT)
 """The stages of a round that are used."""
 

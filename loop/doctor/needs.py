@@ -79,12 +79,12 @@ class Plan:
             yield [self._reward("pmp", 2), self._scoring("pmp", 2)]
         labeler = weight_bytes(config.labeler)
         if labeler:
-            yield [self._need("labeler", "labelling", 1, labeler=labeler)]
+            yield [self._need("labeler", "labeling", 1, labeler=labeler)]
         yield [self._reward("reward", 2), self._sampling("reward", 2), self._scoring("reward", 2)]
         yield list(self._ppo(2 + rounds + has_value + starts))
         yield [self._sampling("sample", 2)]
         if labeler:
-            yield [self._need("label", "labelling", 2, labeler=labeler)]
+            yield [self._need("label", "labeling", 2, labeler=labeler)]
         yield [self._reward("retrain", 3), self._scoring("retrain", 3)]
         yield [self._scoring("select", 3), *([self._reward("select", 4)] if "model" in config.select.kinds else [])]
         if config.ppo.init == "selected":

@@ -13,13 +13,13 @@ from policies.footprint import Model
 from policies.shapes import Shape
 
 MINUTE, HOUR = 60, 3600
-TITLES = {"kv_cache": "KV cache", "merged": "merged weights", "labeler": "labelling model"}
+TITLES = {"kv_cache": "KV cache", "merged": "merged weights", "labeler": "labeling model"}
 PATHS = {
     "unpadded": ("rows without padding", "attention of this model gives other numbers without padding"),
-    "fused": ("fused layers", "the layers are of another form, or are quantised"),
+    "fused": ("fused layers", "the layers are of another form, or are quantized"),
     "trimmed": ("the last layer for the needed tokens only", "the last layer has another form"),
     "start_layer": ("start at the first layer with an adapter", "lora.layers is not upper-half, or passes cannot start there"),
-    "merged_decoding": ("our own decode loop", "the layers are of another form, or are quantised"),
+    "merged_decoding": ("our own decode loop", "the layers are of another form, or are quantized"),
 }
 """Fast path -> its name for people, and why it is off."""
 

@@ -230,7 +230,7 @@ def disk_bytes(model: Model, config: RunConfig, lengths: Lengths) -> dict[str, i
 
 
 def _steps(rows: int, section: object) -> int:
-    """The optimiser steps of a training."""
+    """The optimizer steps of a training."""
     batches = math.ceil(rows / section.batch_size)  # type: ignore[attr-defined]
     return max(1, math.ceil(batches * section.num_epochs))  # type: ignore[attr-defined]
 

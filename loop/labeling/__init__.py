@@ -1,1 +1,1 @@
-"""The labelling page: a person compares two answers in a browser, and the label file has the answer before the page says so."""
+"""The labeling page: a person compares two answers in a browser, and the label file has the answer before the page says so."""

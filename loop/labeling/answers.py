@@ -1,4 +1,4 @@
-"""The label file of one round, as the labelling page writes it: one JSON object a line, in the form of `rewards/labelers/label_rows.py`.
+"""The label file of one round, as the labeling page writes it: one JSON object a line, in the form of `rewards/labelers/label_rows.py`.
 
 Invariant: a label that `add` has returned for is on disk, and each rater has at most one label of a pair. A crash leaves at most one
 line that is not whole, whose rater was never told that it is saved; the next start removes it. Rows that other programs wrote stay as they
@@ -50,7 +50,7 @@ class AnswerFile:
         known = self.answers.get(key)
         if known is not None:
             if verdict(known) != verdict(row):
-                raise Conflict(f"{row['rater']} has already labelled this pair")
+                raise Conflict(f"{row['rater']} has already labeled this pair")
             return False
         append_synced(self.path, [row])
         self.answers[key] = row
@@ -92,7 +92,7 @@ def opened(path: Path) -> Iterator[AnswerFile]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             to_do = "use that page, which several raters can share, or stop it"
-            raise UserError("another labelling page writes into this file", str(path), to_do) from None
+            raise UserError("another labeling page writes into this file", str(path), to_do) from None
         yield AnswerFile(path)
 
 

@@ -73,7 +73,7 @@ class Desk:
 
     @property
     def is_enough(self) -> bool:
-        """Whether as many pairs are labelled as the run waits for."""
+        """Whether as many pairs are labeled as the run waits for."""
         return self.queue is not None and self.queue.labelled >= self.queue.wanted
 
     def view(self, rater: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which pair on offer a row of a label file is about, whether the row names samples or gives their texts.
 
-The label stage decides the same with all samples of the run at hand (`rewards/labelers/matching.py`). Must never take a pair for labelled
+The label stage decides the same with all samples of the run at hand (`rewards/labelers/matching.py`). Must never take a pair for labeled
 that the stage does not: nobody would be asked about it again, and the run would wait for ever. Must never import torch or Ray.
 """
 

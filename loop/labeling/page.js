@@ -1,4 +1,4 @@
-// The labelling page. Texts of samples are only ever set by textContent. "saved" is said only after the server has answered, and the server
+// The labeling page. Texts of samples are only ever set by textContent. "saved" is said only after the server has answered, and the server
 // answers when the label is on disk. Only one request that changes something is under way at a time; keys that are pressed meanwhile do nothing.
 "use strict";
 
@@ -192,7 +192,7 @@ function showPair(pair) {
 function showProgress() {
   $("bar").max = view.wanted;
   $("bar").value = Math.min(view.labelled, view.wanted);
-  $("count").textContent = `${view.labelled} of ${view.wanted} pairs labelled`;
+  $("count").textContent = `${view.labelled} of ${view.wanted} pairs labeled`;
 }
 
 function buttons() {
@@ -216,7 +216,7 @@ function footer() {
   const parts = [`You are ${view.rater}.`];
   if (view.skipped) parts.push(`You have skipped ${view.skipped}.`);
   if (view.raters.length) parts.push(`Labels: ${view.raters.map(([name, count]) => `${name || "nameless"} ${count}`).join(", ")}.`);
-  if (pairs) parts.push(`Raters agree on ${agree} of ${pairs} pairs that several have labelled` + (alpha === null ? "." : ` (alpha ${alpha.toFixed(2)}).`));
+  if (pairs) parts.push(`Raters agree on ${agree} of ${pairs} pairs that several have labeled` + (alpha === null ? "." : ` (alpha ${alpha.toFixed(2)}).`));
   return parts.join(" ");
 }
 

@@ -136,7 +136,7 @@ class Page:
         except KeyError:
             problem, status = "This was not saved, because the run has other pairs now.", 409
         except Conflict:
-            problem, status = "You have labelled this pair differently before, perhaps in another window. Undo takes that back.", 409
+            problem, status = "You have labeled this pair differently before, perhaps in another window. Undo takes that back.", 409
         except OSError as error:
             problem, status = f"This was not saved: {error.strerror or error}.", 507
         return web.json_response(self.desk.view(rater) | {"problem": problem}, status=status)

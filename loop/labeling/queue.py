@@ -28,7 +28,7 @@ CHOICES = (LEFT, RIGHT, TIE)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of the pairs that several raters have labelled: how many there are, on how many all agree, and Krippendorff's alpha."""
+    """Of the pairs that several raters have labeled: how many there are, on how many all agree, and Krippendorff's alpha."""
 
     pairs: int
     agree: int
@@ -53,7 +53,7 @@ class Queue:
     # -- what a rater is asked ----------------------------------------------------------------------------------------
 
     def next(self, rater: str) -> Pair | None:
-        """The pair that the rater is asked now: the same as before until the rater has labelled or skipped it. None if nothing is left."""
+        """The pair that the rater is asked now: the same as before until the rater has labeled or skipped it. None if nothing is left."""
         before = self.pairs.get(self._on_screen.get(rater, ""))
         if before is None or rater in self._votes.get(before.ids, {}):
             found = self._choose(rater)
@@ -116,10 +116,10 @@ class Queue:
 
     @property
     def wanted(self) -> int:
-        """How many labelled pairs are enough.
+        """How many labeled pairs are enough.
 
-        If people alone label, labelled pairs that are not on offer here count for `labeler.min_labels`, and while no pair of samples is
-        labelled, one more is wanted than there are.
+        If people alone label, labeled pairs that are not on offer here count for `labeler.min_labels`, and while no pair of samples is
+        labeled, one more is wanted than there are.
         """
         least, number = self.asked.min_labels, self.asked.number
         if self.asked.is_mixture:
@@ -132,11 +132,11 @@ class Queue:
         return enough if has_samples else max(enough, self.labelled + 1)
 
     def skipped(self, rater: str) -> int:
-        """How many pairs the rater has skipped and not labelled since."""
+        """How many pairs the rater has skipped and not labeled since."""
         return len([name for name in self._skips(rater) if self._is_open(self.pairs[name], rater)])
 
     def by_rater(self) -> dict[str, int]:
-        """How many of the pairs each rater has labelled. Most first."""
+        """How many of the pairs each rater has labeled. Most first."""
         return dict(Counter(rater for pair in self.asked.pairs for rater in self._votes.get(pair.ids, {})).most_common())
 
     def agreement(self) -> Agreement:

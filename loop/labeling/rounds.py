@@ -66,10 +66,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class LabelingRound:
-    """A round of a run, as the page has to know it. min_labels: how many labelled pairs are enough; None means all.
+    """A round of a run, as the page has to know it. min_labels: how many labeled pairs are enough; None means all.
 
     is_mixture: only the pairs on offer count then. If people alone label, other pairs count too, and at least one must be of samples.
-    has_own_file: whether the path of the labels names the round. is_normalized: whether the run's own texts were normalised. meant: which
+    has_own_file: whether the path of the labels names the round. is_normalized: whether the run's own texts were normalized. meant: which
     answers of samples the run takes a row by texts for: (prompt's id, text) -> whether it is a finished one.
     """
 

@@ -101,7 +101,7 @@ async def _watch(desk: Desk, stop: asyncio.Event) -> int:
         again = desk.queue is not None and desk.queue.asked.number == number
         tried = labelled if again else -1
         if again:
-            say("the run wants more labels for this round: it tries again when more pairs are labelled")
+            say("the run wants more labels for this round: it tries again when more pairs are labeled")
     _say_goodbye(desk)
     return 0
 
@@ -154,7 +154,7 @@ def _first_lines(desk: Desk, resume: bool) -> list[str]:
         "and then the run continues" if resume else f"and then `loop resume {desk.folder.name}` continues the run",
     )
     return [
-        f"{asked.run}, round {asked.number}: {desk.queue.labelled} of {desk.queue.wanted} pairs are labelled, {then}",
+        f"{asked.run}, round {asked.number}: {desk.queue.labelled} of {desk.queue.wanted} pairs are labeled, {then}",
         f"{len(asked.pairs)} pairs are on offer; labels go to {asked.label_file}",
     ]
 
@@ -164,9 +164,9 @@ def _say_goodbye(desk: Desk) -> None:
     if (queue := desk.queue) is None:
         return
     agreement = queue.agreement()
-    say(f"{queue.labelled} of {queue.wanted} pairs are labelled: {queue.asked.label_file}")
+    say(f"{queue.labelled} of {queue.wanted} pairs are labeled: {queue.asked.label_file}")
     for rater, count in queue.by_rater().items():
         say(f"  {rater or 'nameless'}: {count}")
     if agreement.pairs:
         alpha = "" if agreement.alpha is None else f", alpha {agreement.alpha:.2f}"
-        say(f"  agreement on {agreement.agree} of {agreement.pairs} pairs that several raters have labelled{alpha}")
+        say(f"  agreement on {agreement.agree} of {agreement.pairs} pairs that several raters have labeled{alpha}")

@@ -35,7 +35,7 @@ BAD_ROWS_SHOWN = 10
 def export(asked: LabelingRound, answers: Iterable[Row], form: str) -> tuple[str, int]:
     """The labels of a round in one of `FORMS`, and how many they are.
 
-    The tools' forms also hold the pairs that nobody has labelled. They need the texts, so they only hold labels of pairs on offer.
+    The tools' forms also hold the pairs that nobody has labeled. They need the texts, so they only hold labels of pairs on offer.
     """
     pairs = {pair.ids for pair in asked.pairs}
     rows = [row for row in answers if pair_of(row) in pairs or (form in OF_ROWS and _is_of_round(row, asked.number))]

@@ -1,4 +1,4 @@
-"""What the card of a model says about its base: its name for others, and its licence. Nothing is downloaded for it."""
+"""What the card of a model says about its base: its name for others, and its license. Nothing is downloaded for it."""
 
 import os
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def base_facts(config: BaseConfig, commit: str | None) -> BaseFacts:
 
 
 def licence_in(card: Path) -> str:
-    """The licence in the header of a model card; empty where there is no card or no licence in it."""
+    """The license in the header of a model card; empty where there is no card or no license in it."""
     try:
         lines = card.read_text(encoding="utf-8").splitlines()
         header = yaml.safe_load("\n".join(lines[1 : lines.index("---", 1)])) if lines[:1] == ["---"] else None

@@ -117,10 +117,10 @@ def _trainer(promoted: Promoted) -> str:
 
 def _what(promoted: Promoted) -> str:
     base, score = promoted.base, promoted.config.ppo.score
-    scorer = f"the function {text(score)}" if is_function(score) else "models that learnt from comparisons of answers"
-    licence = f"The base's licence is {text(base.licence)}." if base.licence else "The licence of the base is not known here."
+    scorer = f"the function {text(score)}" if is_function(score) else "models that learned from comparisons of answers"
+    licence = f"The base's license is {text(base.licence)}." if base.licence else "The license of the base is not known here."
     if promoted.config.base.model == "embedded":
-        licence = "The base has no licence of its own."
+        licence = "The base has no license of its own."
     form = "a LoRA adapter for its base" if promoted.is_adapter else "a whole model: the base with the LoRA adapter added to its weights"
     lines = [f"{WHAT[_trainer(promoted)].format(scorer=scorer)} This is {form}.", f"The base is {text(base.text)}. {licence}"]
     pivot = promoted.config.pivot
@@ -193,7 +193,7 @@ def _data(promoted: Promoted) -> str:
         comparisons = sum(found.get("comparisons", 0) - found.get("heldout", 0) for found in labels)  # held-out ones only judge
         lines.append(f"{comparisons} comparisons of the policies' answers in the rounds before, by {text(config.labeler.kind)}.")
     if promoted.sources:
-        lines += ["", "| source | licence | rows | pairs | prompts | answers |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+        lines += ["", "| source | license | rows | pairs | prompts | answers |", "| --- | --- | ---: | ---: | ---: | ---: |"]
         for source in promoted.sources:
             counts = " | ".join(str(source.get(name, "-")) for name in ("rows", "pairs", "prompts", "answers"))
             lines.append(f"| {text(source['name'])} | {text(source['licence']) or 'not known'} | {counts} |")

@@ -121,4 +121,4 @@ def _doubts(state: RunState, round_number: int | None) -> list[str]:
     if found.get("verdict", "none") == "none":
         return []
     signs = ", ".join(name for name, sign in found.get("signs", {}).items() if sign.get("fires"))
-    return [f"Before you ship it: its evaluation says that over-optimisation is {found['verdict']} (signs: {signs})."]
+    return [f"Before you ship it: its evaluation says that over-optimization is {found['verdict']} (signs: {signs})."]

@@ -17,7 +17,7 @@ from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.texts import main_script
 from rewards.world.replies import defects_of
 
-HELD_OUT, LABELLED = "held-out", "labelled"
+HELD_OUT, LABELLED = "held-out", "labeled"
 """Answers to held-out prompts, one of each policy, and answers that labels were asked for, several to a prompt."""
 OWN = "own"
 """The key of a row under which its own texts are, where people see translations."""

@@ -45,7 +45,7 @@
     orders.push([`${score} fell most`, (card) => change(card, score), 1], [`${score} rose most`, (card) => change(card, score), -1]);
   }
 
-  const kinds = count(cards.map((card) => card.k)).sort((a, b) => a[0].localeCompare(b[0])); // held-out before labelled
+  const kinds = count(cards.map((card) => card.k)).sort((a, b) => a[0].localeCompare(b[0])); // held-out before labeled
   fill(byId("kind"), null, kinds, (kind) => kind);
   fill(byId("source"), "all", count(cards.map((card) => card.s)), (source) => source || "unnamed");
   fill(byId("language"), "all", count(cards.map((card) => card.l)), (script) => SCRIPTS[script] || script);
@@ -85,7 +85,7 @@
     element.append(prompt, make("p", "meta", [card.s, SCRIPTS[card.l] || card.l, card.i].filter(Boolean).join(" · ")));
     const rows = new Map();
     for (const answer of card.a) {
-      const row = card.k === "labelled" ? column(answer) : answer.n;
+      const row = card.k === "labeled" ? column(answer) : answer.n;
       if (!rows.has(row)) rows.set(row, []);
       rows.get(row).push(answer);
     }
@@ -93,7 +93,7 @@
       const row = make("div", "row");
       row.tabIndex = 0;
       answers.forEach((answer, number) => {
-        const before = number && card.k !== "labelled" ? answers[number - 1].t : undefined;
+        const before = number && card.k !== "labeled" ? answers[number - 1].t : undefined;
         row.append(reply(answer, before));
       });
       element.append(row);

@@ -1,6 +1,6 @@
 """Charts as inline SVG, drawn by matplotlib. This is the only file of the report that imports it.
 
-The colours are CSS variables of the page (`--c0`, `--ink`), so one chart suits light and dark. What matplotlib writes is parsed and written
+The colors are CSS variables of the page (`--c0`, `--ink`), so one chart suits light and dark. What matplotlib writes is parsed and written
 anew: no style, no script, no font of its own, so a strict Content-Security-Policy allows it. Only numbers and words of this project are
 drawn; names that a user chose stand in the legend, which is HTML. So must it stay.
 """
@@ -21,7 +21,7 @@ SIDES = [(8, 8), (8, -8), (11, 0), (-8, 8), (-8, -8), (-11, 0), (0, 11), (0, -11
 """Where the middle of a short label of a point may stand, in points from it."""
 INK, FAINT = "#fe0001", "#fe0002"
 PALETTE = [f"#fe01{number:02x}" for number in range(11)]
-"""Colours that stand for variables of the page: as many as a round has stages."""
+"""Colors that stand for variables of the page: as many as a round has stages."""
 EDGE = 0.03
 """How far an axis of shares goes beyond 0 and 100 %."""
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--rule)"} | {colour: f"var(--c{number})" for number, colour in enumerate(PALETTE)}
@@ -68,7 +68,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart. legend: (number of the colour, whether dashed, name). headers, rows: the same as a table."""
+    """A drawn chart. legend: (number of the color, whether dashed, name). headers, rows: the same as a table."""
 
     title: str
     note: str
@@ -213,7 +213,7 @@ def _svg(figure: Any, title: str) -> str:
 
 
 def clean(text: str, title: str) -> str:
-    """SVG without namespaces, styles, scripts, metadata and identifiers that nothing names, and with the page's colours."""
+    """SVG without namespaces, styles, scripts, metadata and identifiers that nothing names, and with the page's colors."""
     root = ElementTree.fromstring(text)
     named = set(re.findall(r"url\(#([^)]+)\)|xlink:href=\"#([^\"]+)\"", text))
     used = {name for pair in named for name in pair if name}

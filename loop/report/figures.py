@@ -146,7 +146,7 @@ def _lines(
     level: float | None = None,
     with_sft: bool = False,
 ) -> Chart | None:
-    """A line for each name that `read` finds, by round. The runs have a colour each where there is one line to a run."""
+    """A line for each name that `read` finds, by round. The runs have a color each where there is one line to a run."""
     series, names = [], []
     for number, run in enumerate(runs):
         found: dict[str, list[Point]] = {}
@@ -247,7 +247,7 @@ def _by_generation(runs: Sequence[RunView], note: str) -> Chart | None:
 
 
 def _updates(runs: Sequence[RunView], metric: str) -> list[Series]:
-    """One metric of all PPO updates. The rounds are told apart by colour where there is one run."""
+    """One metric of all PPO updates. The rounds are told apart by color where there is one run."""
     series = []
     for number, run in enumerate(runs):
         start = 0

@@ -167,7 +167,7 @@ def _sections(runs: Sequence[RunView]) -> list[Section]:
 
 
 def signs_by_round(run: RunView) -> list[tuple[str, list[str]]]:
-    """The signs of over-optimisation of every evaluated round."""
+    """The signs of over-optimization of every evaluated round."""
     return [(sentence(round_name(r)), [sign.text for sign in signs(run, r)] or ["No sign."]) for r in run.evaluated if checks(run, r)]
 
 

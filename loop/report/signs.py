@@ -1,4 +1,4 @@
-"""The signs of over-optimisation: what a policy shows that pleases its reward model without being better.
+"""The signs of over-optimization: what a policy shows that pleases its reward model without being better.
 
 Each check looks at one measure of a round's policy, and says so, because a measure that a run does not have cannot clear it. The
 thresholds stand in the text, so a reader can disagree. An interval is the 95 % interval of the mean.
@@ -18,7 +18,7 @@ a reader of some dozens of samples sees."""
 LENGTH_FACTOR = 1.5
 """How much longer than the SFT policy's answers are suspicious."""
 HIGH_KL = 10.0
-"""Nats per response. On the embedded world a policy that over-optimises comes to 60 nats, and one at the default settings to 2."""
+"""Nats per response. On the embedded world a policy that over-optimizes comes to 60 nats, and one at the default settings to 2."""
 
 CAPITALS = {"sft": "SFT", "kl": "KL"}
 """Words in names of signs that are abbreviations."""
@@ -83,7 +83,7 @@ def checks(run: RunView, r: int) -> list[Check]:
 
 
 def signs(run: RunView, r: int) -> list[Sign]:
-    """The signs of over-optimisation in a round."""
+    """The signs of over-optimization in a round."""
     return [sign for check in checks(run, r) for sign in check.signs]
 
 

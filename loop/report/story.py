@@ -16,7 +16,7 @@ from loop.store.estimates import Estimate, estimate
 from loop.wording import round_name, sentence
 
 Tone = Literal["good", "warn", "bad", "plain"]
-"""How an answer is coloured. plain: it is neither good nor bad news."""
+"""How an answer is colored. plain: it is neither good nor bad news."""
 CHANCE = 0.5
 SHOWN_SIGNS = 4
 """How many signs the first screen names. Those that show a loss come first."""
@@ -73,7 +73,7 @@ def _was_higher(run: RunView) -> Iterator[str]:
 
 
 def cheating(run: RunView) -> Answer:
-    """Is it cheating? The signs of over-optimisation in the last evaluated round."""
+    """Is it cheating? The signs of over-optimization in the last evaluated round."""
     last = run.evaluated[-1]
     looked, found, own = [check.measure for check in checks(run, last)], signs(run, last), verdict(run, last)
     if not looked and not own:

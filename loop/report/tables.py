@@ -90,7 +90,7 @@ def selectors(run: RunView) -> Table:
 
 
 def label_budget(run: RunView) -> Table:
-    """What was labelled in each round, and what the labels rest on."""
+    """What was labeled in each round, and what the labels rest on."""
     names = {
         "comparisons": "comparisons",
         "heldout": "held out",
@@ -121,7 +121,7 @@ def ledgers(run: RunView) -> list[Table]:
     title = "Original rows by source: original = removed + moved + kept; and how many of the policy's answers were added"
     tables = [Table(title, headers, rows)]
     tables.append(Table("Removed and moved, by reason", *original.reasons(found.sources)))
-    headers = ["round", "samples", "held out", "labelled", "could be kept", "carried", "kept", "left out"]
+    headers = ["round", "samples", "held out", "labeled", "could be kept", "carried", "kept", "left out"]
     rows = [
         [a.round, *map(str, (a.samples, a.heldout_samples, a.labelled, a.candidates, a.carried, a.kept, sum(a.left_out.values())))]
         for a in found.rounds

@@ -1,4 +1,4 @@
-"""What `loop choose` asks of a worker: the favourite among several completions of each prompt. It is part of no run."""
+"""What `loop choose` asks of a worker: the favorite among several completions of each prompt. It is part of no run."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -23,7 +23,7 @@ from rewards.shown import as_shown
 
 RECORD = "model.json"
 OTHER_BASE = "the adapter in {} names {} as its base, and is put on {}"
-UNREAD = "{} of {} held-out pairs have more than the {} tokens that the labelling model reads: samples of such length get no label"
+UNREAD = "{} of {} held-out pairs have more than the {} tokens that the labeling model reads: samples of such length get no label"
 
 
 def record_reward_model(context: Context) -> Metrics:
@@ -67,7 +67,7 @@ def _judge(context: Context, scorer: ReadyRewardModel, heldout: Sequence[Compari
     """The model's accuracy beside that of baselines. Empty if no pair is there to fit them on."""
     training = [as_shown(pair) for pair in context.pairs("pairs") if not pair.tie]
     danger, advice = "its labels may tell no more than that on this data", "look at what it was trained for, or choose another model"
-    return judge_reward_model(context, scorer, training, "the labelling model", danger, advice, heldout) if training else {}
+    return judge_reward_model(context, scorer, training, "the labeling model", danger, advice, heldout) if training else {}
 
 
 def load_recorded(context: Context) -> ReadyRewardModel:

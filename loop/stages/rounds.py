@@ -317,7 +317,7 @@ def _samples_in(folder: Path) -> list[Sample]:
 
 
 def _chosen(choices: Sequence[Choice], samples: Sequence[Sample], split: Split) -> list[dict[str, Any]]:
-    """The favourite of each prompt, as rows. `sample_id` is empty for a completion that came with a label."""
+    """The favorite of each prompt, as rows. `sample_id` is empty for a completion that came with a label."""
     ids = {(s.prompt_id, s.completion, s.finished): s.id for s in reversed(samples)}
     prompts = {s.prompt_id: as_shown(s).prompt for s in samples}
     return [

@@ -16,7 +16,7 @@ from rewards.selectors.score_function import as_score_function, centred, normali
 from rewards.user_scores import by_function
 
 PPO_SCORE = "ppo-score"
-"""The folder of the features that PPO of the next round maximises, in the output of the `select` stage."""
+"""The folder of the features that PPO of the next round maximizes, in the output of the `select` stage."""
 
 
 def tools_with(context: Context, reward: Scorer) -> Tools:
@@ -30,7 +30,7 @@ def used_selector(context: Context, folder: Path, tools: Tools) -> Selector:
 
 
 def score_function(context: Context, scorers: Sequence[Scorer]) -> ScoreFunction:
-    """What PPO maximises: the score that `ppo.score` names, minus `ppo.penalties`. scorers: as in `_score_by_models`."""
+    """What PPO maximizes: the score that `ppo.score` names, minus `ppo.penalties`. scorers: as in `_score_by_models`."""
     config = context.config.ppo
     score = by_function(config.score) if is_function(config.score) else _score_by_models(context, scorers)
     return penalized(score, context.rules(list(config.penalties)), config.penalties) if config.penalties else score
@@ -40,7 +40,7 @@ def _score_by_models(context: Context, scorers: Sequence[Scorer]) -> ScoreFuncti
     """The score of the reward models, or that of the features which the last round has fitted.
 
     scorers: the reward models of all rounds so far, the newest one last. It is the one whose score is a feature. If all labels were ties,
-    nothing was fitted, and the reward models are left. Several of them together are normalised again, as each of them is.
+    nothing was fitted, and the reward models are left. Several of them together are normalized again, as each of them is.
     """
     kind = context.config.reward.ensemble
     if last := context.inputs.get("select"):

@@ -144,7 +144,7 @@ def pmp(context: Context) -> Metrics:
 
     The votes are curated, split and filtered as the run's own data, so nothing is trained on a held-out prompt, and the held-out votes
     judge. With `respond: pivot`, that holds for the translations of held-out prompts too. `accuracy_original` is the accuracy on the run's
-    own held-out pairs, before any pair of the run was learnt.
+    own held-out pairs, before any pair of the run was learned.
     """
     backbone, config = context.backbone_with_sft(), context.config
     loaded = load_preference_data(as_data(config), config.seed, config.curation, folder=context.scratch)
@@ -191,7 +191,7 @@ def labeler(context: Context) -> Metrics:
     scorer.mean, scorer.std = 0.0, 1.0  # its scores stay log-odds, as trained
     context.save(scorer.save)
     heldout = [as_shown(pair) for pair in context.pairs("heldout_pairs")]
-    return judge_reward_model(context, scorer, pairs, "the labelling model", "its labels may tell no more than that", heldout=heldout)
+    return judge_reward_model(context, scorer, pairs, "the labeling model", "its labels may tell no more than that", heldout=heldout)
 
 
 def baseline(context: Context) -> Metrics:

@@ -88,7 +88,7 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     letters = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
     length = len(letters) - SHINGLE + 1
     mixed = sum((letters[i : i + length] * _OF_LETTERS[i] for i in range(1, SHINGLE)), letters[:length] * _OF_LETTERS[0])
-    mixed ^= mixed >> np.uint64(32)  # the sum alone is linear, and neighbouring sequences are alike
+    mixed ^= mixed >> np.uint64(32)  # the sum alone is linear, and neighboring sequences are alike
     mixed *= _OF_LETTERS[SHINGLE]
     lengths = np.array([len(text) for text in texts])
     is_inside = np.ones(length, bool)  # of one text

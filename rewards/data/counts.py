@@ -22,7 +22,7 @@ class SourceCounts:
     """The account of one source. Every row that was read is used, or left out for one reason: `rows` == `used` + what is in `left_out`.
 
     examples: the first row of each reason. left_out_parts: parts of used rows, as a deleted answer in a tree. pairs, prompts, answers: what
-    the used rows hold; the ledger says what becomes of each (`rewards/curation/ledger.py`). changed: texts that were normalised, by what
+    the used rows hold; the ledger says what becomes of each (`rewards/curation/ledger.py`). changed: texts that were normalized, by what
     was changed in them.
     """
 

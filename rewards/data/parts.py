@@ -42,7 +42,7 @@ class PreferenceData:
 
     @property
     def changed(self) -> Counter[str]:
-        """The texts that were normalised, by what was changed, as `skipped`."""
+        """The texts that were normalized, by what was changed, as `skipped`."""
         return self._by_reason({count.source.name: count.changed for count in self.counts})
 
     def _by_reason(self, by_source: Mapping[str, Counter[str]]) -> Counter[str]:

@@ -4,7 +4,7 @@
         if isinstance(row, Unusable): ...    # reason, place, excerpt
         else: ...                            # row.records: what it holds; row.left_out: parts that cannot be used
 
-Each row of a source comes out once, as a ReadRow or as an Unusable. Rows are normalised here (`normalizing.py`), if the config says so,
+Each row of a source comes out once, as a ReadRow or as an Unusable. Rows are normalized here (`normalizing.py`), if the config says so,
 before anything is compared. Must never draw or split: `preference_data.py` does.
 """
 
@@ -55,7 +55,7 @@ class ReadRow:
     """A row that can be used.
 
     place: where it is. records: what it holds, all of one kind. left_out: reasons for parts of it that cannot be used.
-    changed: what was normalised, in texts by kind of change.
+    changed: what was normalized, in texts by kind of change.
     """
 
     place: str

@@ -65,7 +65,7 @@ def is_file_source(path: str) -> bool:
 def check_sources(given: Any, where: str, mixed: bool = False) -> None:
     """Raises UserError for the first path that cannot be used. `given` may not have been checked by the schema yet.
 
-    mixed: data sets of the hub may stand beside files. Otherwise a name beside files is a misspelt file.
+    mixed: data sets of the hub may stand beside files. Otherwise a name beside files is a misspelled file.
     """
     paths = given if isinstance(given, list) else [given]
     if given == "embedded" or not all(isinstance(path, str) for path in paths):

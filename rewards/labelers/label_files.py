@@ -30,7 +30,7 @@ from rewards.labelers.label_rows import shown
 
 WANTED = "wanted.jsonl"
 """Where a labeler asks people about certain pairs: these pairs, in the checkpoints of the label stage."""
-NOT_LABELED = "not labelled yet"
+NOT_LABELED = "not labeled yet"
 SKIPPED = "skipped by the rater"
 
 Row = dict[str, Any]

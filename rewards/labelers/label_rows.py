@@ -27,7 +27,7 @@ class LabelRow(BaseModel):
     confidence: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     shown_first: Literal["chosen", "rejected"] | None = None
     comment: Any = None
-    """A note for people, which is not read. Any other unknown key is refused, because it may be a misspelt one."""
+    """A note for people, which is not read. Any other unknown key is refused, because it may be a misspelled one."""
 
 
 class ByIds(LabelRow):

@@ -22,7 +22,7 @@ Committee = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Earlier:
-    """A round that is labelled already: what was sampled in it, and the comparisons that it used."""
+    """A round that is labeled already: what was sampled in it, and the comparisons that it used."""
 
     round_number: int
     samples: Sequence[Sample]
@@ -56,7 +56,7 @@ class LabelTask:
     part: str = ""
     """Ends the names of this labeler's shards, where several labelers work on one task."""
     is_normalized: bool = False
-    """Whether labels that bring their own texts are normalised, as the run's data was (rewards/data/normalizing.py)."""
+    """Whether labels that bring their own texts are normalized, as the run's data was (rewards/data/normalizing.py)."""
     expected_language: ExpectedLanguage = "same"
     """What the rules of `labeler.kind: rules` are told."""
     answers: Sequence[Sample] = ()

@@ -76,7 +76,7 @@ class _Round:
         self.said = {(rater, pair_key(row)) for row in comparisons for rater in row.rater.split(", ")}
 
     def find(self, prompt_id: str, text: str) -> list[Sample]:
-        """The samples that have this text, or else those that have it once both are normalised: policies may write any form."""
+        """The samples that have this text, or else those that have it once both are normalized: policies may write any form."""
         return self._by_text.get((prompt_id, text)) or self._by_normal_text.get((prompt_id, normalize(text, Counter())), [])
 
 

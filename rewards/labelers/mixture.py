@@ -2,7 +2,7 @@
 
 Who gets a prompt depends on the seed and the prompt only, so it is the same in every attempt. A share of the prompts, drawn at random,
 goes to all parts (`labeler.double_fraction`), which measures how far they agree. Labels that a file brings for other pairs are used as
-well. Where several parts have labelled a pair, the one that is named first decides.
+well. Where several parts have labeled a pair, the one that is named first decides.
 """
 
 import random
@@ -50,19 +50,19 @@ def _config_of(config: LabelerConfig, kind: str) -> LabelerConfig:
 
 
 def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
-    """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labelled than `labeler.min_labels`, or not all."""
+    """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labeled than `labeler.min_labels`, or not all."""
     found = preferences_file.join_votes(preferences_file.read_votes(task) or Labels(), task.config, len(wanted))
     missing = preferences_file.not_labelled(wanted, found)
     enough = min(task.config.min_labels or len(wanted), len(wanted))
     if len(wanted) - len(missing) < enough:
-        what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labelled"
+        what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labeled"
         path, asked = find_path(task.config, task.round_number), preferences_file.write_wanted(task, wanted, found)
         raise WaitingForLabels(preferences_file.ask(path, asked or task.samples_file, what + preferences_file.described(found)))
     return preferences_file.within_limits(task, found)
 
 
 def _join(parts: Sequence[Labels], names: Sequence[str]) -> Labels:
-    """All labels, each pair once, and how far the parts agree on the pairs that several of them have labelled."""
+    """All labels, each pair once, and how far the parts agree on the pairs that several of them have labeled."""
     used, wins = _each_pair_once([labels.comparisons for labels in parts]), _each_pair_once([labels.wins for labels in parts])
     metrics: dict[str, Any] = {}
     for labels in parts:
@@ -82,7 +82,7 @@ def _each_pair_once(parts: Sequence[Sequence[Comparison]]) -> list[list[Comparis
 
 
 def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
-    """How many pairs several parts have labelled, how many of them alike, and Krippendorff's alpha. A part that says several things of one
+    """How many pairs several parts have labeled, how many of them alike, and Krippendorff's alpha. A part that says several things of one
     pair (several raters) is not compared there."""
     said: dict[PairKey, list[Any]] = {}
     for labels in parts:

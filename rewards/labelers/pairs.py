@@ -65,9 +65,9 @@ def decide(task: LabelTask, pairs: Sequence[Pair], verdicts: Sequence[float | No
 
 
 def equal_wins(task: LabelTask, wins: Sequence[Comparison]) -> list[Comparison]:
-    """The ties of policies that wrote the same, about which nobody is asked. wins: what is labelled of the other pairs.
+    """The ties of policies that wrote the same, about which nobody is asked. wins: what is labeled of the other pairs.
 
-    Where only a part of those is labelled, the same part of the equal ones counts, so that the win rate does not move towards 1/2. That is
+    Where only a part of those is labeled, the same part of the equal ones counts, so that the win rate does not move toward 1/2. That is
     done for each opponent by itself.
     """
     judged, used = {frozenset((row.chosen_id, row.rejected_id)) for row in wins}, []

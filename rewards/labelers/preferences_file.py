@@ -51,7 +51,7 @@ def within_limits(task: LabelTask, found: Labels) -> Labels:
 def compare_by_file(task: LabelTask) -> Labels:
     """The files' comparisons for this round, in the order of the samples. The order of rows and files does not matter.
 
-    Raises WaitingForLabels while there is no file, or while too few pairs of this round are labelled. Those that compare policies count,
+    Raises WaitingForLabels while there is no file, or while too few pairs of this round are labeled. Those that compare policies count,
     but at least one must be of samples. Raises UserError with the row's place if a row cannot be used.
     """
     path = find_path(task.config, task.round_number)
@@ -74,7 +74,7 @@ def compare_by_file(task: LabelTask) -> Labels:
 
 
 def join_votes(found: Labels, config: LabelerConfig, wanted: int) -> Labels:
-    """The labels with what `labeler.raters` makes of several votes on a pair. wanted: how many pairs are to be labelled."""
+    """The labels with what `labeler.raters` makes of several votes on a pair. wanted: how many pairs are to be labeled."""
     comparisons, of_raters = combine(found.comparisons, config)
     read = {"labels_read": found.rows, "votes": len(found.comparisons), "labels_wanted": wanted}
     return replace(found, comparisons=comparisons, metrics=found.metrics | read | of_raters)
@@ -99,7 +99,7 @@ def _what(pair: Pair) -> Texts | frozenset[str]:
 
 
 def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path | None:
-    """Write down the pairs that people are asked about, those for win rates first, and whether each is labelled already. Says where.
+    """Write down the pairs that people are asked about, those for win rates first, and whether each is labeled already. Says where.
 
     None without a work directory.
     """

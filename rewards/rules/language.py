@@ -35,7 +35,7 @@ def wrong_language(reply: Reply) -> Verdict:
     """The answer is in another language than the one asked for. Measured: the share of its letters in scripts other than the expected.
 
     `expected_language` says which that is: `th`, `en`, that of the question (`same`), or none (`any`). Code, addresses, words of the
-    question and capitalised words, which are names, are not counted. Languages are told apart by script only, so Chinese, Russian or
+    question and capitalized words, which are names, are not counted. Languages are told apart by script only, so Chinese, Russian or
     English in place of Thai is found, and French in place of English is not. Source of the threshold: the majority of the letters.
     """
     expected = _expected_script(reply)

@@ -77,7 +77,7 @@ def shares(text: str) -> Iterator[Share]:
 def _looped(found: Sequence[str]) -> int:
     """The letters in loops: the same units three times or more without anything between, a single one four times. One pass over the text.
 
-    In a loop of p units, each pair of neighbours was last seen p places ago. A single letter that is drawn out ("soooo", in Thai one
+    In a loop of p units, each pair of neighbors was last seen p places ago. A single letter that is drawn out ("soooo", in Thai one
     cluster after the other) is no loop.
     """
     last: dict[tuple[str, ...], int] = {}

@@ -1,7 +1,7 @@
 """Selectors: given a prompt's candidates, which one will be preferred? `select.kinds` names those that a run makes and judges.
 
     features             logistic regression on features of each candidate (features.py), the default
-    answer-features      the same without agreement among the candidates, which is what PPO can maximise
+    answer-features      the same without agreement among the candidates, which is what PPO can maximize
     reward-model         the reward model's score (simple.py)
     model                an adapter and a head, trained on the comparisons of all rounds (listwise.py)
     rules                as few defects as possible (simple.py)

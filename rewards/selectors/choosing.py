@@ -1,4 +1,4 @@
-"""The favourite among a prompt's candidates, and why."""
+"""The favorite among a prompt's candidates, and why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from rewards.selectors.selector import Candidates, Selector
 
 @dataclass(frozen=True)
 class Choice:
-    """The favourite of one group. scores, all_reasons: of each candidate. number: the favourite's, counted from 0."""
+    """The favorite of one group. scores, all_reasons: of each candidate. number: the favorite's, counted from 0."""
 
     group: Candidates
     number: int
@@ -18,7 +18,7 @@ class Choice:
 
     @property
     def answer(self) -> Answer:
-        """The favourite itself."""
+        """The favorite itself."""
         return self.group.answers[self.number]
 
     @property
@@ -32,7 +32,7 @@ class Choice:
 
     @property
     def reasons(self) -> dict[str, float]:
-        """What the favourite's score is made of."""
+        """What the favorite's score is made of."""
         return self.all_reasons[self.number]
 
     def row(self) -> dict[str, object]:
@@ -57,7 +57,7 @@ class Choice:
 
 
 def choose(selector: Selector, groups: Sequence[Candidates]) -> list[Choice]:
-    """The favourite of each group. Of candidates with equal scores, it is the first."""
+    """The favorite of each group. Of candidates with equal scores, it is the first."""
     return [
         Choice(group, scores.index(max(scores)), scores, selector.reasons(group))
         for group, scores in zip(groups, selector.score(groups), strict=True)

@@ -16,8 +16,8 @@ def judge(selectors: Mapping[str, Selector], groups: Sequence[Candidates], compa
 
     groups: all candidates of the prompts, as a selector sees them. They must contain the completions that were compared.
     pairwise: how often the chosen completion of a comparison gets a higher score than the rejected one; equal scores count as half.
-    top1: how often the favourite among a prompt's compared candidates is one of those with the most wins. It counts prompts whose
-    candidates differ in wins. Of several favourites, each counts as a part. Without comparisons there is nothing to tell.
+    top1: how often the favorite among a prompt's compared candidates is one of those with the most wins. It counts prompts whose
+    candidates differ in wins. Of several favorites, each counts as a part. Without comparisons there is nothing to tell.
     """
     if not comparisons:
         return {}

@@ -43,7 +43,7 @@ class Tools:
     """What a selector may look at candidates with. The backbone has the adapter `sft`.
 
     reward: a reward model that was fitted without any label of the candidates. Which one that is differs from use to use, so it is no part
-    of a selector: the round's own one for the samples that the round has labelled, and the retrained one for all samples after that.
+    of a selector: the round's own one for the samples that the round has labeled, and the retrained one for all samples after that.
     """
 
     backbone: Backbone

@@ -19,7 +19,7 @@ from rewards.labelers.endpoint import Reply, ReplyCache
 NLLB_CODES = {"th": "tha_Thai", "en": "eng_Latn"}
 """What NLLB calls the two languages that this project is about. `pivot.codes` names others."""
 LONGEST = 512
-"""The most tokens of a text. A longer one has no translation, because such models have not learnt more."""
+"""The most tokens of a text. A longer one has no translation, because such models have not learned more."""
 
 
 class Seq2Seq:

@@ -1,6 +1,6 @@
-"""Does the alarm on over-optimisation come in time? PPO on the embedded world, looked at by all signs and by gold.
+"""Does the alarm on over-optimization come in time? PPO on the embedded world, looked at by all signs and by gold.
 
-Three arms: KL coefficient 0.05 and 1,000 pairs, the same with 300 pairs, and the default. A policy is over-optimised once its gold has
+Three arms: KL coefficient 0.05 and 1,000 pairs, the same with 300 pairs, and the default. A policy is over-optimized once its gold has
 lost 20 % of what it had gained at its peak. The alarm is in time if it rises before that. Gold is only for the comparison: no sign sees it.
 
     python -m tests.benchmarks.alarm [--seeds 0 1 2 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]

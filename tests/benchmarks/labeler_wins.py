@@ -1,9 +1,9 @@
-"""How often does the labelling model prefer a round's policy to the SFT policy? Prints a table of docs/real-run.md.
+"""How often does the labeling model prefer a round's policy to the SFT policy? Prints a table of docs/real-run.md.
 
     python -m tests.benchmarks.labeler_wins RUN [--runs runs]
 
 For a run with `labeler.kind=reward-model`. Both policies have answered the same held-out prompts, in the stages `baseline` and `evaluate`.
-The labelling model was trained on pairs that the policies and their reward models have never seen. Its scores are log-odds, so it prefers
+The labeling model was trained on pairs that the policies and their reward models have never seen. Its scores are log-odds, so it prefers
 an answer with the probability sigmoid(difference), and that probability is averaged over the prompts. An answer beside itself has 0.5.
 """
 

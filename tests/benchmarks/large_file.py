@@ -6,7 +6,7 @@ Writes a file of random pairs, and has child processes read it, so that each has
 imports, and does one of these:
 
     parse       one pass over the file that only parses the rows
-    pass        one careful pass: parse, normalise and hash each row
+    pass        one careful pass: parse, normalize and hash each row
     data        what the stage `data` does
     filter N    what the stage `filter` then does with limits of N tokens, and a small tokenizer
     max_pairs   what both do with `data.max_pairs=10000`, and limits of 64 tokens
@@ -172,7 +172,7 @@ def parse(path: Path) -> int:
 
 
 def one_pass(path: Path) -> int:
-    """What takes each row as it should be, once: parse, check and normalise it, and hash its prompt and answers."""
+    """What takes each row as it should be, once: parse, check and normalize it, and hash its prompt and answers."""
     from configs.data import DataConfig
     from rewards.comparisons import Comparison
     from rewards.curation.sketches import Sketches

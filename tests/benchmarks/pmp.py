@@ -13,7 +13,7 @@ Of each seed, SFT is trained on the better answers of the votes. From there, all
 
     sft         with a new head
     pmp         after preference-model pretraining on the votes
-    binarised   the same with `pmp.binarised`
+    binarized   the same with `pmp.binarised`
 
 So all arms have read the same texts, and only the last two were told which answer is better. A reward model is trained as in a run, but
 with few pairs for at least MIN_STEPS steps. What was measured is kept in the folder and not made again. A folder is for one set of
@@ -63,7 +63,7 @@ SITES = ("coffee", "genai", "history_meta", "meta_mathoverflow_net", "music_meta
 WORLD = ("data.num_pairs=10000", "pmp.max_pairs=6000")
 STACK_EXCHANGE = (
     "labeler.kind=preferences-file",
-    "labeler.path=none.jsonl",  # nothing is labelled here
+    "labeler.path=none.jsonl",  # nothing is labeled here
     "data.heldout_fraction=0.3333",
     "data.max_prompt_tokens=256",
     "data.max_completion_tokens=192",

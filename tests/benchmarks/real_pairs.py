@@ -48,7 +48,7 @@ from tests.conftest import SHARED_DATA
 
 SETTINGS = (
     "labeler.kind=preferences-file",
-    "labeler.path=none.jsonl",  # nothing is labelled here
+    "labeler.path=none.jsonl",  # nothing is labeled here
     "data.heldout_fraction=0.3333",
     "data.max_prompt_tokens=256",
     "data.max_completion_tokens=128",

@@ -22,7 +22,7 @@ BySeed = Mapping[int, Measured]
 
 
 def print_tables(seeds: BySeed, policy: str) -> None:
-    """Print everything as Markdown. policy: what the policy has maximised, in words."""
+    """Print everything as Markdown. policy: what the policy has maximized, in words."""
     numbers = ", ".join(map(str, seeds))
     print(f"\nSeeds {numbers}. Selectors of round 0, policy of round 1 ({policy}), held-out prompts. `features` includes the rules.")
     tables = {f"One of n = {n} completions": best_of(seeds, n) for n in NUMBERS}
@@ -37,10 +37,10 @@ def print_tables(seeds: BySeed, policy: str) -> None:
 
 
 def best_of(seeds: BySeed, n: int) -> list[str]:
-    """Mean gold of each selector's picks, its normalised gain, and the difference from the reward model's picks, over seeds."""
+    """Mean gold of each selector's picks, its normalized gain, and the difference from the reward model's picks, over seeds."""
     found = {seed: gold_of(measured, n) for seed, measured in seeds.items()}
     unseen = {seed: gold_of(measured, n, unseen_only=True) for seed, measured in seeds.items()}
-    lines = header("who picks", "gold", "of unseen facts", "normalised gain", *DIFFERENCE)
+    lines = header("who picks", "gold", "of unseen facts", "normalized gain", *DIFFERENCE)
     for name in order(found):
         gold = {seed: of_seed[name].mean()["mean"] for seed, of_seed in found.items()}
         others = {seed: of_seed[name].mean()["mean"] for seed, of_seed in unseen.items()}

@@ -4,7 +4,7 @@
 
 Every selector picks one of n completions of the round-1 policy for each held-out prompt. Nothing is judged on what it or its inputs were
 fitted on: the selectors are those of round 0, and the reward model is that of round 1. Both have seen the labels of generation 0, and only
-those of training prompts. Prompts, policy and completions are new to them. PPO in round 1 has maximised one of these scores
+those of training prompts. Prompts, policy and completions are new to them. PPO in round 1 has maximized one of these scores
 (`ppo.score`), which makes that score a worse judge of this policy; the tables say which one.
 
 Not every row is a selector of the run:

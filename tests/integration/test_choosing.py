@@ -76,5 +76,5 @@ def test_the_report_of_a_real_run_has_its_figures_and_samples(frugal):
     assert f"{gold:.2f} after round 1" in page.text and "Original rows by source" in page.text
     held_out = [card for card in page.data["cards"] if card["k"] == "held-out"]
     assert len(held_out) == 32 and all([answer["r"] for answer in card["a"]] == [None, 0, 1] for card in held_out)
-    assert any(answer["w"][0] for card in page.data["cards"] if card["k"] == "labelled" for answer in card["a"])
+    assert any(answer["w"][0] for card in page.data["cards"] if card["k"] == "labeled" for answer in card["a"])
     assert frugal.digests("frugal") == before and frugal.loop("verify", "frugal")[0].endswith("nothing damaged\n")

@@ -28,7 +28,7 @@ def test_people_and_a_judge_share_a_round(workspace, monkeypatch):
         healthy = True
         _, waiting = workspace.small("judged", *words, exit_code=3)
         asked = server.paid.total()
-        assert "wanted pairs are labelled" in waiting and asked
+        assert "wanted pairs are labeled" in waiting and asked
         run = workspace.folder / "runs" / "judged"
         (wanted,) = run.rglob("wanted.jsonl")
         assert str(wanted) in waiting

@@ -1,4 +1,4 @@
-"""The labelling page in a real Chromium, driven by its keyboard. Skipped where there is no Chromium or no playwright.
+"""The labeling page in a real Chromium, driven by its keyboard. Skipped where there is no Chromium or no playwright.
 
 The server is the command `loop label` in a process of its own, so it can be killed.
 """
@@ -185,7 +185,7 @@ def test_fifty_comparisons_by_keyboard_with_a_reload_a_kill_and_two_raters_at_on
             ann.page.keyboard.type("left s u ดี")  # letters are not keys while one writes a note
             ann.page.keyboard.press("Escape")
     for rater in (ann, bob):
-        rater.until("$('count').textContent === '50 of 50 pairs labelled'")
+        rater.until("$('count').textContent === '50 of 50 pairs labeled'")
     assert "enough labels" in server.stop()
     texts = {sample.id: sample.completion for sample in samples}
     assert sorted(labels_in(labels, texts)) == sorted(ann.said + bob.said)

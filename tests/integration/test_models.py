@@ -32,24 +32,32 @@ ABOUT = """# Models
 
 <!-- Written by `python -m tests.integration.test_models`. Change the text there. -->
 
-A base can be any decoder-only model of transformers whose numbers pass a comparison when it is loaded. The standard is transformers' own
-forward pass on each row alone, without padding and without a KV cache. Every fast path that differs from it by more than 1e-4 in float32
-(relative to the norm of the states; 5e-3 in float16, 3e-2 in bfloat16 and in 4 bits) is switched off. If a way of running the model differs
-that nothing can take the place of, the base is refused.
+This page says which architectures are tested as base models, which [fast paths](performance.md#what-makes-it-fast) each of them takes, and
+which are refused.
 
-The rows of the comparison have unequal lengths. The longest one has more than 128 tokens, and more than a sliding window has, if the window
-has at most 512 tokens. Decoding is compared in its first three tokens.
+A base can be any decoder-only model of transformers that passes a check when it is loaded. The check compares each way in which `loop` runs
+the model with transformers' own forward pass on each row alone, without padding and without a KV cache. A fast path is switched off if its
+states differ too much. The difference is measured relative to the norm of the states. The limit is 1e-4 in float32, 5e-3 in float16, and
+3e-2 in bfloat16 and in 4 bits. Some ways of running the model have no substitute. If one of these differs too much, the base is refused.
 
-Tests run a tiny random model of each form below, with `lora.layers` at `all` and at `upper-half`: log-probabilities and gradients of the
-adapters in train mode against plain PEFT, row by row, and greedy samples against `generate`. In bfloat16 the log-probabilities are
-compared with those of float32, beside plain PEFT in bfloat16.
+The rows of the check have unequal lengths. The longest row has more than 128 tokens. If the model has a sliding window of at most 512
+tokens, the longest row is also longer than the window. Decoding is compared in its first three tokens.
+
+Tests run a tiny random model of each form below, with `lora.layers` at `all` and at `upper-half`. They compare
+
+- log-probabilities, and gradients of the adapters in train mode, with those of plain PEFT, row by row;
+- greedy samples with those of `generate`;
+- log-probabilities in bfloat16 with those in float32, and how far plain PEFT in bfloat16 is from these.
+
+The columns of the table mean:
 
 - *no padding*: passes of training and scoring run without padding.
 - *trimmed*: the second half of the last layer runs only for the tokens that are needed.
-- *upper half reused*: with `lora.layers=upper-half`, passes start in the middle, from states that are kept. Elsewhere `upper-half` works
-  too, and whole passes run.
-- *merged decoding*: sampling uses a copy of the weights with the adapter merged into them. Elsewhere transformers' forward pass decodes.
-- *NF4*: also tested in 4 bits.
+- *upper half reused*: with `lora.layers=upper-half`, passes start in the middle of the model, from states that were kept. On the other
+  models, `upper-half` works too, but passes run through all layers.
+- *merged decoding*: sampling uses a copy of the weights with the adapter merged into them. On the other models, sampling uses transformers'
+  forward pass.
+- *NF4*: the model is also tested in 4 bits.
 
 | model | `model_type` | no padding | trimmed | upper half reused | merged decoding | NF4 |
 | --- | --- | --- | --- | --- | --- | --- |"""

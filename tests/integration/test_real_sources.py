@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_round_on_four_real_sources(workspace, shared_data, monkeypatch):
-    """Each row that a source has is kept, moved or removed, and each sample that is labelled is labelled once."""
+    """Each row that a source has is kept, moved or removed, and each sample that is labeled is labeled once."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     sources = [
         {"path": str(shared_data / "hh_harmless" / "pairs.jsonl.gz"), "name": "hh_harmless"},

@@ -1,4 +1,4 @@
-"""A run whose rewards are checked and not learnt: the example of GSM8K as data, score, gold and labeler. With penalties and probes."""
+"""A run whose rewards are checked and not learned: the example of GSM8K as data, score, gold and labeler. With penalties and probes."""
 
 import json
 

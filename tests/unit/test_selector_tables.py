@@ -37,13 +37,13 @@ def seeds():
 
 def test_gold_over_seeds(seeds):
     """Features: gold 3 and 4, so 3.5 with s = 0.707 and error 0.707 / sqrt(2) = 0.5. On prompts of unseen facts 2 and 4: 3 ± 1.
-    Normalised gain (3 - 2) / (4 - 2) = 0.5 and (4 - 1) / (5 - 1) = 0.75: 0.625 ± 0.125. Over the reward model 1 and 3: 2 ± 1, and with one
+    Normalized gain (3 - 2) / (4 - 2) = 0.5 and (4 - 1) / (5 - 1) = 0.75: 0.625 ± 0.125. Over the reward model 1 and 3: 2 ± 1, and with one
     degree of freedom t is 12.706 (any table of Student's t).
 
     The reward model: gold 2 and 1, and the same on unseen facts. It picks no better than chance, so its gain is 0.
     """
     header, _, random, features, reward_model, oracle = best_of(seeds, 4)
-    assert header.startswith("| who picks | gold | of unseen facts | normalised gain | over the reward model |")
+    assert header.startswith("| who picks | gold | of unseen facts | normalized gain | over the reward model |")
     assert features == "| features | 3.500 ± 0.500 | 3.000 ± 1.000 | 0.625 ± 0.125 | +2.000 ± 1.000 | -10.706 to +14.706 | 2 of 2 |"
     assert reward_model == "| reward-model | 1.500 ± 0.500 | 1.500 ± 0.500 | 0.000 ± 0.000 |  |  |  |"
     assert random.startswith("| random |") and oracle.startswith("| oracle | 4.500 ± 0.500 |")
@@ -64,7 +64,7 @@ def test_accuracies(seeds):
 
 def test_everything_is_printed(seeds, capsys):
     """Three numbers of completions over seeds and inside them, and the same for accuracies: eight tables. Where the oracle cannot gain
-    anything, there is no normalised gain."""
+    anything, there is no normalized gain."""
     for seed in seeds:
         seeds[seed]["gold"]["16"] = dict.fromkeys(GOLD[0], [1.0, 1.0])
     print_tables(seeds, "ppo.score=features")

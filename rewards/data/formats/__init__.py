@@ -40,7 +40,7 @@ def parse_question(row: Row) -> Iterator[Found]:
 
 
 def parse_messages(row: Row) -> Iterator[Found]:
-    """TRL's language-modelling format: whole dialogues in `messages`. What comes before the last answer is the prompt."""
+    """TRL's language-modeling format: whole dialogues in `messages`. What comes before the last answer is the prompt."""
     yield Question(*question_and_answer(as_messages(row.get("messages"), "messages")))
 
 

@@ -69,7 +69,7 @@ def test_each_function_is_in_the_keys_of_the_stages_that_call_it(here, data):
     before = planned_keys(config)
     (here / "mine.py").write_text((here / "mine.py").read_text() + "\n")
     changed = [name for name, key in planned_keys(config).items() if before[name] != key]
-    # PPO of round 0 maximises the reward model's score. From round 1 on, the rules are among the features of what it maximises.
+    # PPO of round 0 maximizes the reward model's score. From round 1 on, the rules are among the features of what it maximizes.
     first = ("label", "retrain", "select", "keep", "evaluate")
     later = ("reward", "policy", "sample", "answer", *first)
     assert changed == ["setup/baseline", *(f"round-000/{name}" for name in first), *(f"round-001/{name}" for name in later)]

@@ -164,7 +164,7 @@ def test_epochs_end_when_the_policy_has_moved_too_far(backbone, target_kl, epoch
 
 @pytest.mark.parametrize("value_model", ["head", "adapter"])
 def test_while_the_critic_warms_up_the_policy_stays(backbone, value_model):
-    """The optimiser does not even count these steps for the policy, and the KL controller waits, because the KL is 0 without a reason."""
+    """The optimizer does not even count these steps for the policy, and the KL controller waits, because the KL is 0 without a reason."""
     trainer = make_trainer(backbone, value_model, value_warmup_updates=2, kl_target=1.0, entropy_coefficient=0.1)
     policy, start = trainer.parameters[0], trainer.parameters[0].detach().clone()
     values = [p.detach().clone() for p in trainer.parameters[1:]]
@@ -179,7 +179,7 @@ def test_while_the_critic_warms_up_the_policy_stays(backbone, value_model):
 
 
 def test_an_entropy_bonus_keeps_the_policy_more_random(backbone):
-    """Without scores, the bonus is all there is: entropy rises towards that of 300 equal tokens, log 300 = 5.7 nats."""
+    """Without scores, the bonus is all there is: entropy rises toward that of 300 equal tokens, log 300 = 5.7 nats."""
     trainer = make_trainer(backbone, **GROUPS, advantage="rloo", learning_rate=2e-2, kl_coefficient=0.0, entropy_coefficient=1.0)
     trainer.score = lambda records: [0.0] * len(records)
     found = [trainer.step(update, prompts_of(trainer))["policy/entropy_avg"] for update in range(6)]

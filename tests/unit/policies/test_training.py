@@ -24,7 +24,7 @@ def test_every_row_once_an_epoch_and_lengths_together():
     order = training_order(lengths, batch_size=8, num_batches=16, seed=0)
     assert sorted(order[:64]) == sorted(order[64:]) == list(range(64))
     assert order[:64] != order[64:]
-    # 64 rows of 7 lengths in sorted batches of 8: neighbours in length, so a batch spans at most two lengths.
+    # 64 rows of 7 lengths in sorted batches of 8: neighbors in length, so a batch spans at most two lengths.
     spans = [len({lengths[row] for row in order[i : i + 8]}) for i in range(0, 128, 8)]
     assert max(spans) == 2
 

@@ -40,7 +40,7 @@ def test_of_equal_scores_the_first_sample_is_the_best():
 
 
 def test_prompts_come_in_an_order_that_the_seed_decides():
-    """A limit on the rows must not favour the beginning of the data. Ten prompts have 3.6 million orders."""
+    """A limit on the rows must not favor the beginning of the data. Ten prompts have 3.6 million orders."""
     samples, scores = [[sample(str(i), "a")] for i in range(10)], [[0.0]] * 10
     orders = [tuple(row.prompt_id for row in rank(samples, scores, seed)) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == [str(i) for i in range(10)]

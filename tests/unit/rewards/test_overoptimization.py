@@ -1,4 +1,4 @@
-"""The signs of over-optimisation, their limits, and how they are joined."""
+"""The signs of over-optimization, their limits, and how they are joined."""
 
 import itertools
 

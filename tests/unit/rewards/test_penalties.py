@@ -1,4 +1,4 @@
-"""Rules as penalties in what PPO maximises."""
+"""Rules as penalties in what PPO maximizes."""
 
 import pytest
 import torch

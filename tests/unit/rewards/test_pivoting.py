@@ -132,7 +132,7 @@ def test_labels_of_shown_answers_become_comparisons_of_what_the_policy_wrote():
 
 
 def test_a_label_about_a_prompt_that_was_not_sampled_is_left_out_if_it_would_be_answered_in_the_pivot_language():
-    """Beside the colour, which was sampled and could not be translated, so it is answered directly."""
+    """Beside the color, which was sampled and could not be translated, so it is answered directly."""
     (sample,) = [a_sample(record(COLOUR), "มะม่วงมีสีเหลืองค่ะ")]
     cat = [{"role": "user", "content": "แมวกินอะไร"}]
     rows = [Comparison(content_id(prompt), prompt, "ก", "ข") for prompt in (COLOUR, cat, ENGLISH)]

@@ -36,7 +36,7 @@ def backbone(backbone):
 
 
 def test_the_rows_of_a_pair(backbone):
-    """One comparison of both answers, whose better one has a loss after the prompt. Binarised: the better answer is good rather than bad,
+    """One comparison of both answers, whose better one has a loss after the prompt. Binarized: the better answer is good rather than bad,
     the worse one bad rather than good, and only the better answer has a loss, without its control word."""
     tokenizer, pair = backbone.tokenizer, Comparison("p", "mango?", "yellow", "green", rejected_finished=False)
     prompt, chosen = encode_prompt(tokenizer, "mango?"), encode_completion(tokenizer, "yellow")
@@ -85,7 +85,7 @@ def test_the_mean_of_each_row_and_then_of_all_rows():
 
 @pytest.mark.parametrize("binarised", [False, True])
 def test_micro_batches_change_nothing(backbone, binarised):
-    """Also where a micro-batch holds one comparison that has no language-modelling loss."""
+    """Also where a micro-batch holds one comparison that has no language-modeling loss."""
     logs = [train(backbone, pairs(16), batch_size=8, binarised=binarised, micro_batch_size=size)[1] for size in (None, 1)]
     assert [row["loss"] for row in logs[0]] == pytest.approx([row["loss"] for row in logs[1]], abs=3e-4)
     assert len(logs[0]) == (4 if binarised else 2)

@@ -69,7 +69,7 @@ def test_an_encoder_reads_two_texts(tmp_path):
 
 
 def test_a_reward_model_of_a_run_gives_its_log_odds(backbone, tmp_path):
-    """The scores of a run are shifted and scaled for PPO; what is labelled with are the differences that were trained."""
+    """The scores of a run are shifted and scaled for PPO; what is labeled with are the differences that were trained."""
     scorer = make_of_a_run(backbone, tmp_path)
     answers = [*ANSWERS, Answer(QUESTION, "yellow .", False)]
     expected = [score * 2.0 + 0.5 for score in scorer.score_answers(answers)]

@@ -55,7 +55,7 @@ def test_a_round_counts_when_it_is_evaluated(runs, capsys):
 
 
 def test_samples_can_be_picked_and_sorted(runs, capsys):
-    """Round 1 has 4 answers to held-out prompts and 8 labelled ones, of which each second has the selector's score 1."""
+    """Round 1 has 4 answers to held-out prompts and 8 labeled ones, of which each second has the selector's score 1."""
     assert said(capsys, "samples").endswith("12 of 12 answers\n")
     rows = [json.loads(line) for line in said(capsys, "samples", "--sort", "score", "--json", "--limit", "5").splitlines()]
     assert [row["scores"]["selector"] for row in rows] == [1, 1, 1, 1, 0]

@@ -30,7 +30,7 @@ def test_another_verdict_is_refused_until_the_first_is_taken_back(tmp_path: Path
     file = AnswerFile(path)
     file.add(label("ann", "a", "b"))
     file.add(label("bob", "b", "a"))
-    with pytest.raises(Conflict, match="ann has already labelled"):
+    with pytest.raises(Conflict, match="ann has already labeled"):
         file.add(label("ann", "b", "a"))
     assert file.remove("ann", pair_of(label("", "b", "a")))
     assert not file.remove("ann", pair_of(label("", "b", "a")))
@@ -122,7 +122,7 @@ def test_a_second_page_on_the_same_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels" / "round-0.jsonl"
     with opened(path) as file:
         file.add(label("ann", "a", "b"))
-        with pytest.raises(UserError, match="another labelling page"), opened(path):
+        with pytest.raises(UserError, match="another labeling page"), opened(path):
             pass
     with opened(path) as again:
         assert len(again.answers) == 1

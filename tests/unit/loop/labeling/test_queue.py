@@ -96,7 +96,7 @@ def test_a_share_of_the_pairs_is_labelled_twice_and_agreement_is_measured(run):
 
 
 def test_second_labels_come_early(run):
-    """Ann and Bob label in turn, and every pair wants two labels: what one has labelled, the other gets next."""
+    """Ann and Bob label in turn, and every pair wants two labels: what one has labeled, the other gets next."""
     queue = queue_of(run, double=1.0)
     for _ in range(10):
         for rater in ("ann", "bob"):
@@ -217,7 +217,7 @@ MIXTURE = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "l
 
 @pytest.mark.parametrize("path", ["labels/round-{round}.jsonl", "labels/*.jsonl"])
 def test_pairs_that_are_labelled_by_their_texts_are_not_asked_again(tmp_path, monkeypatch, path):
-    """Of four pairs, two are labelled by texts: one by a row of this round, one by a row that only a file of its own round explains. Rows
+    """Of four pairs, two are labeled by texts: one by a row of this round, one by a row that only a file of its own round explains. Rows
     of another round, of other texts and of nobody's pair say nothing."""
     monkeypatch.chdir(tmp_path)
     samples = plain_samples(4)

@@ -67,7 +67,7 @@ def test_rows_that_cannot_be_used_are_counted_with_their_place(run, tmp_path):
     done = import_labels(asked_in(run), file, AnswerFile(LABELS))
     assert done.new == 1 and done.known == 0 and set(done.left_out) == {"line 2", "line 3", "line 4", "line 5"}
     assert rows(LABELS)[-1]["rater"] == "eve\\u202e" and rows(LABELS)[-1]["chosen_id"] in ids
-    assert "ann has already labelled" in done.left_out["line 2"] and done.left_out["line 3"] == "about no pair of this round"
+    assert "ann has already labeled" in done.left_out["line 2"] and done.left_out["line 3"] == "about no pair of this round"
     assert done.lines()[0] == "1 labels imported, 0 were there already, 4 rows left out"
 
 

@@ -72,7 +72,7 @@ def test_what_is_not_known_is_said_or_left_out():
     text = card(alone)
     data = ModelCard(text).data
     assert data.base_model is None and data.license is None and data.datasets is None
-    assert "The licence of the base is not known here." in text and "This policy has not been evaluated." in text
+    assert "The license of the base is not known here." in text and "This policy has not been evaluated." in text
     sft = card(replace(PROMOTED, choice=Choice(None, [])))
     assert "No reward model has trained it." in sft and "| 2.00 | 1.80 to 2.20 | 100 |" in sft
 

@@ -114,5 +114,5 @@ def test_a_round_can_be_named(folder):
 def test_a_suspicion_of_the_evaluation_is_repeated(folder):
     signs = {"kl": {"fires": True}, "length": {"fires": False}, "rule_shift": {"fires": True}}
     state = made({}, {"overoptimization": {"verdict": "suspected", "signs": signs}}, {"overoptimization": {"verdict": "none", "signs": {}}})
-    assert "over-optimisation is suspected (signs: kl, rule_shift)" in check_round(folder, state, 0).lines[-1]
+    assert "over-optimization is suspected (signs: kl, rule_shift)" in check_round(folder, state, 0).lines[-1]
     assert len(check_round(folder, state, 1).lines) == 1

@@ -66,7 +66,7 @@ def few(visit):
         card(0, [("a cat", 4.0, []), ("a dog", 1.0, ["repetition"])]),
         card(1, [("แมว", 3.0, []), ("ปลา", 3.0, [])], source="redteam", language="thai"),
         card(2, [("a fish", 0.0, ["footer"]), ("a FISH", 2.0, [])]),
-        card(3, [("a bird", 0.0, [])], kind="labelled"),
+        card(3, [("a bird", 0.0, [])], kind="labeled"),
     ]
     return visit(page_of(cards))
 
@@ -86,7 +86,7 @@ def test_each_filter_narrows_the_samples(few):
         ("source", "=redteam", [1]),
         ("language", "=thai", [1]),
         ("defect", "=footer", [2]),
-        ("kind", "=labelled", [3]),
+        ("kind", "=labeled", [3]),
     ):
         first = few.locator(f"#{name}").input_value()
         few.select_option(f"#{name}", value)

@@ -91,11 +91,11 @@ def test_the_page_needs_no_network_and_allows_only_its_own_script(page):
 
 
 def test_the_browser_has_each_prompt_with_every_round(page):
-    """4 prompts with answers of SFT, round 0 and round 1; 4 prompts with two labelled answers of each round: 12 + 16 answers."""
+    """4 prompts with answers of SFT, round 0 and round 1; 4 prompts with two labeled answers of each round: 12 + 16 answers."""
     cards, held_out = page.data["cards"], [card for card in page.data["cards"] if card["k"] == "held-out"]
     assert page.data["answers"] == 28 == sum(len(card["a"]) for card in cards)
     assert [[answer["r"] for answer in card["a"]] for card in held_out] == [[None, 0, 1]] * 4
-    labelled = next(card for card in cards if card["k"] == "labelled" and card["i"] == "p0")
+    labelled = next(card for card in cards if card["k"] == "labeled" and card["i"] == "p0")
     assert [answer["w"] for answer in labelled["a"]] == [[1, 0, 0], [0, 1, 0]] * 2
     assert {card["l"] for card in cards} == {"latin", "thai"}
 

@@ -208,8 +208,8 @@ def test_ppo_starts_only_from_the_policy_that_it_is_told_to(run, refreshed, tmp_
 
 @pytest.mark.parametrize(("kind", "round_number"), [("mean", 1), ("min", 1), ("last", 1), ("min", 0)])
 def test_several_reward_models_are_normalised_together(run, backbone, tmp_path, monkeypatch, kind, round_number):
-    """Two reward models, each of which is normalised. On the SFT policy's samples, their minimum has a mean below 0, and their mean a
-    deviation below 1. What PPO maximises has 0 and 1 again, with one reward model as with two."""
+    """Two reward models, each of which is normalized. On the SFT policy's samples, their minimum has a mean below 0, and their mean a
+    deviation below 1. What PPO maximizes has 0 and 1 again, with one reward model as with two."""
     records = _records(backbone, QUESTIONS)
     scores = {}
     for i, seed in enumerate((1, 2)):

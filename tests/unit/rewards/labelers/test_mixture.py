@@ -50,7 +50,7 @@ def test_every_pair_is_compared_once_and_the_first_part_decides(here):
     for row in found.comparisons:
         part = min(parts_of(row.prompt_id, asked.config, asked.seed))
         assert row.labeler == asked.config.parts[part] and (row.chosen < row.rejected) == (part == 0)
-    # The two judges always disagree, on the prompts that both have labelled, of which each has two pairs.
+    # The two judges always disagree, on the prompts that both have labeled, of which each has two pairs.
     doubled = sum(len(parts_of(f"p{p}", asked.config, asked.seed)) == 2 for p in range(100))
     counts = found.counts()
     assert (counts["labelled_twice"], counts["parts_agree"]) == (2 * doubled, 0.0) and doubled > 2 and counts["parts_alpha"] < 0
@@ -69,7 +69,7 @@ def test_people_are_waited_for_and_the_judge_is_asked_once(here):
     body = asks + "    return [pair.first.completion > pair.second.completion for pair in pairs]\n"
     (here / "judges.py").write_text("def last(pairs):\n" + body)
     asked = mixed(samples(100), Checkpoints(here / "work"), **settings)
-    with pytest.raises(WaitingForLabels, match="0 of .* wanted pairs are labelled") as caught:
+    with pytest.raises(WaitingForLabels, match="0 of .* wanted pairs are labeled") as caught:
         labelers.label(asked)
     assert str(here / "work" / WANTED) in str(caught.value)
     wanted = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
@@ -102,7 +102,7 @@ def test_pairs_that_are_labelled_by_texts_are_not_waited_for(here):
     assert any(sample.id.endswith("-again") for pair in pairs for sample in (pair.first, pair.second))
     rows = [{"prompt": p.first.prompt, "chosen": p.first.completion, "rejected": p.second.completion, "round": 0} for p in pairs]
     (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
-    with pytest.raises(WaitingForLabels, match="wanted pairs are labelled"):
+    with pytest.raises(WaitingForLabels, match="wanted pairs are labeled"):
         labelers.label(asked)
     now = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
     assert {row["prompt"] for row in now if not row["labelled"]} == {rows[0]["prompt"]}

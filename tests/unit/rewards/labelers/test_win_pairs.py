@@ -117,7 +117,7 @@ def test_people_find_these_pairs_in_the_wanted_list(here):
 
 
 def test_labels_of_people(here):
-    """Three pairs by ids, one by its texts, two raters on one of them. 4 of 30 pairs are labelled, so of the 10 equal ones
+    """Three pairs by ids, one by its texts, two raters on one of them. 4 of 30 pairs are labeled, so of the 10 equal ones
     round(10 x 4 / 30) = 1 counts."""
     text = {"prompt": f"ask {PROMPTS[13]}", "chosen": "answer of 0!!!!!", "rejected": "answer of None", "round": 0}
     write(here, *of_samples(5), duel(10), duel(11, tie=True), duel(12, rater="ann"), duel(12, rater="bob"), text)

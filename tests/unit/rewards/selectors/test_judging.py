@@ -29,7 +29,7 @@ ROWS = [
 
 
 def test_judging_by_hand():
-    """Prompt p: a beats b and ccc. Its favourite by length is ccc, which has no win. Pairwise, a and b have one length (a half), and a is
+    """Prompt p: a beats b and ccc. Its favorite by length is ccc, which has no win. Pairwise, a and b have one length (a half), and a is
     shorter than ccc (0). Prompt r: dd and e beat each other, so no candidate has more wins, and one of two pairs is right. The tie counts
     nowhere. So length has 0 of 1 in top 1, and (0.5 + 0 + 1 + 0) / 4 pairwise. The alphabet has a first: 1 of 1, and 2 + 1 of 4."""
     judged = judge({"longest": By(len), "reward-model": By(lambda text: -ord(text[0]))}, group_samples([], ROWS), ROWS)
@@ -44,7 +44,7 @@ def test_judging_by_hand():
 
 
 def test_ties_between_favourites_are_not_broken_by_the_label():
-    """By a constant, the three candidates of prompt p are all favourites, and only one of them, a, has the most wins: 1 of 3."""
+    """By a constant, the three candidates of prompt p are all favorites, and only one of them, a, has the most wins: 1 of 3."""
     judged = judge({"random": By(lambda text: 0)}, group_samples([], ROWS), ROWS)
     assert judged["random"]["top1"]["accuracy"] == 1 / 3
 
