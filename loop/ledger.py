@@ -18,14 +18,14 @@ class RoundAccount:
     """What a round has generated. candidates + carried = kept + left_out, and samples = candidates + heldout_samples.
 
     samples: completions that were drawn. heldout_samples: those of held-out prompts, which are never kept. candidates: all others.
-    labelled: comparisons of samples. labels_left_out: labels that were not used, by reason. carried: what earlier rounds had kept.
+    labeled: comparisons of samples. labels_left_out: labels that were not used, by reason. carried: what earlier rounds had kept.
     kept: completions that are training data after this round. left_out: candidates and carried ones that are not, by reason.
     """
 
     round: str
     samples: int
     heldout_samples: int
-    labelled: int
+    labeled: int
     labels_left_out: dict[str, int]
     candidates: int
     carried: int

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from configs.errors import UserError
 from loop.commands.arguments import add_run, find_run, number_from, runs_folder
 from loop.printing import say
-from loop.report.answers import Shown, held_out_answers, labelled_answers
+from loop.report.answers import Shown, held_out_answers, labeled_answers
 from loop.report.reading import RunView, read_run
 from rewards.rules import RULES
 
@@ -65,7 +65,7 @@ def _indented(text: str, mark: str) -> Iterator[str]:
 
 def _answers(view: RunView, r: int | None) -> Iterator[Shown]:
     """All answers of a round's policy: those to held-out prompts first, then those that labels were asked for."""
-    return itertools.chain(held_out_answers(view, r), [] if r is None else labelled_answers(view, r))
+    return itertools.chain(held_out_answers(view, r), [] if r is None else labeled_answers(view, r))
 
 
 def _round(view: RunView, word: str | None) -> int | None:

@@ -74,7 +74,7 @@ class Desk:
     @property
     def is_enough(self) -> bool:
         """Whether as many pairs are labeled as the run waits for."""
-        return self.queue is not None and self.queue.labelled >= self.queue.wanted
+        return self.queue is not None and self.queue.labeled >= self.queue.wanted
 
     def view(self, rater: str) -> dict[str, Any]:
         """What the page of a rater shows, as JSON values. All texts are printable, and none is markup."""
@@ -87,7 +87,7 @@ class Desk:
         return view | {
             "round": queue.asked.number,
             "pair": _shown(queue, rater, pair) if pair else None,
-            "labelled": queue.labelled,
+            "labeled": queue.labeled,
             "wanted": queue.wanted,
             "pairs": len(queue.pairs),
             "skipped": queue.skipped(rater),

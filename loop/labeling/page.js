@@ -191,8 +191,8 @@ function showPair(pair) {
 
 function showProgress() {
   $("bar").max = view.wanted;
-  $("bar").value = Math.min(view.labelled, view.wanted);
-  $("count").textContent = `${view.labelled} of ${view.wanted} pairs labeled`;
+  $("bar").value = Math.min(view.labeled, view.wanted);
+  $("count").textContent = `${view.labeled} of ${view.wanted} pairs labeled`;
 }
 
 function buttons() {
@@ -206,7 +206,7 @@ function state() {
   if (view.state === "working") return "The run goes on. The next pairs appear here when it waits for labels again.";
   if (view.state === "over") return view.run_state === "done" ? "The run is done. Thank you." : `The run is ${view.run_state}: see its terminal.`;
   if (!view.pair) return "There is nothing left for you in this round. Thank you.";
-  if (view.labelled >= view.wanted) return "There are enough labels for this round.";
+  if (view.labeled >= view.wanted) return "There are enough labels for this round.";
   return "";
 }
 

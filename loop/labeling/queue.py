@@ -110,7 +110,7 @@ class Queue:
     # -- how far it is ------------------------------------------------------------------------------------------------
 
     @property
-    def labelled(self) -> int:
+    def labeled(self) -> int:
         """How many of the pairs have a label."""
         return sum(bool(self._votes.get(pair.ids)) for pair in self.asked.pairs)
 
@@ -124,12 +124,12 @@ class Queue:
         least, number = self.asked.min_labels, self.asked.number
         if self.asked.is_mixture:
             return min(len(self.pairs), least or len(self.pairs))
-        labelled = (ids for ids, votes in self._votes.items() if votes)
-        of_round = [ids for ids in labelled if all(round_of(id) == number for id in ids)]  # the file may hold those of other rounds too
+        labeled = (ids for ids, votes in self._votes.items() if votes)
+        of_round = [ids for ids in labeled if all(round_of(id) == number for id in ids)]  # the file may hold those of other rounds too
         elsewhere = sum(ids not in self._by_ids for ids in of_round)
         enough = len(self.pairs) if least is None else min(len(self.pairs), max(1, least - elsewhere))
         has_samples = any(not any(map(parse_answer_id, ids)) for ids in of_round)
-        return enough if has_samples else max(enough, self.labelled + 1)
+        return enough if has_samples else max(enough, self.labeled + 1)
 
     def skipped(self, rater: str) -> int:
         """How many pairs the rater has skipped and not labeled since."""

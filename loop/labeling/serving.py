@@ -87,10 +87,10 @@ async def _watch(desk: Desk, stop: asyncio.Event) -> int:
         desk.look()
         if desk.state == OVER:
             return await _run_has_ended(desk)
-        labelled = desk.queue.labelled if desk.queue else -1
-        if labelled != count:
-            since, count = time.monotonic(), labelled
-        if not desk.is_enough or labelled <= tried or time.monotonic() - since < GRACE_SECONDS:
+        labeled = desk.queue.labeled if desk.queue else -1
+        if labeled != count:
+            since, count = time.monotonic(), labeled
+        if not desk.is_enough or labeled <= tried or time.monotonic() - since < GRACE_SECONDS:
             continue
         number = desk.queue.asked.number if desk.queue else -1
         code = await _resume(desk, stop)
@@ -99,7 +99,7 @@ async def _watch(desk: Desk, stop: asyncio.Event) -> int:
             return code
         desk.look()
         again = desk.queue is not None and desk.queue.asked.number == number
-        tried = labelled if again else -1
+        tried = labeled if again else -1
         if again:
             say("the run wants more labels for this round: it tries again when more pairs are labeled")
     _say_goodbye(desk)
@@ -154,7 +154,7 @@ def _first_lines(desk: Desk, resume: bool) -> list[str]:
         "and then the run continues" if resume else f"and then `loop resume {desk.folder.name}` continues the run",
     )
     return [
-        f"{asked.run}, round {asked.number}: {desk.queue.labelled} of {desk.queue.wanted} pairs are labeled, {then}",
+        f"{asked.run}, round {asked.number}: {desk.queue.labeled} of {desk.queue.wanted} pairs are labeled, {then}",
         f"{len(asked.pairs)} pairs are on offer; labels go to {asked.label_file}",
     ]
 
@@ -164,7 +164,7 @@ def _say_goodbye(desk: Desk) -> None:
     if (queue := desk.queue) is None:
         return
     agreement = queue.agreement()
-    say(f"{queue.labelled} of {queue.wanted} pairs are labeled: {queue.asked.label_file}")
+    say(f"{queue.labeled} of {queue.wanted} pairs are labeled: {queue.asked.label_file}")
     for rater, count in queue.by_rater().items():
         say(f"  {rater or 'nameless'}: {count}")
     if agreement.pairs:

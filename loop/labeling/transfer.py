@@ -24,7 +24,7 @@ from rewards.comparisons import round_of
 from rewards.data.rows import BadRow
 from rewards.labelers.label_files import read_labels
 
-Labelled = tuple[Pair, tuple[Answer, Answer], list[Row]]
+Labeled = tuple[Pair, tuple[Answer, Answer], list[Row]]
 """A pair, its answers as they were shown, and the labels of the raters who saw them so."""
 CSV_COLUMNS = ["chosen_id", "rejected_id", "tie", "rater", "labeled_at", "round", "confidence", "shown_first", "comment"]
 OF_ROWS = ("json", "csv")
@@ -79,12 +79,12 @@ def _is_of_round(row: Row, number: int) -> bool:
     return all(round_of(id) == number for id in pair_of(row))
 
 
-def _shown(asked: LabelingRound, rows: list[Row]) -> list[Labelled]:
+def _shown(asked: LabelingRound, rows: list[Row]) -> list[Labeled]:
     """All pairs in order. A pair that raters saw in both orders is there twice, because a task of a tool has one order."""
     by_pair: dict[PairIds, list[Row]] = {}
     for row in rows:
         by_pair.setdefault(pair_of(row), []).append(row)
-    found: list[Labelled] = []
+    found: list[Labeled] = []
     for pair in asked.pairs:
         orders: dict[str, list[Row]] = {}
         for row in by_pair.get(pair.ids, []):

@@ -17,7 +17,7 @@ from rewards.rules.duplicates import texts_to_compare
 from rewards.rules.texts import main_script
 from rewards.world.replies import defects_of
 
-HELD_OUT, LABELLED = "held-out", "labeled"
+HELD_OUT, LABELED = "held-out", "labeled"
 """Answers to held-out prompts, one of each policy, and answers that labels were asked for, several to a prompt."""
 OWN = "own"
 """The key of a row under which its own texts are, where people see translations."""
@@ -72,7 +72,7 @@ def held_out_answers(run: RunView, r: int | None, only: set[str] | None = None) 
         yield _shown(HELD_OUT, r, row, {name: value for key, name in SCORES.items() if is_number(value := found.get(key))}, defects)
 
 
-def labelled_answers(run: RunView, r: int, only: set[str] | None = None) -> Iterator[Shown]:
+def labeled_answers(run: RunView, r: int, only: set[str] | None = None) -> Iterator[Shown]:
     """The answers of a round's policy that labels were asked for. only: these prompts."""
     scores = {row.get("sample_id"): row.get("score") for row in run.rows(SELECT.name, r, "scores.jsonl")}
     labels = _labels(run, r)
@@ -82,7 +82,7 @@ def labelled_answers(run: RunView, r: int, only: set[str] | None = None) -> Iter
         found = {"selector": score} if is_number(score := scores.get(row.get("id"))) else {}
         if is_number(length := row.get("num_tokens")):
             found["length"] = length
-        yield _shown(LABELLED, r, row, found, defects, (labels.won[number], labels.lost[number], labels.tied[number]))
+        yield _shown(LABELED, r, row, found, defects, (labels.won[number], labels.lost[number], labels.tied[number]))
 
 
 def _labels(run: RunView, r: int) -> _Labels:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loop.printing import printable
-from loop.report.answers import HELD_OUT, LABELLED, Shown, held_out_answers, labelled_answers, prompts_of
+from loop.report.answers import HELD_OUT, LABELED, Shown, held_out_answers, labeled_answers, prompts_of
 from loop.report.reading import RunView
 from loop.round import SAMPLE
 
@@ -28,7 +28,7 @@ def browser_data(runs: Sequence[RunView], limit: int) -> dict[str, Any]:
     for number, (run, prompts) in enumerate(zip(runs, asked, strict=True)):
         only = set(spread([prompt for prompt in prompts if prompt in common] or prompts, wanted))
         shown = [answer for r in (None, *run.evaluated) for answer in held_out_answers(run, r, only)]
-        shown += _labelled(run, max(0, limit // len(runs) - len(shown)))
+        shown += _labeled(run, max(0, limit // len(runs) - len(shown)))
         total += len(shown)
         for answer in shown:
             card = cards.setdefault((answer.kind, answer.prompt_id), _card(answer))
@@ -36,7 +36,7 @@ def browser_data(runs: Sequence[RunView], limit: int) -> dict[str, Any]:
     return {"runs": [printable(run.name) for run in runs], "cards": list(cards.values()), "answers": total}
 
 
-def _labelled(run: RunView, budget: int) -> list[Shown]:
+def _labeled(run: RunView, budget: int) -> list[Shown]:
     """Some of the answers that labels were asked for, whole prompts at a time, as many of each round."""
     found: list[Shown] = []
     with_samples = [r for r in run.rounds if run.state.stage(SAMPLE.name, r).state == "done"]
@@ -45,7 +45,7 @@ def _labelled(run: RunView, budget: int) -> list[Shown]:
         prompts = list(dict.fromkeys(str(row.get("prompt_id")) for row in rows))
         per_prompt = max(1, len(rows) // max(1, len(prompts)))
         only = set(spread(prompts, budget // len(with_samples) // per_prompt))
-        found += labelled_answers(run, r, only) if only else []
+        found += labeled_answers(run, r, only) if only else []
     return found
 
 
@@ -72,7 +72,7 @@ def _row(answer: Shown, run_number: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n": run_number, "r": answer.round, "t": _cut(answer.text)}
     row["m"] = {name: round(value, 3) for name, value in answer.scores.items()}
     row |= {"d": answer.defects} if answer.defects else {}
-    row |= {"w": [answer.won, answer.lost, answer.tied]} if answer.kind == LABELLED else {}
+    row |= {"w": [answer.won, answer.lost, answer.tied]} if answer.kind == LABELED else {}
     row |= {"q": _cut(answer.asked)} if answer.asked else {}
     row |= {"o": _cut(answer.written)} if answer.asked or answer.written else {}
     return row | ({} if answer.finished else {"u": 1})

@@ -123,7 +123,7 @@ def ledgers(run: RunView) -> list[Table]:
     tables.append(Table("Removed and moved, by reason", *original.reasons(found.sources)))
     headers = ["round", "samples", "held out", "labeled", "could be kept", "carried", "kept", "left out"]
     rows = [
-        [a.round, *map(str, (a.samples, a.heldout_samples, a.labelled, a.candidates, a.carried, a.kept, sum(a.left_out.values())))]
+        [a.round, *map(str, (a.samples, a.heldout_samples, a.labeled, a.candidates, a.carried, a.kept, sum(a.left_out.values())))]
         for a in found.rounds
     ]
     tables.append(Table("What each round has generated", headers, rows))

@@ -68,7 +68,7 @@ def guard_metrics(guard: Guard, num_updates: int) -> Metrics:
 def _judge_of_another_kind(context: Context) -> Chooser | None:
     """A bag of words, fitted on held-out comparisons of the original data and of the rounds before. None where all are ties."""
     seed = context.seed("judge")
-    labelled = [row for rows in context.labels() for row in rows if row.heldout]
-    rows = draw(context.stored_rows("heldout_pairs", Comparison), JUDGE_PAIRS, seed) + draw(labelled, JUDGE_PAIRS, seed)
+    labeled = [row for rows in context.labels() for row in rows if row.heldout]
+    rows = draw(context.stored_rows("heldout_pairs", Comparison), JUDGE_PAIRS, seed) + draw(labeled, JUDGE_PAIRS, seed)
     decided = [row for row in rows if not row.tie]
     return fit_bag_of_words(decided) if decided else None

@@ -69,7 +69,7 @@ MEASURES: dict[str, Measure] = {
     "rater_accuracy": Measure("the probability that a rater is right, by `labeler.raters: dawid-skene`", FRACTION, "higher"),
     "late": Measure("labels of earlier rounds that came too late for them and are used now", ROWS),
     "by_part": Measure("comparisons by the part of the mixture that they come from", TEXTS),
-    "labelled_twice": Measure("pairs that several parts of a mixture have labeled", "pairs"),
+    "labeled_twice": Measure("pairs that several parts of a mixture have labeled", "pairs"),
     "parts_agree": Measure("of the pairs that several parts have labeled, those that they label alike", FRACTION, "higher"),
     "parts_alpha": Measure("Krippendorff's alpha (nominal) of the parts", "alpha", "higher"),
     "turned": Measure("comparisons whose two answers `labeler.noise` has swapped", ROWS),

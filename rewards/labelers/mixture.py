@@ -52,7 +52,7 @@ def _config_of(config: LabelerConfig, kind: str) -> LabelerConfig:
 def _from_file(task: LabelTask, wanted: Sequence[Pair]) -> Labels:
     """What people say. Raises WaitingForLabels while fewer of the wanted pairs are labeled than `labeler.min_labels`, or not all."""
     found = preferences_file.join_votes(preferences_file.read_votes(task) or Labels(), task.config, len(wanted))
-    missing = preferences_file.not_labelled(wanted, found)
+    missing = preferences_file.not_labeled(wanted, found)
     enough = min(task.config.min_labels or len(wanted), len(wanted))
     if len(wanted) - len(missing) < enough:
         what = f"{len(wanted) - len(missing)} of {enough} wanted pairs are labeled"
@@ -94,7 +94,7 @@ def agreement(parts: Sequence[Labels]) -> Mapping[str, Any]:
                 said.setdefault(key, []).extend(votes)
     both = {key: votes for key, votes in said.items() if len(votes) > 1}
     return {
-        "labelled_twice": len(both),
+        "labeled_twice": len(both),
         "parts_agree": sum(len(set(votes)) == 1 for votes in both.values()) / len(both) if both else None,
         "parts_alpha": alpha_of_pairs(both),
     }

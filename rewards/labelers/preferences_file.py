@@ -31,7 +31,7 @@ def label(task: LabelTask) -> Labels:
 def _policies_to_compare(task: LabelTask) -> str:
     """The end of the message while the run waits: where the pairs are that measure win rates, if some have no label yet."""
     pairs, found = win_pairs(task), read_votes(task) or Labels()
-    wanted = write_wanted(task, pairs, found) if not_labelled(pairs, found) else None
+    wanted = write_wanted(task, pairs, found) if not_labeled(pairs, found) else None
     return f"\n  policies to compare as well, for the win rate: {wanted}" if wanted else ""
 
 
@@ -80,13 +80,13 @@ def join_votes(found: Labels, config: LabelerConfig, wanted: int) -> Labels:
     return replace(found, comparisons=comparisons, metrics=found.metrics | read | of_raters)
 
 
-def not_labelled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
+def not_labeled(pairs: Sequence[Pair], found: Labels) -> list[Pair]:
     """Those of the pairs of which no label says anything. A label of two samples is one of all samples with these texts."""
-    there = _labelled(found)
+    there = _labeled(found)
     return [pair for pair in pairs if _what(pair) not in there]
 
 
-def _labelled(found: Labels) -> set[Texts | frozenset[str]]:
+def _labeled(found: Labels) -> set[Texts | frozenset[str]]:
     samples = {
         texts_of(row.prompt_id, (row.chosen, row.chosen_finished), (row.rejected, row.rejected_finished)) for row in found.comparisons
     }
@@ -94,7 +94,7 @@ def _labelled(found: Labels) -> set[Texts | frozenset[str]]:
 
 
 def _what(pair: Pair) -> Texts | frozenset[str]:
-    """What has to be labelled: two texts, or of a pair for win rates the answers of two policies, whose texts may be those of others."""
+    """What has to be labeled: two texts, or of a pair for win rates the answers of two policies, whose texts may be those of others."""
     return frozenset((pair.first.id, pair.second.id)) if pair.picked == WIN_RATE else pair.texts
 
 
@@ -107,7 +107,7 @@ def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path 
     if folder is None:
         return None
     if parallel.is_main():
-        there = _labelled(found)
+        there = _labeled(found)
         folder.mkdir(parents=True, exist_ok=True)
         rows = [
             {
@@ -115,7 +115,7 @@ def write_wanted(task: LabelTask, pairs: Sequence[Pair], found: Labels) -> Path 
                 "prompt": pair.first.prompt,
                 "ids": [pair.first.id, pair.second.id],
                 "completions": [pair.first.completion, pair.second.completion],
-                "labelled": _what(pair) in there,
+                "labeled": _what(pair) in there,
             }
             for pair in sorted(pairs, key=lambda pair: pair.picked != WIN_RATE)
         ]

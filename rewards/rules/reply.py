@@ -8,8 +8,6 @@ from configs.fields import ExpectedLanguage
 from rewards.comparisons import Prompt
 from rewards.rules.verdict import Verdict
 
-"""In which language answers are expected: Thai, English, that of the question, or any."""
-
 
 class OtherTexts(Protocol):
     """Completions to compare with (`duplicates.Texts`)."""

@@ -42,7 +42,7 @@ def test_people_and_a_judge_share_a_round(workspace, monkeypatch):
     metrics = workspace.status("judged")["rounds"][0]["stages"]["label"]["metrics"]
     rows = read_jsonl(run / "round-000" / "label" / "comparisons.jsonl", Comparison)
     assert metrics["by_part"]["preferences-file"] == len(pairs) == sum(row.labeler == "preferences-file" for row in rows)
-    assert metrics["judge_replies"] == asked and metrics["labelled_twice"] > 0 and metrics["parts_agree"] == 0.0
+    assert metrics["judge_replies"] == asked and metrics["labeled_twice"] > 0 and metrics["parts_agree"] == 0.0
     assert len({(row.chosen_id, row.rejected_id) for row in rows}) == len(rows) == metrics["comparisons"]
     written = [path for folder in (run, workspace.cache / "judge") for path in folder.rglob("*") if path.is_file()]
     assert len(written) > asked and not any(KEY.encode() in path.read_bytes() for path in written)

@@ -15,11 +15,11 @@ def test_a_reward_model_of_an_earlier_run_labels(two_rounds):
     shutil.copytree(two_rounds.folder / "runs" / "whole" / "round-001" / "retrain", two_rounds.folder / "models" / "rm")
     words = ["--rounds", "1", "labeler.kind=mixture", "labeler.parts=[reward-model, rules]", "labeler.shares=[0.7, 0.3]"]
     words += ["labeler.model=models/rm", "sample.num_prompts=30"]
-    two_rounds.small("labelled", *words)
-    status = two_rounds.status("labelled")
+    two_rounds.small("labeled", *words)
+    status = two_rounds.status("labeled")
     assert status["setup"]["labeler"]["metrics"]["accuracy_heldout"]["pairs"] > 10
     assert min(status["rounds"][0]["stages"]["label"]["metrics"]["by_part"].values()) > 0
-    run = two_rounds.folder / "runs" / "labelled"
+    run = two_rounds.folder / "runs" / "labeled"
     rows = read_jsonl(run / "round-000" / "label" / "comparisons.jsonl", Comparison)
     scored = [row for row in rows if row.labeler == "reward-model"]
     assert len(scored) > 20 and all(0.0 <= row.confidence <= 1.0 for row in scored)
@@ -29,12 +29,12 @@ def test_a_reward_model_of_an_earlier_run_labels(two_rounds):
 
     config = two_rounds.folder / "models" / "rm" / "adapter_config.json"
     config.write_text(config.read_text() + "\n")
-    before = two_rounds.digests("labelled")
-    out, _ = two_rounds.small("labelled", *words)
+    before = two_rounds.digests("labeled")
+    out, _ = two_rounds.small("labeled", *words)
     assert "setup/labeler: models/rm was edited, so this stage is made again" in out
-    after = two_rounds.digests("labelled")
+    after = two_rounds.digests("labeled")
     assert {name for name in after if after[name] != before[name]} == {"setup/labeler"}
 
     (two_rounds.folder / "models" / "rm" / "adapter_model.safetensors").unlink()
-    _, err = two_rounds.small("labelled", *words, exit_code=2)
+    _, err = two_rounds.small("labeled", *words, exit_code=2)
     assert "there is no adapter_model.safetensors in models/rm" in err and "pickles" in err

@@ -150,7 +150,7 @@ def test_the_ledger_of_a_run_adds_up(two_rounds):
         assert account["candidates"] + account["carried"] > 0
         assert account["candidates"] + account["carried"] == account["kept"] + sum(account["left_out"].values())
         assert (len(drawn), len(kept)) == (account["samples"], account["kept"]) and len(drawn) > account["heldout_samples"] > 0
-        assert account["labelled"] == stages["stages"]["label"]["metrics"]["comparisons"]
+        assert account["labeled"] == stages["stages"]["label"]["metrics"]["comparisons"]
         new = {row["id"] for row in drawn} & {row["id"] for row in kept}
         assert len(new) == sum(entry["generated"].get(account["round"], 0) for entry in sources.values())
 
@@ -369,7 +369,7 @@ def test_a_policy_by_dpo(workspace):
     assert second["evaluate"]["metrics"]["kl"]["mean"] != 0.0 and "gold_over_last" in second["evaluate"]["metrics"]
 
 
-def test_real_pairs_with_a_labelling_reward_model(workspace, shared_data):
+def test_real_pairs_with_a_labeling_reward_model(workspace, shared_data):
     """HH pairs: split by opening, a reward model trained on the other half labels."""
     workspace.small(
         "hh",

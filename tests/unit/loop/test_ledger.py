@@ -41,7 +41,7 @@ def test_it_grows_by_round_and_adds_up(run):
     assert found.sources.entries["mail"].generated == {"round-000": 3, "round-001": 2}
     assert found.sources.entries["web"].generated == {"round-001": 1} and found.sources.entries["web"].original == 0
     assert found.sources.entries["mail"].kept == 5  # after the token limits
-    assert [(a.round, a.samples, a.heldout_samples, a.labelled, a.kept) for a in found.rounds] == [
+    assert [(a.round, a.samples, a.heldout_samples, a.labeled, a.kept) for a in found.rounds] == [
         ("round-000", 12, 4, 6, 3),
         ("round-001", 8, 0, 4, 5),
     ]

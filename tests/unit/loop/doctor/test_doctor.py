@@ -107,7 +107,7 @@ def test_memory_follows_the_settings_that_lower_it():
     assert two == 2 * one == 16 * 704 * 2 * 256 * 2 * 28
 
 
-def test_a_labelling_model_is_beside_the_base(tmp_path):
+def test_a_labeling_model_is_beside_the_base(tmp_path):
     """Its weights are counted where it is loaded. A model of the hub is not downloaded for it."""
     model, _ = make_decoder(tmp_path / "rm")
     words = ("data.labeler_fraction=0", "labeler.kind=reward-model")

@@ -68,7 +68,7 @@ def test_a_label_is_on_disk_when_the_page_answers(run, monkeypatch):
         before = await browser.view()
         monkeypatch.setattr("os.fsync", lambda handle: synced.append(len(rows(LABELS))))
         status, after = await browser.post("answer", pair=before["pair"]["name"], choice="left", note="สวัสดี \ud800\0")
-        assert status == 200 and synced[0] == 1 and after["labelled"] == 1 and after["problem"] == ""
+        assert status == 200 and synced[0] == 1 and after["labeled"] == 1 and after["problem"] == ""
         (row,) = rows(LABELS)
         assert row["rater"] == "ann" and row["comment"] == "สวัสดี \\ud800\\u0000"
         assert after["pair"]["name"] != before["pair"]["name"]
@@ -217,7 +217,7 @@ def test_hostile_texts_go_out_printable_and_whole(tmp_path, monkeypatch):
             seen += [text for text in shown[2:] if text != "plain"]
             assert shown[0] == "user\\u202e" and shown[1].startswith("<b>\\u0000")
             assert (await browser.post("answer", pair=pair["name"], choice="tie"))[0] == 200
-        assert view["labelled"] == len(texts)
+        assert view["labeled"] == len(texts)
         assert sorted(seen) == sorted(printable(text) for text in texts) and len(max(seen, key=len)) == 100_000
 
     browse(run, visit)

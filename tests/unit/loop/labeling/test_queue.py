@@ -56,7 +56,7 @@ def test_two_raters_at_once_never_have_the_same_pair_and_together_label_each_onc
                 queue.answer(rater, shown.name, "tie")
                 names.append(shown.name)
     assert sorted(names) == sorted(queue.pairs) and len(rows(LABELS)) == 60
-    assert queue.labelled == queue.wanted == 60 and queue.by_rater() == {"ann": 30, "bob": 30} and queue.agreement().pairs == 0
+    assert queue.labeled == queue.wanted == 60 and queue.by_rater() == {"ann": 30, "bob": 30} and queue.agreement().pairs == 0
 
 
 def test_what_a_rater_saw_is_what_is_written(run):
@@ -85,7 +85,7 @@ def test_the_run_reads_every_label_as_it_was_given(run):
     assert {(row.chosen_id, row.rejected_id, row.tie, row.rater, row.shown_first) for row in found.comparisons} == said
 
 
-def test_a_share_of_the_pairs_is_labelled_twice_and_agreement_is_measured(run):
+def test_a_share_of_the_pairs_is_labeled_twice_and_agreement_is_measured(run):
     """Ann says left of all, which is the first answer or the second; Bob says tie of all that he sees."""
     queue = queue_of(run, double=1.0)
     assert len(say_all(queue, "ann")) == 60 and len(say_all(queue, "bob", "tie")) == 60 and queue.next("cat") is None
@@ -101,7 +101,7 @@ def test_second_labels_come_early(run):
     for _ in range(10):
         for rater in ("ann", "bob"):
             queue.answer(rater, queue.next(rater).name, "left")
-    assert queue.agreement().pairs >= 9 and queue.labelled <= 11
+    assert queue.agreement().pairs >= 9 and queue.labeled <= 11
 
 
 def test_alpha_is_that_of_the_definition(run):
@@ -164,7 +164,7 @@ def test_labels_of_other_rounds_in_the_same_file_do_not_count(tmp_path, monkeypa
     run = make_run(tmp_path / "x", plain_samples(4), labeled_by=one_file)
     lines = [{"chosen_id": f"{number}-{number}-p-0", "rejected_id": f"{number}-{number}-p-1"} for number in (7, 0)]
     Path("labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert queue_of(run).wanted == 2 and queue_of(run).labelled == 0  # one pair of round 0 that is not on offer has a label
+    assert queue_of(run).wanted == 2 and queue_of(run).labeled == 0  # one pair of round 0 that is not on offer has a label
 
 
 def test_labels_in_other_files_count(tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_labels_in_other_files_count(tmp_path, monkeypatch):
     (tmp_path / "labels").mkdir()
     Path("labels/theirs.jsonl").write_text(f'{{"chosen_id": "{ids[0]}", "rejected_id": "{ids[1]}", "rater": "eve"}}\nnot JSON\n')
     queue = queue_of(run)
-    assert queue.labelled == 1 and len(say_all(queue, "ann")) == 2 and queue.by_rater() == {"ann": 2, "eve": 1}
+    assert queue.labeled == 1 and len(say_all(queue, "ann")) == 2 and queue.by_rater() == {"ann": 2, "eve": 1}
     assert len(rows(Path("labels/loop-label-round-000.jsonl"))) == 2
 
 
@@ -194,9 +194,9 @@ def test_pairs_for_win_rates_come_first_and_are_not_enough(tmp_path, monkeypatch
         pair = queue.next("ann")
         assert pair.tier == -1 and queue.wanted == max(3, number + 1)
         queue.answer("ann", pair.name, "left")
-    assert (queue.labelled, queue.wanted) == (4, 5)
+    assert (queue.labeled, queue.wanted) == (4, 5)
     queue.answer("ann", queue.next("ann").name, "left")
-    assert (queue.labelled, queue.wanted) == (5, 3)
+    assert (queue.labeled, queue.wanted) == (5, 3)
 
 
 def test_a_mixture_counts_the_pairs_on_offer_only(tmp_path, monkeypatch):
@@ -206,17 +206,17 @@ def test_a_mixture_counts_the_pairs_on_offer_only(tmp_path, monkeypatch):
     write_wanted(run, win_pairs(3))
     Path("l.jsonl").write_text('{"chosen_id": "0-0-p-0", "rejected_id": "0-0-p-1"}\n')
     queue = queue_of(run)
-    assert (len(queue.pairs), queue.labelled, queue.wanted) == (3, 0, 2)
+    assert (len(queue.pairs), queue.labeled, queue.wanted) == (3, 0, 2)
     queue.answer("ann", queue.next("ann").name, "left")
     queue.answer("ann", queue.next("ann").name, "left")
-    assert (queue.labelled, queue.wanted) == (2, 2)
+    assert (queue.labeled, queue.wanted) == (2, 2)
 
 
 MIXTURE = ("labeler.kind=mixture", "labeler.parts=[preferences-file, rules]", "labeler.shares=[0.5, 0.5]")
 
 
 @pytest.mark.parametrize("path", ["labels/round-{round}.jsonl", "labels/*.jsonl"])
-def test_pairs_that_are_labelled_by_their_texts_are_not_asked_again(tmp_path, monkeypatch, path):
+def test_pairs_that_are_labeled_by_their_texts_are_not_asked_again(tmp_path, monkeypatch, path):
     """Of four pairs, two are labeled by texts: one by a row of this round, one by a row that only a file of its own round explains. Rows
     of another round, of other texts and of nobody's pair say nothing."""
     monkeypatch.chdir(tmp_path)
@@ -234,9 +234,9 @@ def test_pairs_that_are_labelled_by_their_texts_are_not_asked_again(tmp_path, mo
     Path("labels").mkdir()
     Path("labels/round-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     queue, known = queue_of(run), 2 if "{round}" in path else 1
-    assert queue.labelled == known and queue.by_rater() == {"eve": known} and queue.wanted == 4
+    assert queue.labeled == known and queue.by_rater() == {"eve": known} and queue.wanted == 4
     assert {queue.pairs[name].prompt for name in say_all(queue, "ann")} == {f"question {n}?" for n in range(known, 4)}
-    assert queue.labelled == 4
+    assert queue.labeled == 4
 
 
 def test_of_wanted_pairs_with_the_same_texts_one_is_asked(tmp_path, monkeypatch):
@@ -255,11 +255,11 @@ def test_texts_may_be_written_in_another_form_where_the_run_normalises_its_own(t
     monkeypatch.chdir(tmp_path)
     samples = samples_of([("caf\u00e9?", ["cafe\u0301", "tea"])])
     Path("l.jsonl").write_text(json.dumps({"prompt": "cafe\u0301?", "chosen": "tea", "rejected": "caf\u00e9", "round": 0}) + "\n")
-    for source, labelled in (("pairs.jsonl", 1), ("embedded", 0)):
+    for source, labeled in (("pairs.jsonl", 1), ("embedded", 0)):
         words = (*MIXTURE, "labeler.path=l.jsonl", f"data.source={source}")
         run = make_run(tmp_path / source, samples, labeled_by=words)
         write_wanted(run, [asked_about(*samples)])
-        assert queue_of(run).labelled == labelled
+        assert queue_of(run).labeled == labeled
     assert not queue_of(run).by_rater()
 
 

@@ -19,23 +19,23 @@ class Desk:
 
     wanted_by_round: list[int]
     number: int = 0
-    labelled: int = 0
+    labeled: int = 0
     state: str = "asking"
     folder: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(name="x"))
 
     def look(self) -> None:
-        self.labelled = min(10, self.labelled + 1)
+        self.labeled = min(10, self.labeled + 1)
 
     @property
     def queue(self) -> SimpleNamespace:
         agreement = SimpleNamespace(pairs=0)
         asked = SimpleNamespace(number=self.number, label_file=Path("labels"))
-        counts = {"labelled": self.labelled, "wanted": self.wanted_by_round[self.number], "pairs": range(10)}
+        counts = {"labeled": self.labeled, "wanted": self.wanted_by_round[self.number], "pairs": range(10)}
         return SimpleNamespace(asked=asked, agreement=lambda: agreement, by_rater=dict, **counts)
 
     @property
     def is_enough(self) -> bool:
-        return self.labelled >= self.wanted_by_round[self.number]
+        return self.labeled >= self.wanted_by_round[self.number]
 
 
 @pytest.fixture
@@ -61,20 +61,20 @@ def test_the_page_goes_on_with_the_next_round_and_ends_with_the_run(watch):
     seen = []
 
     def resume(desk):
-        seen.append((desk.number, desk.labelled >= desk.wanted_by_round[desk.number]))
-        desk.number, desk.labelled = desk.number + 1, 0
+        seen.append((desk.number, desk.labeled >= desk.wanted_by_round[desk.number]))
+        desk.number, desk.labeled = desk.number + 1, 0
         return 3 if desk.number < 3 else 0
 
     assert watch(Desk([2, 4, 3, 1]), resume) == 0
     assert seen == [(0, True), (1, True), (2, True)]
 
 
-def test_a_run_that_wants_more_is_asked_again_when_more_pairs_are_labelled(watch):
+def test_a_run_that_wants_more_is_asked_again_when_more_pairs_are_labeled(watch):
     """It said that three labels are enough, and waits on. The second try is not with the same labels, and before all ten are there."""
     seen = []
 
     def resume(desk):
-        seen.append(desk.labelled)
+        seen.append(desk.labeled)
         return 3 if len(seen) == 1 else 0
 
     assert watch(Desk([3]), resume) == 0

@@ -95,8 +95,8 @@ def test_the_browser_has_each_prompt_with_every_round(page):
     cards, held_out = page.data["cards"], [card for card in page.data["cards"] if card["k"] == "held-out"]
     assert page.data["answers"] == 28 == sum(len(card["a"]) for card in cards)
     assert [[answer["r"] for answer in card["a"]] for card in held_out] == [[None, 0, 1]] * 4
-    labelled = next(card for card in cards if card["k"] == "labeled" and card["i"] == "p0")
-    assert [answer["w"] for answer in labelled["a"]] == [[1, 0, 0], [0, 1, 0]] * 2
+    labeled = next(card for card in cards if card["k"] == "labeled" and card["i"] == "p0")
+    assert [answer["w"] for answer in labeled["a"]] == [[1, 0, 0], [0, 1, 0]] * 2
     assert {card["l"] for card in cards} == {"latin", "thai"}
 
 

@@ -86,7 +86,7 @@ def test_a_part_of_the_data_of_which_nothing_is_left_is_refused(world, backbone,
         run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"translator": "mine.py:nothing"})
 
 
-def test_a_labelling_model_is_judged_on_what_people_see(world, backbone, tmp_path, monkeypatch):
+def test_a_labeling_model_is_judged_on_what_people_see(world, backbone, tmp_path, monkeypatch):
     run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "data")
     backbone.add_adapter("sft", seed=0)
     backbone.save_adapter("sft", tmp_path / "sft")
@@ -104,7 +104,7 @@ def test_a_scope_that_covers_nothing_is_refused(world, backbone, tmp_path):
         run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"scope": "rule", "sources": ["hotels"]})
 
 
-def test_samples_are_shown_and_labelled_in_the_users_language(world, backbone, tmp_path):
+def test_samples_are_shown_and_labeled_in_the_users_language(world, backbone, tmp_path):
     """The policy is a random model, whose texts no dictionary changes; so one answer of each prompt is made a sentence of the world."""
     run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "data")
     policy = tmp_path / "policy"

@@ -53,13 +53,13 @@ def test_every_pair_is_compared_once_and_the_first_part_decides(here):
     # The two judges always disagree, on the prompts that both have labeled, of which each has two pairs.
     doubled = sum(len(parts_of(f"p{p}", asked.config, asked.seed)) == 2 for p in range(100))
     counts = found.counts()
-    assert (counts["labelled_twice"], counts["parts_agree"]) == (2 * doubled, 0.0) and doubled > 2 and counts["parts_alpha"] < 0
+    assert (counts["labeled_twice"], counts["parts_agree"]) == (2 * doubled, 0.0) and doubled > 2 and counts["parts_alpha"] < 0
     assert sum(counts["by_part"].values()) == 200
 
 
 def test_without_doubles_there_is_no_agreement(here):
     counts = labelers.label(mixed(samples(20), double_fraction=0.0)).counts()
-    assert (counts["labelled_twice"], counts["parts_agree"], counts["parts_alpha"]) == (0, None, None)
+    assert (counts["labeled_twice"], counts["parts_agree"], counts["parts_alpha"]) == (0, None, None)
 
 
 def test_people_are_waited_for_and_the_judge_is_asked_once(here):
@@ -82,17 +82,17 @@ def test_people_are_waited_for_and_the_judge_is_asked_once(here):
     with pytest.raises(WaitingForLabels, match=f"{len(wanted) - 5} of {len(wanted)} wanted pairs"):
         labelers.label(asked)
     now = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
-    assert [row["labelled"] for row in now] == [False] * 5 + [True] * (len(wanted) - 5)
+    assert [row["labeled"] for row in now] == [False] * 5 + [True] * (len(wanted) - 5)
     (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = labelers.label(asked)
     by_judge = sum(1 in parts_of(pair.prompt_id, asked.config, asked.seed) for pair in pick_pairs(asked))
     assert len((here / "asked").read_text()) == by_judge
     assert len(found.comparisons) == 200 and found.counts()["by_part"] == {"preferences-file": len(rows), "judges.py:last": 200 - len(rows)}
-    assert found.counts()["parts_agree"] == 0.0 and found.counts()["labelled_twice"] == by_judge - (200 - len(rows))
+    assert found.counts()["parts_agree"] == 0.0 and found.counts()["labeled_twice"] == by_judge - (200 - len(rows))
     assert labelers.label(mixed(samples(100), Checkpoints(here / "work"), **settings | {"min_labels": 5})).comparisons == found.comparisons
 
 
-def test_pairs_that_are_labelled_by_texts_are_not_waited_for(here):
+def test_pairs_that_are_labeled_by_texts_are_not_waited_for(here):
     """Every text stands twice among the samples of its prompt, and a row by texts means the first of the two. All pairs have a label, and
     one row each, so the run goes on."""
     settings = {"parts": ["preferences-file", "judges.py:last"], "path": "labels.jsonl", "double_fraction": 1.0}
@@ -105,7 +105,7 @@ def test_pairs_that_are_labelled_by_texts_are_not_waited_for(here):
     with pytest.raises(WaitingForLabels, match="wanted pairs are labeled"):
         labelers.label(asked)
     now = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
-    assert {row["prompt"] for row in now if not row["labelled"]} == {rows[0]["prompt"]}
+    assert {row["prompt"] for row in now if not row["labeled"]} == {rows[0]["prompt"]}
     (here / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert labelers.label(asked).counts()["by_part"]["preferences-file"] == len(rows)
 

@@ -108,12 +108,12 @@ def test_people_find_these_pairs_in_the_wanted_list(here):
     with pytest.raises(WaitingForLabels, match=r"policies to compare as well, for the win rate: .*wanted.jsonl"):
         labelers.label(asked(Checkpoints(here / "work"), **FILE))
     rows = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
-    assert len(rows) == 30 and {row["job"] for row in rows} == {WIN_RATE} and not any(row["labelled"] for row in rows)
+    assert len(rows) == 30 and {row["job"] for row in rows} == {WIN_RATE} and not any(row["labeled"] for row in rows)
     write(here, *(duel(number) for number in range(10, 15)))
     with pytest.raises(WaitingForLabels, match="5 comparisons of policies, and none of samples"):
         labelers.label(asked(Checkpoints(here / "work"), **FILE))
     again = [json.loads(line) for line in (here / "work" / WANTED).read_text().splitlines()]
-    assert [row["ids"] for row in again] == [row["ids"] for row in rows] and sum(row["labelled"] for row in again) == 5
+    assert [row["ids"] for row in again] == [row["ids"] for row in rows] and sum(row["labeled"] for row in again) == 5
 
 
 def test_labels_of_people(here):
