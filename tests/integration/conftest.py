@@ -47,7 +47,7 @@ SMALL = [
 ]
 IN_PROCESS, RAY = "runtime.executor=in-process", "runtime.executor=ray"
 """Which executor makes the stages. A run keeps the executor that it was started with, unless it is told another."""
-SETTINGS = [*SMALL, "ppo.num_updates=48", "runtime.checkpoint_seconds=0.5"]
+SETTINGS = [*SMALL, "ppo.num_updates=48", "ppo.num_epochs=2", "runtime.checkpoint_seconds=0.5"]
 """For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
 
 
@@ -183,26 +183,40 @@ def workspace(tmp_path_factory):
     return Workspace(tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("cache"))
 
 
+def made_once(factory: pytest.TempPathFactory, worker_id: str, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of pytest's processes that needs it makes for all of them. `make` is given the folder."""
+    own = factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder.with_suffix(".made")
+        if not made.exists():
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def two_rounds(workspace):
-    """The small run of two rounds, typed by a user and made by Ray, once for all tests; gives the workspace."""
-    workspace.typed("run", "--name", "whole", "--rounds", "2", *SMALL)
+def two_rounds(workspace, tmp_path_factory, worker_id):
+    """The small run of two rounds, typed by a user and made by Ray, in the workspace, which is given. It is made once for all tests."""
+
+    def make(folder: Path) -> None:
+        Workspace(folder, folder / "cache").typed("run", "--name", "whole", "--rounds", "2", *SMALL)
+
+    made = made_once(tmp_path_factory, worker_id, "two-rounds", make)
+    shutil.copytree(made / "runs" / "whole", workspace.folder / "runs" / "whole")
+    shutil.copytree(made / "cache", workspace.cache, dirs_exist_ok=True)
     return workspace
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory, worker_id):
-    """The run that nothing disturbs. All runs with these settings have to end with the same bytes, with Ray and without.
+    """The run that nothing disturbs. All runs with these settings have to end with the same bytes, with Ray and without."""
 
-    The first of pytest's processes that needs it makes it for all of them.
-    """
-    own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent
-    run = ForkedRun(shared / "reference", SETTINGS)
-    with (shared / "reference.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "reference.made").exists():
-            run.start()
-            assert run.process.wait(timeout=240) == 0
-            (shared / "reference.made").touch()
-    return run
+    def make(folder: Path) -> None:
+        run = ForkedRun(folder, SETTINGS)
+        run.start()
+        assert run.process.wait(timeout=240) == 0
+
+    return ForkedRun(made_once(tmp_path_factory, worker_id, "reference", make), SETTINGS)
