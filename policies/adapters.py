@@ -107,14 +107,17 @@ class AdaptedModel:
             self._take_in_modules()
 
     def delete_adapter(self, name: str) -> None:
-        """Remove an adapter, if there is one of this name. Its tensors are kept for the next adapter that is copied or loaded, because
-        PEFT walks through the whole model many times to make one."""
+        """Remove an adapter, if there is one of this name.
+
+        Its tensors are kept, without their values, for the next adapter that is copied or loaded, because PEFT walks through the whole
+        model many times to make one.
+        """
         if name in self._parameters:
             spare = f"{SPARE}{len(self._spares)}"
             self._rename(name, spare)
             self._spares.append(spare)
             for parameter in self.parameters(spare):
-                parameter.data = parameter.data.clone()  # a trainer may have made it a part of a vector of its own
+                parameter.data = torch.zeros_like(parameter.data)  # a trainer may have made it a part of a vector of its own
                 parameter.grad = None
 
     def _rename(self, name: str, new: str) -> None:

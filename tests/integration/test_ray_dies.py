@@ -60,15 +60,15 @@ def freeze_raylet(run: Run, actors: list[int]) -> None:
 def test_one_run_survives_every_way_to_lose_workers_and_ray(reference, tmp_path):
     """The command is typed once, and ends with the same bytes as an undisturbed run.
 
-    A worker takes about ten seconds to start, so it is killed in one stage, which the seed chooses. `make chaos` kills it in every one.
+    A worker takes about ten seconds to start, so it is killed in one stage, which the seed chooses, and Ray with or without the fleet's own
+    process. `make chaos` kills them in every stage.
     """
     rng, seconds = random.Random(SEED), reference.stage_seconds()
     killed = rng.choice(["setup/base", "setup/sft", "0/reward", "0/retrain", "0/evaluate"])
     harms = {
         killed: (rng.uniform(0.0, seconds[killed] / 4), kill_actors),
         "0/policy": (0.5, freeze_actors),
-        "1/reward": (0.0, kill_ray),
-        "1/policy": (0.5, kill_ray_but_the_fleet),
+        "1/policy": (0.5, rng.choice([kill_ray, kill_ray_but_the_fleet])),
         "1/retrain": (0.0, freeze_raylet),
     }
     run = Run(tmp_path / "run", [*SETTINGS, f"runtime.hang_seconds={HANG_SECONDS}"])
@@ -76,7 +76,7 @@ def test_one_run_survives_every_way_to_lose_workers_and_ray(reference, tmp_path)
     lost = losses(run)
     said = f"LOOP_CHAOS_SEED={SEED}: {lost}"
     assert ("0/policy", f"the workers gave no sign of life for {HANG_SECONDS} s") in lost, said
-    assert {"1/reward", "1/policy"} <= {stage for stage, _ in lost}, said
+    assert "1/policy" in {stage for stage, _ in lost}, said
     assert ("1/retrain", f"Ray gave no sign of life for {HANG_SECONDS} s") in lost, said
     assert run.digests() == reference.digests(), said
     assert sum(row.restarts for _, _, row in Journal(run.journal).state().stages()) == len(lost)  # what `status` shows

@@ -24,10 +24,10 @@ def test_a_reward_model_of_an_earlier_run_labels(two_rounds):
     scored = [row for row in rows if row.labeler == "reward-model"]
     assert len(scored) > 20 and all(0.0 <= row.confidence <= 1.0 for row in scored)
     record = json.loads((run / "setup" / "labeler" / "model.json").read_text())
-    base = two_rounds.folder / "runs" / "whole" / "setup" / "base"
-    assert record["files"].keys() == {"models/rm", str(base)} and "model.safetensors" in record["files"][str(base)]
-
     config = two_rounds.folder / "models" / "rm" / "adapter_config.json"
+    base = json.loads(config.read_text())["base_model_name_or_path"]  # that of the earlier run
+    assert record["files"].keys() == {"models/rm", base} and "model.safetensors" in record["files"][base]
+
     config.write_text(config.read_text() + "\n")
     before = two_rounds.digests("labeled")
     out, _ = two_rounds.small("labeled", *words)

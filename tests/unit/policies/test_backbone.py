@@ -50,6 +50,7 @@ def test_an_adapter_in_the_tensors_of_a_deleted_one_is_as_if_made_anew(backbone)
     vector.grad.fill_(7.0)
     tensors = backbone.parameters("policy")
     backbone.delete_adapter("policy")
+    assert not any(tensor.any() for tensor in tensors)
     backbone.add_adapter("reward", copy_of="sft")
     names = [name for name, _ in backbone.causal_lm.named_parameters() if "lora_" in name]
     assert {id(parameter) for parameter in backbone.parameters("reward")} == {id(parameter) for parameter in tensors}
