@@ -30,7 +30,7 @@ from rewards.gold import find_gold
 from rewards.world import writer
 
 ERRORS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-DOMAINS = ("hotels", "food", "colours", "animals", "lists", "functions", "harm")
+DOMAINS = ("hotels", "food", "colors", "animals", "lists", "functions", "harm")
 """The relations of the world (rewards/world/facts.py), in order."""
 ALL = "all Thai prompts"
 COMMON = ["runtime.executor=in-process", "runtime.threads=1", "evaluate.num_prompts=1000"]
