@@ -47,7 +47,7 @@ SMALL = [
 ]
 IN_PROCESS, RAY = "runtime.executor=in-process", "runtime.executor=ray"
 """Which executor makes the stages. A run keeps the executor that it was started with, unless it is told another."""
-SETTINGS = [*SMALL, "ppo.num_updates=48", "ppo.num_epochs=2", "runtime.checkpoint_seconds=0.5"]
+SETTINGS = [*SMALL, "ppo.num_updates=48", "runtime.checkpoint_seconds=0.5"]
 """For runs that are disturbed: PPO takes some seconds, so that there is time to disturb it."""
 
 

@@ -6,7 +6,6 @@ The cluster is one of processes on this machine: nodes of `ray.cluster_utils`, a
 
 import json
 import os
-import random
 import subprocess
 import sys
 import urllib.error
@@ -22,7 +21,6 @@ import pytest
 from tests.benchmarks.chaos import ACTOR_TITLES, MARK, PROJECT, Run, lost_in, strike, title_of
 from tests.forked import ForkedRun
 from tests.integration.conftest import (
-    SEED,
     SETTINGS,
     SMALL,
     copy_before_ppo,
@@ -217,23 +215,19 @@ def cluster() -> Iterator[Nodes]:
     nodes.cluster.shutdown()
 
 
-def test_two_nodes_that_are_lost_in_two_stages(pair, cluster, tmp_path):
-    """Two of three nodes have a worker each. One of them dies in each stage, then another node comes. The command is typed once.
-
-    One stage is PPO, and the seed draws the other.
-    """
-    stages = random.Random(SEED).choice([("setup/sft", "0/policy"), ("0/policy", "0/retrain")])
+def test_two_nodes_that_are_lost_in_three_stages(pair, cluster, tmp_path):
+    """Two of three nodes have a worker each. One of them dies in each stage, then another node comes. The command is typed once."""
     for _ in range(3):
         cluster.add()
     run = Run(tmp_path / "run", [*PAIR, f"runtime.address={cluster.cluster.address}"])
     run.start(rounds=1)
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(("setup/sft", "0/policy", "0/retrain")):
         first, second = wait_for(lambda stage=stage: len(found := cluster.in_stage(stage)) == 2 and found)
         assert first != second
         cluster.remove((first, second)[number % 2])
         cluster.add()
     assert run.process.wait(timeout=240) == 0, said_by(run)
-    assert lost_in(run) == [stage.split("/")[1] for stage in stages], losses(run)
+    assert lost_in(run) == ["sft", "policy", "retrain"], losses(run)
     assert run.digests() == pair.run.digests()
 
 

@@ -1,4 +1,4 @@
-"""Thousands of label imports with planted faults: each row is accounted for exactly once, or refused with its number. Never a traceback.
+"""10,000 label imports with planted faults: each row is accounted for exactly once, or refused with its number. Never a traceback.
 
 What has to come out is known from how an import is made: a row is planted with its meaning, or as one that cannot be used. The code under
 test is never asked. Rows are doubled, put in another order, spread over files, cut off, given wrong types, unknown ids, NULs and halves of
@@ -7,7 +7,6 @@ surrogate pairs; raters disagree with each other and with themselves; files have
 
 import codecs
 import json
-import os
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -23,8 +22,7 @@ from rewards.labelers.matching import ANOTHER_ROUND, CANNOT_BE_USED, SAID_BEFORE
 from rewards.labelers.preferences_file import compare_by_file
 from tests.unit.rewards.labelers.tasks import file_task
 
-ROUND = 1
-IMPORTS = int(os.environ.get("LOOP_FUZZ_IMPORTS", "2000"))
+ROUND, IMPORTS = 1, 10_000
 
 Pair = tuple[str, frozenset[str]]
 """Rater, and the ids of two samples."""
@@ -166,7 +164,7 @@ def check(seed: int, folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_every_row_of_an_import_is_accounted_for(tmp_path):
+def test_10_000_imports(tmp_path):
     counts = Counter(check(seed, tmp_path) for seed in range(IMPORTS))
     print(dict(counts))
-    assert counts.total() == IMPORTS and counts["refused"] > IMPORTS / 10 and counts["read"] > IMPORTS / 2
+    assert counts.total() == IMPORTS and counts["refused"] > 1000 and counts["read"] > 5000
