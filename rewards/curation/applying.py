@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.curation import CurationConfig
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
-from rewards.curation.deciding import NEAR_HELD_OUT, count_repeated, decide, draws_at_once, look_near_heldout, reservoir
+from rewards.curation.deciding import NEAR_HELD_OUT, count_repeated, decide, draws_at_once, reservoir
 from rewards.curation.ledger import HELD_OUT, KEEP, LABELER, PROMPTS, End, Ledger, move, remove
 from rewards.curation.sketches import SIDES, TIE, Sketches
 from rewards.data.splits import Side
@@ -59,6 +59,7 @@ class Curator:
         self.ties, self.by_source = 0, Counter[str]()
         self._drawn = reservoir(max_pairs, seed) if max_pairs and draws_at_once(config) else None
         self._near: np.ndarray | None = None
+        self._without_pair: set[int] = set()  # numbers of prompts
         self._asked: set[int] = set()  # numbers of prompts
 
     def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> bool:
@@ -66,18 +67,19 @@ class Curator:
 
         Returns False if it is certain already that nothing of this pair is used, so that nobody has to keep it.
         """
-        self.sketches.add(pair, side, weight)
-        return self._drawn is None or self._drawn.add(len(self.sketches) - 1, weight)
+        stays = self._drawn is None or self._drawn.add(len(self.sketches), weight)
+        self.sketches.add(pair, side, weight, compares=stays)
+        return stays
 
     def add_prompt(self, record: PromptRecord | Demonstration, side: Side) -> None:
         """Take in a prompt that no pair needs to ask."""
-        self.sketches.add_prompt(record.prompt_id, record.prompt, side)
+        self._without_pair.add(self.sketches.add_prompt(record.prompt_id, record.prompt, side))
 
     def decide(self) -> Decisions:
         """What happens to each pair, in their order."""
         sketches = self.sketches
-        self._near = look_near_heldout(sketches, self.config)
-        ends = decide(sketches, self.config, self._near, self.max_pairs, self.seed, self._drawn)
+        decided = decide(sketches, self.config, self.max_pairs, self.seed, self._drawn, self._without_pair)
+        ends, self._near = decided.ends, decided.near
         for (source, end), number in Counter(zip(sketches.source.tolist(), ends, strict=True)).items():
             self.ledger.add(sketches.sources[source], end, number)
             if end == KEEP:

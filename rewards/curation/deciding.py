@@ -9,6 +9,7 @@ All of them look at sketches only, so `loop data` decides as the stage `data` do
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,21 +27,32 @@ BEYOND_MAX = remove("beyond data.max_pairs")
 NEAR_HELD_OUT = remove("nearly a held-out prompt")
 
 
+@dataclass(frozen=True)
+class Decided:
+    """ends: what happens to each pair, in their order. near: for each prompt by its number, whether it is not held out but nearly equal
+    to one that is; None where the config says `ignore`."""
+
+    ends: list[End]
+    near: np.ndarray | None
+
+
 def decide(
     sketches: Sketches,
     config: CurationConfig,
-    near: np.ndarray | None,
     max_pairs: int | None,
     seed: int,
     drawn: Reservoir[int] | None = None,
-) -> list[End]:
-    """What happens to each pair, in their order.
+    without_pair: Iterable[int] = (),
+) -> Decided:
+    """What happens to each pair.
 
-    near: for each prompt by its number, whether it is nearly a held-out one; None if nobody looked. seed: the run's. drawn: what
-    `max_pairs` has drawn, if that happened while the pairs came in (`draws_at_once`).
+    seed: the run's. drawn: what `max_pairs` has drawn, if that happened while the pairs came in (`draws_at_once`). without_pair: the
+    numbers of the prompts that are used whether `max_pairs` draws a pair of them or not. With `max_pairs`, only prompts that are used are
+    compared.
     """
     ends: list[End] = [KEEP] * len(sketches)
     _judge_same_pairs(sketches, config, ends)
+    used = np.arange(sketches.num_prompts)
     if max_pairs:
         there = _kept(ends, range(len(ends)))
         if drawn is None:
@@ -48,13 +60,15 @@ def decide(
             for place in there:
                 drawn.add(place, sketches.weight[place])
         _give(ends, set(there) - set(drawn.drawn()), BEYOND_MAX)
+        used = np.union1d(sketches.prompt[_kept(ends, there)], np.fromiter(without_pair, np.int64))
+    near = None if config.near_heldout == "ignore" else sketches.prompts_near_heldout(config.near_threshold, used)
     moves: dict[Side, str] = {"heldout": HELD_OUT, "labeler": LABELER}
     for side, part in moves.items():
         _give(ends, _kept(ends, np.flatnonzero(sketches.on(side))), move(part))
     if config.near_heldout == "remove" and near is not None:
-        used = (KEEP, move(PROMPTS), move(LABELER))
-        _give(ends, (place for place in np.flatnonzero(near[sketches.prompt]).tolist() if ends[place] in used), NEAR_HELD_OUT)
-    return ends
+        in_use = (KEEP, move(PROMPTS), move(LABELER))
+        _give(ends, (place for place in np.flatnonzero(near[sketches.prompt]).tolist() if ends[place] in in_use), NEAR_HELD_OUT)
+    return Decided(ends, near)
 
 
 def reservoir(max_pairs: int, seed: int) -> Reservoir[int]:
@@ -65,11 +79,6 @@ def reservoir(max_pairs: int, seed: int) -> Reservoir[int]:
 def draws_at_once(config: CurationConfig) -> bool:
     """Whether no pair is taken out before `max_pairs` draws, so that it can draw while pairs come in."""
     return config.duplicates == config.raters == config.contradictions == "keep"
-
-
-def look_near_heldout(sketches: Sketches, config: CurationConfig) -> np.ndarray | None:
-    """For each prompt by its number, whether it is not held out but nearly equal to one that is. None where the config says `ignore`."""
-    return None if config.near_heldout == "ignore" else sketches.prompts_near_heldout(config.near_threshold)
 
 
 def contradictions(sketches: Sketches) -> list[np.ndarray]:

@@ -49,15 +49,17 @@ class NearDuplicates:
         if self._num_waiting >= BATCH:
             self._hash_waiting()
 
-    def groups(self, threshold: float) -> np.ndarray:
+    def groups(self, threshold: float, among: np.ndarray | None = None) -> np.ndarray:
         """For each text, the number of the first text of its group; its own number if it is the first, or alone.
 
-        Each text of a group is near to some other one of it, but perhaps not to all of them.
+        Each text of a group is near to some other one of it, but perhaps not to all of them. among: the numbers of the texts that are
+        looked at, each once; they are numbered anew, in this order. None looks at all.
         """
         self._hash_waiting()
-        minima = np.frombuffer(self._minima, np.uint8).reshape(-1, HASHES)
-        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, BANDS)
-        first = np.arange(len(self))
+        rows = slice(None) if among is None else among
+        minima = np.frombuffer(self._minima, np.uint8).reshape(-1, HASHES)[rows]
+        bands = np.frombuffer(self._bands, np.uint32).reshape(-1, BANDS)[rows]
+        first = np.arange(len(minima))
         for band in range(BANDS):
             for one, other in _near_pairs(minima, bands[:, band], threshold):
                 a, b = _root(first, one), _root(first, other)

@@ -16,6 +16,7 @@ from rewards.data.splits import Side
 
 SIDES: tuple[Side, ...] = get_args(Side)
 TIE = 0
+MISSING = -1
 
 
 class Sketches:
@@ -29,14 +30,14 @@ class Sketches:
         self._pair, self._rater, self._prompt = array("Q"), array("Q"), array("Q")
         self.weight = array("d")
         self._prompts: dict[int, int] = {}
-        self._sides_of_prompts = array("b")
+        self._sides_of_prompts, self._near_places = array("b"), array("q")
         self.near_prompts = NearDuplicates() if compares_prompts else None
 
     def __len__(self) -> int:
         return len(self._pair)
 
-    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> None:
-        """Take in the next pair, which is on this side of the split. weight: how likely it is drawn."""
+    def add(self, pair: Comparison, side: Side, weight: float = 1.0, compares: bool = True) -> None:
+        """Take in the next pair, which is on this side of the split. weight: how likely it is drawn. compares: see `add_prompt`."""
         answers = [_hash(f"{pair.chosen_finished}{pair.chosen}"), _hash(f"{pair.rejected_finished}{pair.rejected}")]
         number = self._source_numbers.setdefault(pair.source, len(self._source_numbers))
         if number == len(self.sources):
@@ -47,17 +48,27 @@ class Sketches:
         self._verdict.append(TIE if pair.tie else 1 if answers[0] < answers[1] else -1)
         self._pair.append(_hash(f"{pair.prompt_id}/{min(answers)}/{max(answers)}"))
         self._rater.append(_hash(pair.rater) if pair.rater else 0)
-        self._prompt.append(self.add_prompt(pair.prompt_id, pair.prompt, side))
+        self._prompt.append(self.add_prompt(pair.prompt_id, pair.prompt, side, compares))
 
-    def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side) -> int:
-        """Take in a prompt, of which there need not be a pair. Returns its number; that of an equal one that was there before."""
+    def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side, compares: bool = True) -> int:
+        """Take in a prompt, of which there need not be a pair. Returns its number; that of an equal one that was there before.
+
+        compares: False if `prompts_near_heldout` will not be asked for this prompt, which saves most of the time that it takes.
+        """
         key = _hash(prompt_id)
-        if key not in self._prompts:
-            self._prompts[key] = len(self._prompts)
+        number = self._prompts.setdefault(key, len(self._prompts))
+        if number == len(self._sides_of_prompts):
             self._sides_of_prompts.append(SIDES.index(side))
-            if self.near_prompts is not None:
-                self.near_prompts.add(prompt_text(prompt))
-        return self._prompts[key]
+            self._near_places.append(MISSING)
+        if compares and self.near_prompts is not None and self._near_places[number] == MISSING:
+            self._near_places[number] = len(self.near_prompts)
+            self.near_prompts.add(prompt_text(prompt))
+        return number
+
+    @property
+    def num_prompts(self) -> int:
+        """How many different prompts were taken in."""
+        return len(self._prompts)
 
     def source_of(self, place: int) -> str:
         """The name of a pair's source."""
@@ -109,12 +120,25 @@ class Sketches:
         """The number of a prompt that was taken in."""
         return self._prompts[_hash(prompt_id)]
 
-    def prompts_near_heldout(self, threshold: float) -> np.ndarray:
-        """For each prompt by its number, whether it is not held out but nearly equal to one that is."""
+    def prompts_near_heldout(self, threshold: float, used: np.ndarray) -> np.ndarray:
+        """For each prompt by its number, whether it is not held out but nearly equal to one that is.
+
+        used: the numbers of the prompts that are compared, each once. All others are taken for different.
+        """
         if self.near_prompts is None:
             raise ValueError("these sketches do not compare prompts")
-        group, heldout = self.near_prompts.groups(threshold), np.frombuffer(self._sides_of_prompts, np.int8) == SIDES.index("heldout")
-        return np.isin(group, group[heldout]) & ~heldout
+        places = np.frombuffer(self._near_places, np.int64)[used]
+        if (places == MISSING).any():
+            raise ValueError("a prompt was taken in without `compares`")
+        group, heldout = self.near_prompts.groups(threshold, places), self.heldout_prompts[used]
+        near = np.zeros(len(self._prompts), bool)
+        near[used] = np.isin(group, group[heldout]) & ~heldout
+        return near
+
+    @property
+    def heldout_prompts(self) -> np.ndarray:
+        """Whether each prompt, by its number, is held out."""
+        return np.frombuffer(self._sides_of_prompts, np.int8) == SIDES.index("heldout")
 
 
 def prompt_text(prompt: Prompt) -> str:

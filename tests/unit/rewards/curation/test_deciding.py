@@ -3,12 +3,15 @@
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from configs.curation import CurationConfig
+from rewards.comparisons import PromptRecord
 from rewards.curation.applying import Curator, repeated_in
-from rewards.curation.deciding import contradictions, decide, look_near_heldout
+from rewards.curation.deciding import contradictions, decide
 from rewards.curation.ledger import KEEP
+from rewards.data.splits import content_id
 from tests.unit.rewards.curation.pairs import pair, sketch
 
 LONG = "แม่น้ำสายนี้มีต้นน้ำอยู่บนภูเขา ไหลผ่านที่ราบกว้างใหญ่ แล้วไหลลงสู่ทะเล"
@@ -16,9 +19,8 @@ LONG = "แม่น้ำสายนี้มีต้นน้ำอยู่
 
 def ends(pairs, max_pairs=None, **settings):
     """What happens to each pair: `keep`, or the reason or part."""
-    sketches, config = sketch(pairs), CurationConfig(**settings)
-    found = decide(sketches, config, look_near_heldout(sketches, config), max_pairs, 0)
-    return [end.why or end.step for end in found]
+    found = decide(sketch(pairs), CurationConfig(**settings), max_pairs, 0)
+    return [end.why or end.step for end in found.ends]
 
 
 def test_duplicates():
@@ -90,9 +92,35 @@ def test_prompts_near_a_held_out_one():
     assert ends(pairs) == ["held out", "keep", "keep", "the labeler"]
     near = "nearly a held-out prompt"
     assert ends(pairs, near_heldout="remove") == ["held out", near, "keep", near]
-    config = CurationConfig()
-    assert look_near_heldout(sketch(pairs), config).tolist() == [False, True, False, True]
-    assert look_near_heldout(sketch(pairs), CurationConfig(near_heldout="ignore")) is None
+    assert decide(sketch(pairs), CurationConfig(), None, 0).near.tolist() == [False, True, False, True]
+    assert decide(sketch(pairs), CurationConfig(near_heldout="ignore"), None, 0).near is None
+
+
+def test_only_prompts_that_are_used_are_compared():
+    """Each topic has a held-out prompt and two that are nearly equal to it, and `max_pairs` draws a third of all. The reference hashes
+    every prompt; the curator only those that may still be drawn. A prompt without a pair is compared whether it is drawn or not."""
+    sides = ("heldout", "training", "training")
+    topics = ["".join(random.Random(topic).choices("กขคงจฉชซดตถทนบปผพฟมยรลวสหอ", k=60)) for topic in range(60)]
+    pairs = [(pair(topic + "?" * end), sides[end]) for topic in topics for end in range(3)]
+    reference = decide(sketch(pairs), CurationConfig(near_heldout="remove"), 60, 0)
+    curator = Curator(CurationConfig(near_heldout="remove"), 60, 0)
+    for row, side in pairs:
+        curator.add(row, side)
+    ends = [decision.end for decision in curator.decide()]
+    assert ends == reference.ends
+    drawn = [end.why != "beyond data.max_pairs" for end in ends]
+    asked = {topic for topic in range(60) if drawn[3 * topic]}  # those whose held-out prompt was drawn
+    near = [i for i, end in enumerate(ends) if end.why == "nearly a held-out prompt"]
+    assert near == [i for i in range(len(pairs)) if i % 3 and drawn[i] and i // 3 in asked] and len(near) > 5
+    assert np.flatnonzero(reference.near).tolist() == near and curator.repeated["near_heldout"] == len(near)
+    assert len(curator.sketches.near_prompts) < len(pairs)
+
+    first, other = min(asked), min(set(range(60)) - asked)
+    for topic in (first, other):
+        record = PromptRecord(content_id(f"{topics[topic]}!"), f"{topics[topic]}!", "prompts")
+        curator.add_prompt(record, "training")
+        curator.decide()
+        assert curator.is_near_heldout(record.prompt_id) == (topic == first)
 
 
 def test_moved_prompts_are_not_asked_where_only_the_labeler_trains():
@@ -117,7 +145,7 @@ def test_random_rows_against_a_slow_count():
         pairs.append((row, ("training", "heldout", "labeler")[prompt % 3]))
     sketches = sketch(pairs)
     config = CurationConfig(duplicates="remove", raters="majority", contradictions="majority")
-    found = decide(sketches, config, None, None, 0)
+    found = decide(sketches, config, None, 0).ends
     said = {(p.prompt, p.rater, "" if p.tie else p.chosen, frozenset((p.chosen, p.rejected))) for p, _ in pairs}
     assert sum(end.why == "said before" for end in found) == len(pairs) - len(said)
     left = [(row, side) for (row, side), end in zip(pairs, found, strict=True) if end == KEEP or end.step == "move"]
