@@ -1,6 +1,6 @@
 """Looks through all original rows of a config without a run: what `loop data` prints. One pass over the rows; no text is kept.
 
-Memory grows by about 650 bytes a pair (`sketches.py`, `near.py`), and not with the length of its texts.
+Memory grows by about 850 bytes a pair (`sketches.py`, `near.py`), and not with the length of its texts.
 """
 
 from collections import Counter, defaultdict
