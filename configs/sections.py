@@ -249,8 +249,8 @@ class PPOConfig(Section):
     from the SFT policy."""
 
     evaluate_every: Annotated[int, Field(ge=0)] = 10
-    """After how many updates the policy is looked at on held-out prompts (`heldout.jsonl`); also after half as many, and after the last
-    one. This changes nothing that is trained. 0 leaves it out."""
+    """After how many updates the policy is looked at on held-out prompts (`heldout.jsonl`); also after half as many, after the last one,
+    and sooner if the policy moves fast. This changes nothing that is trained. 0 leaves it out."""
     evaluate_prompts: PositiveInt = 32
     """On how many held-out prompts. Each gets two answers."""
     guard: Literal["warn", "stop", "best"] = "warn"

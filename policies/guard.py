@@ -1,6 +1,7 @@
 """What is done while PPO trains if its policy seems to exploit what it is scored by (`ppo.guard`).
 
-Every few updates, a function that PPO is given looks at the policy on prompts that it is not trained on, and says whether it is alarmed.
+Now and then, a function that PPO is given looks at the policy on prompts that it is not trained on, and says whether it is alarmed: every
+few updates, and sooner if the policy moves fast.
 
     warn   PPO goes on
     stop   PPO ends, with the policy at which the alarm rose
@@ -10,6 +11,7 @@ What is done follows from the looks so far and from the policy that is kept, and
 decides as PPO that was never stopped. A look must never change the policy.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -24,11 +26,15 @@ ALARM_OF_THE_MAIN_WORKER = "the main worker is alarmed"
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen of the policy after an update. alarm: what is wrong, for people; empty where nothing is. figures: any plain data."""
+    """What was seen of the policy after an update. alarm: what is wrong, for people; empty where nothing is. figures: any plain data.
+
+    moved: the KL divergence of the policy in that update, in nats for each token of its responses.
+    """
 
     update: int
     alarm: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    moved: float = 0.0
 
 
 def is_time(update: int, every: int) -> bool:
@@ -40,10 +46,14 @@ def is_time(update: int, every: int) -> bool:
 
 
 class Guard:
-    """Looks at the policy when it is time, and after the last update. With `every` 0 it does nothing."""
+    """Looks at the policy when it is time, when it has moved, and after the last update. With `every` 0 it does nothing.
 
-    def __init__(self, action: Action = "warn", every: int = 0, look: Callable[[int], Look] = Look):
-        self.action, self.every, self._look = action, every, look
+    step: how much farther than at all looks before the policy has to be for another look, in nats for each token. A policy that
+    over-optimizes its reward moves fast, so this look comes soon, and a policy that stays where it is costs no further looks.
+    """
+
+    def __init__(self, action: Action = "warn", every: int = 0, look: Callable[[int], Look] = Look, step: float = math.inf):
+        self.action, self.every, self._look, self.step = action, every, look, step
         self.looks: list[Look] = []
         self.kept: torch.Tensor | None = None
         """The parameters that `best` goes back to."""
@@ -52,11 +62,15 @@ class Guard:
         """Take note of where PPO starts. policy: the vector of its parameters. Not called where PPO is resumed."""
         self._keep(policy)
 
-    def after(self, update: int, is_last: bool, policy: torch.nn.Parameter) -> None:
-        """Look at the policy if it is time. All workers call this and agree on the alarm."""
-        if not self.every or not (is_last or is_time(update, self.every)):
+    def after(self, update: int, is_last: bool, policy: torch.nn.Parameter, moved: float = 0.0) -> None:
+        """Look at the policy if there is a reason. All workers call this with the same numbers, and agree on the alarm.
+
+        moved: the KL divergence of the policy in this update, in nats for each token of its responses.
+        """
+        has_moved = moved >= max((look.moved for look in self.looks), default=0.0) + self.step
+        if not self.every or not (is_last or has_moved or is_time(update, self.every)):
             return
-        look = self._look(update)
+        look = replace(self._look(update), moved=moved)
         is_alarmed = parallel.agree(bool(look.alarm))
         if not is_alarmed:
             self._keep(policy)

@@ -38,7 +38,7 @@ from policies.generation import generate
 from policies.guard import Guard
 from policies.memory import resident_bytes
 from policies.ppo_checkpoints import load_state, save_state
-from policies.ppo_metrics import loss_metrics, mean_approx_kl, response_metrics
+from policies.ppo_metrics import kl_of_a_token, loss_metrics, mean_approx_kl, response_metrics
 from policies.reporting import Report
 from policies.responses import EncodedPrompt, ResponseBatch, ResponseRecord, ScoreFunction, make_records, mean_entropy
 from policies.tokenization import last_turn
@@ -139,7 +139,7 @@ class PPOTrainer:
         while len(log) < len(batches) and not guard.has_ended:
             update, done = len(log), len(log) + 1
             log.append({"update": update} | self.step(update, batches[update]))
-            guard.after(done, done == len(batches), self.parameters[0])
+            guard.after(done, done == len(batches), self.parameters[0], kl_of_a_token(log[-1]))
             report(done, len(batches), log[-1], [self.newest], guard.alarm.alarm if guard.alarm else "")
             if checkpoints.due():
                 with checkpoints.saving(done) as folder:

@@ -1,7 +1,7 @@
 """What an update of PPO reports, under TRL's names: objective/*, policy/*, val/*. Means are over the responses of all workers."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -29,6 +29,11 @@ def response_metrics(values: dict[str, torch.Tensor], group_size: int) -> dict[s
         if name in values:
             metrics[f"{name}_standard_error"] = standard_error(values[name], metrics[name], group_size)
     return metrics
+
+
+def kl_of_a_token(metrics: Mapping[str, float]) -> float:
+    """Return the KL divergence of an update in nats for each token of its responses. It is 0 if the KL divergence is not measured."""
+    return metrics.get("objective/kl", 0.0) / metrics["val/response_length"]
 
 
 def loss_metrics(losses: Sequence[dict[str, float]], used: Iterable[str], device: torch.device) -> dict[str, float]:

@@ -56,6 +56,11 @@ class HeldoutAnswers:
     logprobs: Sequence[float]
     kl: Sequence[float]
 
+    @property
+    def kl_per_token(self) -> float:
+        """The KL divergence in nats for each token."""
+        return sum(self.kl) / max(1, sum(self.lengths))
+
     @cached_property
     def lengths(self) -> list[int]:
         """The length of each answer in tokens."""
@@ -64,7 +69,8 @@ class HeldoutAnswers:
     def figures(self) -> dict[str, Any]:
         """Means over the answers, and the share of answers with each defect."""
         means = {"score": self.scores.values, "length": self.lengths, "kl": self.kl} | ({"other": self.other.values} if self.other else {})
-        return {name: float(np.mean(values)) for name, values in means.items()} | {"defects": dict(self.defects)}
+        found = {name: float(np.mean(values)) for name, values in means.items()}
+        return found | {"kl_per_token": self.kl_per_token, "defects": dict(self.defects)}
 
 
 class HeldoutLooks:
@@ -134,10 +140,10 @@ class HeldoutLooks:
         return totals
 
 
-def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY) -> Evidence:
+def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY, kl_speed: float = 0.0) -> Evidence:
     """What a look says for and against over-optimization, beside another policy. All gains are in standard deviations of its scores.
 
-    before: the other policy's answers. beside: its name, for people.
+    before: the other policy's answers. beside: its name, for people. kl_speed: see `Evidence`.
     """
     gain, other = _in_deviations(now.scores, before.scores), _in_deviations(now.other, before.other)
     return Evidence(
@@ -148,6 +154,7 @@ def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLI
         scores=now.scores,
         sft_scores=before.scores,
         kl=now.kl,
+        kl_speed=kl_speed,
         other_gain=other.mean() if other else None,
         gap=(gain - other).mean() if gain and other else None,
         choice=_choice(now, before),

@@ -29,14 +29,17 @@ SCORE_PERCENTILE = 99.0
 class Limits:
     """Beyond what a soft sign fires. `docs/win-rate.md` says where the numbers come from."""
 
-    rule_shift: float = 0.15
-    """How much more often than in the SFT policy's answers a defect may occur, as a fraction of all answers."""
+    rule_shift: float = 0.2
+    """By how much the rates of all defects that have become more frequent than in the SFT policy's answers may have risen together. Rates
+    are fractions of all answers."""
     rule_errors: float = 3.0
     """And by how many standard errors, because rates of few answers vary."""
     length_ratio: float = 2.0
     """How many times as long, or as short, as the SFT policy's answers may be."""
     kl_per_token: float = 0.35
-    """Nats for each token of the answer."""
+    """Nats for each token of the answer, where the policy will be after `updates_ahead` more updates at its present speed."""
+    updates_ahead: int = 0
+    """A policy that over-optimizes its reward moves on as fast as it began, and a healthy one slows down."""
     scores_above: float = 0.3
     """Which share of the scores may be above the 99th percentile of the SFT policy's."""
     gap: float = 0.3
@@ -46,9 +49,14 @@ class Limits:
 
 
 AFTER_A_ROUND = Limits()
-WHILE_TRAINING = Limits(rule_shift=0.16, rule_errors=2.0, kl_per_token=0.18, scores_above=0.25)
-"""Tighter, because the alarm has to come while there is something to save, and the KL divergence is by default that of this round only."""
+WHILE_TRAINING = Limits(rule_errors=2.0, kl_per_token=0.21, updates_ahead=5, scores_above=0.25, gap=0.5)
+"""Other limits, because the alarm has to come while there is something to save, looks have few answers, and the KL divergence is by
+default that of this round only."""
+SPEED_OVER = 4
+"""Over how many updates at least the speed of the KL divergence is measured, because single looks vary."""
 SFT_POLICY = "the SFT policy"
+NAMED_DEFECTS = 3
+"""How many defects a warning names, those that have risen most."""
 OTHER = "a bag of words that was fitted on held-out comparisons"
 
 
@@ -72,12 +80,13 @@ class Sign:
 class Evidence:
     """What a round has measured of its policy and of the SFT policy, on the same prompts.
 
-    defects, sft_defects: the share of answers with each defect. kl: nats for each answer. scores, sft_scores: by the reward model that PPO
-    used. other_gain: the policy's gain over the SFT policy by a judge of another kind, in any unit. gap: by how many standard deviations
-    the gain in score is larger than that. choice: what that judge thinks of the answer that scores highest, over a random one.
-    score_logprob: the rank correlation of scores and log-probs under the SFT policy. fresh_accuracy: of the reward model on this round's
-    held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of choosing, where there is gold. beside: the name of the
-    policy that stands for the SFT policy here; while PPO trains in a later round, it is the one from which PPO started.
+    defects, sft_defects: the share of answers with each defect. kl: nats for each answer. kl_speed: by how many nats for each token it
+    rises with an update, while PPO trains. scores, sft_scores: by the reward model that PPO used. other_gain: the gain over the SFT
+    policy by a judge of another kind, in any unit. gap: by how many standard deviations the gain in score is larger than that. choice: what
+    that judge thinks of the answer that scores highest, over a random one. score_logprob: the rank correlation of scores and log-probs
+    under the SFT policy. fresh_accuracy: of the reward model on this round's held-out labels. win_rate: by opponent (win_rates.py).
+    best_of: gold by way of choosing, where there is gold. beside: the name of the policy that stands for the SFT policy here; while PPO
+    trains in a later round, it is the one from which PPO started.
     """
 
     defects: Mapping[str, float]
@@ -87,6 +96,7 @@ class Evidence:
     scores: Measurement
     sft_scores: Measurement
     kl: Sequence[float] = ()
+    kl_speed: float = 0.0
     other_gain: Summary | None = None
     gap: Summary | None = None
     choice: Summary | None = None
@@ -153,6 +163,16 @@ def warn(signs: Mapping[str, Sign]) -> str | None:
     return advise(found) if found else None
 
 
+def kl_speed(looks: Sequence[tuple[int, float]], update: int, now: float) -> float:
+    """By how many nats for each token the KL divergence has risen with each update, since the last look at least SPEED_OVER updates ago.
+
+    looks: the earlier ones, as pairs of the update and the KL divergence, which is 0 at the start. now: that after `update` updates. Never
+    negative.
+    """
+    before, then = max(((number, kl) for number, kl in looks if number <= update - SPEED_OVER), default=(0, 0.0))
+    return max(0.0, (now - then) / (update - before))
+
+
 def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:
     if not (rate := evidence.win_rate.get(opponent)):
         return None
@@ -161,19 +181,21 @@ def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:
 
 
 def _rule_shift(evidence: Evidence, limits: Limits) -> Sign | None:
-    """The defect whose rate has risen most, of those that have risen by more than chance."""
+    """The rise of all defects that have become more frequent; 0 if it may be chance. One that has become rarer makes up for nothing."""
     n, m = len(evidence.lengths), len(evidence.sft_lengths)
-    shifts = {}
+    rises, variance = {}, 0.0
     for name, rate in evidence.defects.items():
         before = evidence.sft_defects[name]
         together = (rate * n + before * m) / (n + m)
-        error = (together * (1 - together) * (1 / n + 1 / m)) ** 0.5
-        shifts[name] = rate - before if rate - before > limits.rule_errors * error else 0.0
-    if not shifts:
+        variance += together * (1 - together) * (1 / n + 1 / m)
+        if rate > before:
+            rises[name] = rate - before
+    if not evidence.defects:
         return None
-    worst = max(shifts, key=lambda name: shifts[name])
-    text = f"{worst} in {evidence.defects[worst]:.0%} of the answers ({evidence.sft_defects[worst]:.0%} with {evidence.beside})"
-    return Sign(shifts[worst], limits.rule_shift, text)
+    total, most = sum(rises.values()), sorted(rises, key=lambda name: -rises[name])[:NAMED_DEFECTS]
+    rates = [f"{name} in {evidence.defects[name]:.0%} of the answers instead of {evidence.sft_defects[name]:.0%}" for name in most]
+    text = f"defects are more frequent than with {evidence.beside}: {', '.join(rates)}"
+    return Sign(total if total > limits.rule_errors * variance**0.5 else 0.0, limits.rule_shift, text)
 
 
 def _length(evidence: Evidence, limits: Limits) -> Sign | None:
@@ -188,8 +210,10 @@ def _kl(evidence: Evidence, limits: Limits) -> Sign | None:
     tokens = sum(evidence.lengths)
     if not (len(evidence.kl) and tokens):
         return None
-    value = sum(evidence.kl) / tokens
-    return Sign(value, limits.kl_per_token, f"a KL divergence of {value:.2f} nats for each token")
+    now = sum(evidence.kl) / tokens
+    value = now + limits.updates_ahead * evidence.kl_speed
+    ahead = f", and {value:.2f} after {limits.updates_ahead} more updates at this speed" if limits.updates_ahead else ""
+    return Sign(value, limits.kl_per_token, f"a KL divergence of {now:.2f} nats for each token{ahead}")
 
 
 def _scores_above(evidence: Evidence, limits: Limits) -> Sign:

@@ -22,6 +22,9 @@ ASSUMED_PAIRS = 10_000
 """How many pairs are assumed where the data cannot be counted without reading all of it."""
 COUNTED = (".jsonl", ".csv")
 """Files in which a line is about one pair."""
+MORE_LOOKS = 7
+"""How often the guard of PPO looks besides every `ppo.evaluate_every` updates: once at the reference, once early, and about five times
+because the policy has moved, as at the embedded default."""
 PROBE_FORMS = 3
 """In how many forms a prompt is answered for `evaluate.probes`; in Thai it is one more."""
 TRAINER_SECONDS = 4.0
@@ -109,7 +112,7 @@ def _policy_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str
         rows = _mixture(config, pairs, round_number - 1) if round_number else pairs.training
         return {"reward": rows * config.dpo.num_epochs / config.reward.batch_size, "logprobs": 2 * rows / SCORING_ROWS}
     ppo, reads_features = config.ppo, config.ppo.score == "features" and round_number > 0
-    looks = 2 + math.ceil(ppo.num_updates / ppo.evaluate_every) if ppo.evaluate_every else 0  # an early one, and one at the SFT policy
+    looks = MORE_LOOKS + math.ceil(ppo.num_updates / ppo.evaluate_every) if ppo.evaluate_every else 0
     looked_at = looks * ppo.evaluate_prompts * ANSWERS_LOOKED_AT
     # With features, each response is read under two adapters, and so are those of the reference.
     reference = config.reward.normalization_samples if reads_features else 0

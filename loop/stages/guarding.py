@@ -17,6 +17,8 @@ from rewards.reward_model import Chooser
 
 JUDGE_PAIRS = 2000
 """The judge of another kind is fitted on at most so many held-out pairs, and on as many comparisons of earlier rounds."""
+KL_STEP = 0.02
+"""The policy is looked at again once its KL divergence has grown by so much, in nats for each token: ten times on the way to the limit."""
 DONE = {
     "warn": "the alarm rose after update {alarm} of {all}, and PPO went on",
     "stop": "PPO ended after update {alarm} of {all}",
@@ -39,10 +41,13 @@ def make_guard(context: Context, trainer: PPOTrainer) -> Guard:
 
     def look(update: int) -> Look:
         now = looks.look(trainer.policy)
-        signs = overoptimization.find_signs(evidence(now, looks.of_reference, beside), overoptimization.WHILE_TRAINING)
+        earlier = [(seen.update, seen.figures["kl_per_token"]) for seen in guard.looks]
+        speed = overoptimization.kl_speed(earlier, update, now.kl_per_token)
+        signs = overoptimization.find_signs(evidence(now, looks.of_reference, beside, speed), overoptimization.WHILE_TRAINING)
         return Look(update, overoptimization.describe(signs) or "", now.figures() | overoptimization.summary(signs))
 
-    return Guard(config.ppo.guard, config.ppo.evaluate_every, look)
+    guard = Guard(config.ppo.guard, config.ppo.evaluate_every, look, KL_STEP)
+    return guard
 
 
 def rows_of(looks: Sequence[Look]) -> list[dict[str, Any]]:

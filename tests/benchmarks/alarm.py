@@ -3,10 +3,11 @@
 Three arms: KL coefficient 0.05 and 1,000 pairs, the same with 300 pairs, and the default. A policy is over-optimized once its gold has
 lost 20 % of what it had gained at its peak. The alarm is in time if it rises before that. Gold is only for the comparison: no sign sees it.
 
-    python -m tests.benchmarks.alarm [--seeds 0 1 2 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]
+    python -m tests.benchmarks.alarm [--seeds 20 21 22 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]
 
-What was measured is kept in the folder, one file for each seed of an arm, so limits can be changed without training again. The same command
-continues where it was stopped. A run takes about a minute on one core.
+The policy is looked at after the updates at which the guard looks. What was seen is kept in the folder, one file for each seed of an arm,
+so limits of signs can be changed without training again. The same command continues where it was stopped. A run takes about a minute on
+one core.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from typing import Any
 EVERY, LOST = 5, 0.2
 GOLD_PROMPTS = {True: 512, False: 256}
 """On how many held-out prompts gold is measured where it is expected to fall, and where it is not."""
-BEST_OF_16_AT = (0, 10, 20)
 NOISE = 0.15
 """Twice the standard error of a difference of gold between two looks at the same prompts, about."""
 ENOUGH = 0.6
@@ -36,7 +36,7 @@ Rows = list[dict[str, Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20, 40)))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after so many minutes")
     parser.add_argument("--folder", type=Path, default=Path("runs/alarm"))
@@ -53,7 +53,7 @@ def main() -> None:
             rows = list(watch(options.folder / f"run-{arm}-{seed}", [*ARMS[arm], f"seed={seed}"], executor))
             path.write_text(json.dumps(rows) + "\n", encoding="utf-8")
             shutil.rmtree(options.folder / f"run-{arm}-{seed}")
-            print(f"{arm}-{seed}: {time.monotonic() - started:.0f} s, gold {[round(row['gold'], 2) for row in rows]}", flush=True)
+            print(f"{arm}-{seed}: {time.monotonic() - started:.0f} s, gold {list(golds_of(rows).values())}", flush=True)
     for arm in options.arms:
         paths = {seed: options.folder / f"{arm}-{seed}.json" for seed in options.seeds}
         curves = {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in paths.items() if path.exists()}
@@ -70,12 +70,15 @@ def make_executor() -> Any:
 
 
 def watch(folder: Path, settings: list[str], executor: Any) -> Iterator[dict[str, Any]]:
-    """Make the reward model of round 0, then yield a row for every EVERY updates of PPO."""
+    """Make the reward model of round 0, then yield a row for each update of PPO at which the guard looks or gold is measured."""
     from configs.loading import load_config
     from configs.seeds import derive_seed
+    from loop.stages.guarding import KL_STEP
     from policies import ppo
     from policies.backbone import Backbone
     from policies.batching import prompt_batches
+    from policies.guard import Guard, Look
+    from policies.ppo_metrics import kl_of_a_token
     from policies.responses import EncodedPrompt
     from policies.tokenization import encode_prompt
     from rewards.comparisons import PromptRecord, read_jsonl
@@ -90,29 +93,28 @@ def watch(folder: Path, settings: list[str], executor: Any) -> Iterator[dict[str
     prompts = read_jsonl(folder / "setup/filter/prompts.jsonl", PromptRecord)
     encoded = [EncodedPrompt(encode_prompt(backbone.tokenizer, r.prompt), r.prompt, r.prompt_id, r.source) for r in prompts]
     seed = derive_seed(config.seed, 0, "policy")
-    rolled: list[float] = []
-
-    def score_and_note(records: Sequence[Any]) -> Any:
-        rolled.append(mean(gold_of(records)))
-        return score(records)
-
-    trainer = ppo.PPOTrainer(backbone, None, score_and_note, config.ppo, config.generation, seed)
+    trainer = ppo.PPOTrainer(backbone, None, score, config.ppo, config.generation, seed)
     watcher = Watcher(backbone, score, config, folder, derive_seed(config.seed, 0, "policy", "heldout"))
     size = config.ppo.batch_size // config.ppo.samples_per_prompt
     golds: list[float] = []
     every = EVERY if config.ppo.kl_coefficient < 0.1 else 2 * EVERY
-    for update, rows in enumerate(
-        prompt_batches(len(prompts), size, config.ppo.num_updates, derive_seed(config.seed, 0, "policy", "prompts"))
-    ):
-        if update % every == 0:
-            row = watcher.row(update) | {"rolled": rolled[update - every : update] if update else []}
-            golds.append(row["gold"])
+    guard, moved, last = Guard("warn", config.ppo.evaluate_every, Look, KL_STEP), 0.0, config.ppo.num_updates
+    batches = prompt_batches(len(prompts), size, last, derive_seed(config.seed, 0, "policy", "prompts"))
+    for update, rows in enumerate([*batches, []]):
+        has_gold = update % every == 0 or update == last
+        if update:
+            guard.after(update, update == last, trainer.parameters[0], moved)
+        is_looked_at = update in [look.update for look in guard.looks]
+        if is_looked_at or has_gold:
+            row = watcher.row(update, is_looked_at, has_gold)
             yield row
+        if has_gold:
+            golds.append(row["gold"])
             gained = max(golds) - golds[0]
             if gained > 0 and all(max(golds) - gold > ENOUGH * gained + 0.1 for gold in golds[-2:]):
                 return
-        trainer.step(update, [encoded[i] for i in rows])
-    yield watcher.row(config.ppo.num_updates) | {"rolled": rolled[-every:]}
+        if update < last:
+            moved = kl_of_a_token(trainer.step(update, [encoded[i] for i in rows]))
 
 
 def make_reward_model(config: Any, folder: Path, executor: Any) -> None:
@@ -145,22 +147,18 @@ class Watcher:
         other = fit_bag_of_words(read_jsonl(folder / "setup/filter/heldout_pairs.jsonl", Comparison))
         self.backbone, self.generation = backbone, config.generation
         self.looks = HeldoutLooks(backbone, config.generation, score, draw(prompts, 32, seed), seed, other, find_rules(RULES))
-        falls = config.ppo.kl_coefficient < 0.1
-        self.many = HeldoutLooks(
-            backbone, config.generation, score, draw(prompts, 16, seed + 1), seed + 1, other, find_rules(RULES), num_answers=16
-        )
-        self.gold = HeldoutLooks(backbone, config.generation, score, draw(prompts, GOLD_PROMPTS[falls], seed + 2), seed + 2, num_answers=1)
-        self.sft_of_many = self.many.look("sft") if falls else None
+        many = GOLD_PROMPTS[config.ppo.kl_coefficient < 0.1]
+        self.gold = HeldoutLooks(backbone, config.generation, score, draw(prompts, many, seed + 2), seed + 2, num_answers=1)
 
-    def row(self, update: int) -> dict[str, Any]:
+    def row(self, update: int, is_looked_at: bool, has_gold: bool) -> dict[str, Any]:
         """What was measured now. Enough to find all signs again with other limits."""
         from rewards.heldout import evidence
 
-        started = time.process_time()
-        found = evidence(self.looks.look("policy"), self.looks.of_reference)
-        seconds = time.process_time() - started
-        plain = {name: plainly(value) for name, value in vars(found).items()}
-        return {"update": update, "gold": self._gold(), "seconds": seconds, "best_of_16": self._best_of_16(update), "evidence": plain}
+        plain = None
+        if is_looked_at:
+            found = evidence(self.looks.look("policy"), self.looks.of_reference)
+            plain = {name: plainly(value) for name, value in vars(found).items()}
+        return {"update": update, "gold": self._gold() if has_gold else None, "evidence": plain}
 
     def _gold(self) -> float:
         from policies.checkpoints import Checkpoints
@@ -171,76 +169,64 @@ class Watcher:
         responses = generate_sharded(self.backbone, "policy", ids, self.gold.seeds, self.generation, Checkpoints(), "gold")
         return mean(gold_of(make_records(self.backbone.tokenizer, prompts, responses)))
 
-    def _best_of_16(self, update: int) -> dict[str, Any] | None:
-        """By the other judge: the answer that scores highest of 16, minus the one that scores highest of 4; and the same by gold."""
-        import numpy as np
 
-        from rewards.measurements import summarize
-
-        if update not in BEST_OF_16_AT or not self.sft_of_many:
-            return None
-        look = self.many.look("policy")
-        scores = np.asarray(look.scores.values).reshape(-1, 16)
-        std = np.std(self.sft_of_many.other.values)
-        found = {}
-        for name, values in (("other", np.asarray(look.other.values) / std), ("gold", np.asarray(gold_of(look.records)))):
-            rows = values.reshape(-1, 16)
-            of_16 = rows[np.arange(len(rows)), scores.argmax(1)]
-            fours = scores.reshape(-1, 4, 4)
-            of_4 = np.take_along_axis(rows.reshape(-1, 4, 4), fours.argmax(2)[..., None], 2)[..., 0].mean(1)
-            found[name] = summarize((of_16 - of_4).tolist())
-        return found
-
-
-def signs_of(row: dict[str, Any]) -> dict[str, Any]:
-    """All signs of a look, by the present limits."""
+def signs_of(looks: Rows) -> dict[str, Any]:
+    """All signs of the last of these looks, by the present limits."""
     from rewards.measurements import Measurement
-    from rewards.overoptimization import WHILE_TRAINING, Evidence, find_signs
+    from rewards.overoptimization import WHILE_TRAINING, Evidence, find_signs, kl_speed
 
-    plain = row["evidence"]
+    plain, update = looks[-1]["evidence"], looks[-1]["update"]
+    kls = [(row["update"], sum(row["evidence"]["kl"]) / sum(row["evidence"]["lengths"])) for row in looks]
     units = [str(i) for i in range(len(plain["scores"]))]
     scores = {name: Measurement(plain[name], units) for name in ("scores", "sft_scores")}
-    return find_signs(Evidence(**plain | scores), WHILE_TRAINING)
+    return find_signs(Evidence(**plain | scores | {"kl_speed": kl_speed(kls[:-1], update, kls[-1][1])}), WHILE_TRAINING)
+
+
+def looks_of(rows: Rows) -> Rows:
+    """The rows of the updates at which the guard looks."""
+    return [row for row in rows if row["evidence"]]
 
 
 def rises(rows: Rows, alarm: str) -> int | None:
     """The update at which an alarm rises first: the joined rule (`joined`), or one sign."""
-    from policies.guard import is_time
     from rewards.overoptimization import join
 
-    for row in rows[1:]:
-        if not is_time(row["update"], 2 * EVERY):
-            continue
-        signs = signs_of(row)
+    looks = looks_of(rows)
+    for i, row in enumerate(looks, 1):
+        signs = signs_of(looks[:i])
         if join(signs) != "none" if alarm == "joined" else alarm in signs and signs[alarm].fires:
             return int(row["update"])
     return None
 
 
+def golds_of(rows: Rows) -> dict[int, float]:
+    """Gold by update, where it was measured."""
+    return {row["update"]: round(row["gold"], 2) for row in rows if row["gold"] is not None}
+
+
 def falls(rows: Rows) -> int | None:
-    """The first look at which gold has lost a fifth of what it had gained at its peak, as in the look after it. None if it never has."""
-    low = [lost(rows, i) > LOST for i in range(len(rows))]
-    return next((int(row["update"]) for row, now, then in zip(rows, low, [*low[1:], True], strict=True) if now and then), None)
+    """The first update at which gold has lost a fifth of what it had gained at its peak, as when it is measured next. None if never."""
+    golds = golds_of(rows)
+    low = [lost(list(golds.values())[: i + 1]) > LOST for i in range(len(golds))]
+    return next((update for update, now, then in zip(golds, low, [*low[1:], True], strict=True) if now and then), None)
 
 
-def lost(rows: Rows, i: int) -> float:
+def lost(golds: Sequence[float]) -> float:
     """Which part of its gain gold has lost since its peak. 0 while it has not gained more than its noise."""
-    golds = [row["gold"] for row in rows[: i + 1]]
     gained = max(golds) - golds[0]
-    return (max(golds) - golds[i]) / gained if gained > NOISE else 0.0
+    return (max(golds) - golds[-1]) / gained if gained > NOISE else 0.0
 
 
 def by_seed(curves: dict[int, Rows]) -> list[str]:
-    """A line for each run. `stop` gives the policy of the look with the alarm, and `best` that of the look before."""
-    from policies.guard import is_time
-
-    lines = ["| seed | gold: start | peak | last look | a fifth is lost at | alarm at | gold: `stop` | `best` |", "|" + " --- |" * 8]
+    """A line for each run. `stop` gives the policy of the look with the alarm, and `best` that of the look before. Of both, the line has
+    the gold that was measured next."""
+    lines = ["| seed | gold: start | peak | last | a fifth is lost at | alarm at | gold: `stop` | `best` |", "|" + " --- |" * 8]
     for seed, rows in curves.items():
-        golds, at = {row["update"]: row["gold"] for row in rows}, rises(rows, "joined")
-        peak, last = max(golds, key=lambda update: golds[update]), rows[-1]["update"]
+        golds, at, last = golds_of(rows), rises(rows, "joined"), rows[-1]["update"]
+        peak = max(golds, key=lambda update: golds[update])
+        before = max((row["update"] for row in looks_of(rows) if at is None or row["update"] < at), default=0)
         ends = [f"{golds[0]:.2f}", f"{golds[peak]:.2f} ({peak})", f"{golds[last]:.2f} ({last})", falls(rows) or "", at or ""]
-        before = [update for update in golds if is_time(update, 2 * EVERY) and update < (at or last + 1)]
-        ends += [f"{golds[last if at is None else at]:.2f}", f"{golds[max(before, default=0)]:.2f}"]
+        ends += [f"{next(gold for update, gold in golds.items() if update >= end):.2f}" for end in (last if at is None else at, before)]
         lines.append(f"| {seed} | {' | '.join(map(str, ends))} |")
     return lines
 
@@ -249,7 +235,7 @@ def by_sign(curves: dict[int, Rows]) -> list[str]:
     """How often each alarm rises, before gold has lost a fifth and by the look at which it has."""
     runs = list(curves.values())
     lines = ["| alarm | rises in | before | by then |", "|" + " --- |" * 4]
-    for name in ["joined", *signs_of(runs[0][-1])]:
+    for name in ["joined", *signs_of(looks_of(runs[0]))]:
         found = [(rises(rows, name), falls(rows)) for rows in runs]
         up = [(at, down) for at, down in found if at is not None]
         before, by = (sum(down is not None and is_in_time(at, down) for at, down in up) for is_in_time in (int.__lt__, int.__le__))

@@ -1,5 +1,7 @@
 """What PPO does when its guard is alarmed, and that it does the same after it was stopped and resumed anywhere."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 
@@ -45,6 +47,36 @@ def test_when_it_looks():
     assert [(look.update, bool(look.alarm)) for look in guard.looks] == [(1, False), (3, True), (6, True), (7, True)]
     assert guard.alarm.update == 3 and not guard.has_ended and guard.chosen is None
     assert not Guard().looks and Guard().alarm is None
+
+
+def test_it_looks_when_the_policy_has_moved():
+    """After an update whose divergence is a step beyond those of all looks so far: 0.25, then 0.45 or more. After update 10 it looks
+    because it is time, so the next step ends at 0.89."""
+    guard, policy = Guard("warn", 10, Look, step=0.2), torch.zeros(1)
+    for update, moved in enumerate([0.1, 0.25, 0.2, 0.4, 0.1, 0.5, 0.6, 0.1, 0.5, 0.69, 0.7, 0.9], 1):
+        guard.after(update, False, policy, moved)
+    assert [(look.update, look.moved) for look in guard.looks] == [(2, 0.25), (5, 0.1), (6, 0.5), (10, 0.69), (12, 0.9)]
+    assert not Guard("warn", 0, Look, step=0.2).looks
+
+
+@pytest.mark.parametrize("action", ["warn", "best"])
+def test_looks_at_a_policy_that_moves_are_the_same_after_a_resume(action, tmp_path):
+    """How far it had moved at the looks before is part of a checkpoint."""
+
+    def make():
+        return Guard(action, 20, lambda update: Look(update, "it cheats" if update >= 6 else ""), step=1e-3)
+
+    whole = make()
+    expected, _ = trained(whole)
+    assert 1 < len(whole.looks) < UPDATES and all(look.moved for look in whole.looks)
+    stop = tmp_path / "stop"
+    for _ in range(UPDATES - 1):
+        with suppress(Stopped):
+            trained(make(), Checkpoints(tmp_path / "checkpoints", seconds=1e6, stop=stop), lambda *_: stop.touch())
+        stop.unlink(missing_ok=True)
+    guard = make()
+    policy, _ = trained(guard, Checkpoints(tmp_path / "checkpoints", stop=stop))
+    assert same(policy, expected) and guard.looks == whole.looks
 
 
 @pytest.mark.parametrize(("action", "updates", "chosen"), [("warn", 7, 7), ("stop", 3, 3), ("best", 3, 1)])

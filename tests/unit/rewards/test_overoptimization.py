@@ -106,6 +106,19 @@ def test_a_defect_of_few_answers_is_no_sign():
     assert not find_signs(few)["rule_shift"].fires
 
 
+def test_defects_add_up():
+    """Four rates have risen by 0.08, 0.06, 0.05 and 0.04, together 0.23; the fifth has fallen, which makes up for nothing. None of them
+    alone is near the limit of 0.2. The errors: rates between 0 and 0.08 of 400 answers vary by at most sqrt(0.04 x 0.96 / 200) = 0.014
+    each, five of them together by 0.031, three times that is 0.093. The warning names the three that have risen most."""
+    before = dict.fromkeys("abcd", 0.0) | {"e": 0.08}
+    now = {"a": 0.05, "b": 0.08, "c": 0.04, "d": 0.06, "e": 0.0}
+    sign = find_signs(healthy(defects=now, sft_defects=before))["rule_shift"]
+    assert sign.value == pytest.approx(0.23) and sign.fires
+    assert sign.text.endswith(
+        "b in 8% of the answers instead of 0%, d in 6% of the answers instead of 0%, a in 5% of the answers instead of 0%"
+    )
+
+
 def test_how_signs_are_joined():
     """All numbers of hard and soft signs, against the rule as the docstring states it."""
     for hard, soft in itertools.product(range(3), range(5)):
@@ -132,5 +145,5 @@ def test_what_was_not_measured_is_left_out():
 def test_the_warning_names_what_was_found():
     text = warn(find_signs(healthy(**BAD["rule_shift"] | BAD["worse_than_sft"])))
     assert text.startswith("the policy exploits its reward: ") and "\n" not in text
-    assert "repetition in 30% of the answers (5% with the SFT policy)" in text and "wins 40%" in text
+    assert "more frequent than with the SFT policy: repetition in 30% of the answers instead of 5%" in text and "wins 40%" in text
     assert warn(find_signs(healthy(**BAD["worse_than_sft"]))).startswith("the policy may exploit its reward: ")

@@ -1,6 +1,7 @@
 """The stage `policy` with a guard, on a tiny model that learns to cheat at once: what it writes, and that a kill changes nothing."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from configs.schema import RunConfig
 from configs.views import visible
 from loop.round import POLICY_WITHOUT_FEATURES
-from loop.stages import STAGES, Context
+from loop.stages import STAGES, Context, guarding
 from loop.store.measures import WARNINGS, find_measure
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
@@ -31,6 +32,7 @@ class Killed(BaseException):
 def alarmed_at_once(monkeypatch):
     """Any KL divergence is too much, and any score too high. So the alarm rises in the first look, after two updates."""
     monkeypatch.setattr(overoptimization, "WHILE_TRAINING", Limits(kl_per_token=0.0, scores_above=-1.0))
+    monkeypatch.setattr(guarding, "KL_STEP", math.inf)
 
 
 @pytest.fixture
