@@ -201,6 +201,13 @@ def test_the_format_can_be_given_and_columns_renamed(one):
     assert found.records == (PromptRecord(content_id("question 0"), "question 0", "rows"),)
 
 
+def test_the_row_numbers_of_a_table_are_no_part_of_a_question(tmp_path):
+    """pandas writes them into a first column without a name."""
+    (tmp_path / "rows.csv").write_text(",question,answer\n0,1+1,2\n1,2+2,4\n")
+    found = [(record.prompt, record.answer) for row in read(tmp_path / "rows.csv", kind="answers") for record in row.records]
+    assert found == [("1+1", "2"), ("2+2", "4")]
+
+
 def test_a_row_names_its_rater(one):
     rows = one(ROWS[0] | {"rater": "ann", "tie": True}, ROWS[0] | {"rater": 7}, ROWS[0] | {"rater": None})
     assert [(row.records[0].rater, row.records[0].tie) for row in rows] == [("ann", True), ("7", False), ("", False)]
