@@ -176,7 +176,7 @@ def _raw_rows(source: Source) -> RawRows:
     if source.kind == "file":
         for path in source.files:
             kind = str(file_kind(path))
-            yield from _placed(path, READERS[kind](Path(path)))
+            yield from _placed(path, try_csv(Path(path), config.columns) if kind == "csv" else READERS[kind](Path(path)))
         return
     where = config.path
     if source.kind == "function":

@@ -201,6 +201,13 @@ def test_the_format_can_be_given_and_columns_renamed(one):
     assert found.records == (PromptRecord(content_id("question 0"), "question 0", "rows"),)
 
 
+def test_renamed_columns_of_csv_are_read_as_what_they_are(tmp_path):
+    """The first pair is a tie, by the column that says so."""
+    (tmp_path / "rows.csv").write_text("question,good,bad,equal\nq,a,b,true\nq,a,b,false\n")
+    rows = read(tmp_path / "rows.csv", columns={"prompt": "question", "chosen": "good", "rejected": "bad", "tie": "equal"})
+    assert [said(row) for row in rows] == [[("q", "a", "b", True, "")], [("q", "a", "b", False, "")]]
+
+
 def test_the_row_numbers_of_a_table_are_no_part_of_a_question(tmp_path):
     """pandas writes them into a first column without a name."""
     (tmp_path / "rows.csv").write_text(",question,answer\n0,1+1,2\n1,2+2,4\n")
