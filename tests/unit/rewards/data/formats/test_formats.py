@@ -185,6 +185,9 @@ def test_pairs_in_the_form_of_sharegpt(one):
     asked = [{"from": "human", "value": "q"}]
     (found,) = one({"conversations": asked, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}})
     assert said(found) == [("q", "a", "b", False, "")]
+    answers = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+    (found, lost) = one({"conversations": asked, "tie": True, "rater": "ann"} | answers, {"conversations": asked, "tie": "yes"} | answers)
+    assert said(found) == [("q", "a", "b", True, "ann")] and lost.reason == "tie is not true or false"
     rows = one({"conversations": [{"from": "function_call", "value": "{}"}]}, {"conversations": [{"from": "cat", "value": "q"}]})
     assert [row.reason for row in rows] == [
         "a turn calls a function in ShareGPT's form",
