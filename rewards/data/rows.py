@@ -103,7 +103,8 @@ def _with_prompt(prompt: Any, answer: Any) -> list[Turn]:
     else:
         turns = [] if prompt is None else as_messages(prompt, "prompt")
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else as_messages(answer, "chosen or rejected")
-    return said if said[: len(turns)] == turns else turns + said
+    told = next((number for number, turn in enumerate(said) if turn["role"] != "system"), 0)  # messages of the system, which come first
+    return said if turns in (said[: len(turns)], said[told : told + len(turns)]) else turns + said
 
 
 def _split_dialogues(first: list[Turn], second: list[Turn]) -> tuple[Prompt, tuple[str, str]]:
