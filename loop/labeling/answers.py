@@ -50,7 +50,7 @@ class AnswerFile:
         known = self.answers.get(key)
         if known is not None:
             if verdict(known) != verdict(row):
-                raise Conflict(f"{row['rater']} has already labeled this pair")
+                raise Conflict(f"{row['rater'] or 'a nameless rater'} has already labeled this pair")
             return False
         append_synced(self.path, [row])
         self.answers[key] = row
