@@ -135,6 +135,17 @@ def test_label_studio(tmp_path):
     assert read(tmp_path / "lines.jsonl").comparisons == found.comparisons
 
 
+ARENA = {"prompt": "x", "model_a": "gpt", "model_b": "llama", "response_a": "one", "response_b": "two", "score1": 0.5, "score2": 1}
+"""Two pairs of columns that could be texts, as in the data of chatbot arenas. Numbers could not."""
+
+
+def test_a_choice_may_name_any_of_the_columns_of_its_side(tmp_path):
+    """Ids say which two texts are meant, so further columns do no harm."""
+    path, data = tmp_path / "export.json", ARENA | {"ids": [id_of(0, 0), id_of(0, 1)]}
+    path.write_text(json.dumps([{"data": data, "annotations": [annotation("left", result=[{"value": {"choices": ["response_b"]}}])]}]))
+    assert [row.chosen_id for row in read(path).comparisons] == [id_of(0, 1)]
+
+
 @pytest.mark.parametrize(
     ("data", "results", "why"),
     [
@@ -144,6 +155,7 @@ def test_label_studio(tmp_path):
         ({"ids": ["a", "b"]}, [{"value": {"selected": "left"}}, {"value": {"selected": "right"}}], "the choice is"),
         ({"prompt": "x", "text1": "a"}, [{"value": {"selected": "left"}}], "which two completions"),
         ({"ids": [1, 2]}, [{"value": {"selected": "left"}}], "chosen_id must be a string"),
+        (ARENA, [{"value": {"selected": "left"}}], "model_a and model_b could be the two texts, and so could response_a and response_b"),
     ],
 )
 def test_an_annotation_that_is_not_clear_is_refused_with_its_row(tmp_path, data, results, why):
