@@ -174,6 +174,13 @@ def test_a_refused_request_is_left_out_and_all_refused_is_an_error(tmp_path):
         label(server, tmp_path / "b", num_prompts=4)
 
 
+def test_a_prompt_that_is_refused_alone_does_not_end_the_run(tmp_path):
+    """The last of 17 pairs is asked about in a shard of its own, because a shard has 16."""
+    with ChatServer(lambda text, before: Answer("content filter", 400) if "question 16\n" in text else shorter(text)) as server:
+        found = label(server, tmp_path, num_prompts=17)
+    assert (len(found.comparisons), dict(found.left_out)) == (16, {REFUSED: 1})
+
+
 def test_no_more_requests_at_once_than_allowed(tmp_path):
     def reply(text, before):
         time.sleep(0.01)
