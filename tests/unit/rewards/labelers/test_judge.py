@@ -96,6 +96,9 @@ def test_a_tie_in_one_order_is_a_tie(tmp_path):
         Answer("", 503, raw=b"<html>starting</html>"),
         Answer(raw=b"<html>a proxy's page</html>"),
         Answer(raw=b'{"choices": []}'),
+        Answer(raw=b'{"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": 1e999}}'),
+        Answer(raw=b"[" * 100_000),
+        Answer(raw=b"not packed", headers={"Content-Encoding": "gzip"}),
     ],
 )
 def test_errors_that_pass_are_tried_again(tmp_path, error):
