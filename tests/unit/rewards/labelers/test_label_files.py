@@ -323,3 +323,21 @@ def test_labels_that_came_too_late_for_their_round_are_used_once(tmp_path):
     (tmp_path / "l.jsonl").write_text(lines(*rows[1:]))
     with pytest.raises(WaitingForLabels, match="no comparison for this round"):
         read(tmp_path / "l.jsonl", earlier, late="use")
+
+
+def test_a_late_label_is_used_in_one_round_only(tmp_path):
+    """It is about round 0, and comes while round 1 is labeled. Round 2 reads the same file. Names of raters may have commas."""
+    path, late = tmp_path / "l.jsonl", by_ids(0, 1, 2, 0, rater="Doe, Jane")
+    texts = {"prompt": "p", "chosen": "a", "rejected": "b", "round": 0}
+    path.write_text(lines(late, texts, *(by_ids(0, 1, 2, number) for number in (1, 2))))
+
+    def read_in(number, *earlier):
+        task = file_task(
+            samples(number), path, number, {"earlier": [Earlier(n, samples(n), rows) for n, rows in enumerate(earlier)]}, late="use"
+        )
+        return compare_by_file(task)
+
+    first = read_in(1, [])
+    assert [(row.rater, row.generation) for row in first.comparisons] == [("Doe, Jane", 0), ("", 0), ("", 1)]
+    second = read_in(2, [], first.comparisons)
+    assert [row.generation for row in second.comparisons] == [2] and second.left_out == {USED_EARLIER: 3}
