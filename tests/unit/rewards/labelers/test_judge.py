@@ -218,6 +218,14 @@ def test_a_key_that_is_not_there_is_named(tmp_path, monkeypatch):
     assert not server.asked
 
 
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "http://localhost:80a/v1", "http://localhost:99999/v1", "http://:80/v1", "http://[::1/v1"]
+)
+def test_what_is_no_address_is_refused_at_once(url):
+    with pytest.raises(UserError, match="is not the address of an endpoint"):
+        load_config(overrides=[f"judge.url={url!r}"])
+
+
 def test_keys_do_not_belong_into_the_config():
     with pytest.raises(UserError, match="user name or a password"):
         load_config(overrides=["judge.url=https://me:secret@host/v1"])
