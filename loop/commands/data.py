@@ -20,6 +20,7 @@ from loop.commands.arguments import add_config_and_settings, add_rounds, config_
 from loop.executors.executor import child_environment
 from loop.failures import disk_errors_explained
 from loop.ledger import run_ledger
+from loop.printing import printable
 from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if target is not None:
         whole = found | {"ledger": ledger.as_json(), "rounds": generated.as_json()["rounds"] if generated else []}
         with disk_errors_explained(target.absolute().parent):
-            write_synced(target, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+            write_synced(target, printable(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n")  # a file's name may be any bytes
     return 0
 
 
