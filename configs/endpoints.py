@@ -46,14 +46,20 @@ THAI = """ผู้ช่วยสองคนได้ตอบข้อคว�
 
 
 def _check_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise BadValue(f"{url!r} is not the address of an endpoint", "write, for example, http://localhost:8000/v1")
-    if parts.username or parts.password:
+    is_address = has_secret = False
+    try:
+        parts = urlsplit(url)
+        has_secret = bool(parts.username or parts.password)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # for brackets that do not match, and for a port that is no number
+        pass
+    if has_secret:
         raise BadValue(
             "the address of an endpoint holds a user name or a password",
             "put the key into an environment variable, and name it in the setting key_variable beside it",
         )
+    if not is_address:
+        raise BadValue(f"{url!r} is not the address of an endpoint", "write, for example, http://localhost:8000/v1")
     return url.rstrip("/")
 
 

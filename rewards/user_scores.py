@@ -6,7 +6,8 @@ def score(answers):                    # rewards/comparisons.py: Answer has `pro
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from configs import user_functions
 from configs.errors import UserError
@@ -22,7 +23,10 @@ def load_scores(name: str) -> ScoreAnswers:
 
     @functools.wraps(function)
     def score(answers: Sequence[Answer]) -> list[float]:
-        scores = [float(value) for value in function(answers)]
+        given = function(answers)
+        if not isinstance(given, Iterable):
+            raise UserError(f"it gave no scores but {type(given).__name__}", name, "return a list with one score for each answer")
+        scores = [_number(value, name) for value in list(given)]
         if len(scores) != len(answers):
             raise UserError(f"it gave {len(scores)} scores for {len(answers)} answers", name, "return one score for each answer")
         if bad := [value for value in scores if not math.isfinite(value)]:
@@ -30,6 +34,13 @@ def load_scores(name: str) -> ScoreAnswers:
         return scores
 
     return score
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"it gave the score {value!r}, which is no number", name, "return a finite number for each answer") from None
 
 
 def by_function(name: str) -> ScoreFunction:

@@ -16,9 +16,11 @@ from typing import Any
 from configs.errors import LoopError, UserError
 from configs.loading import Given, read_given
 from configs.schema import RunConfig
-from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, find_run, runs_folder
+from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, find_run, new_file, runs_folder
 from loop.executors.executor import child_environment
+from loop.failures import disk_errors_explained
 from loop.ledger import run_ledger
+from loop.printing import printable
 from loop.store.artifacts import write_synced
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
@@ -26,6 +28,7 @@ from loop.store.progress import Progress
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
 from rewards.curation.ledger import Ledger, reasons, table
+from rewards.data.sources import find_sources
 
 HELP = "show what a run would make of its data, without a run: removed, moved and kept rows by source, duplicates, lengths, languages"
 ERROR_LINES = 5
@@ -54,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
         state = fold(read_events(folder.journal))
         given = given.over(read_config(folder.path, state), str(folder.config))
     config, terminal = _resolve(given), Terminal()
+    target = _target(options.json, config) if options.json else None
     with terminal.stage("reading rows") as show:
         found = _survey(config, lambda rows: show(Progress(rows)))
     ledger = Ledger.from_json(found["ledger"])
@@ -61,10 +65,19 @@ def run(options: argparse.Namespace) -> int:
     for source, entry in generated.sources.entries.items() if generated else ():
         ledger.entry(source).generated = entry.generated
     _print(terminal, ledger, found)
-    if options.json:
+    if target is not None:
         whole = found | {"ledger": ledger.as_json(), "rounds": generated.as_json()["rounds"] if generated else []}
-        write_synced(Path(options.json), json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        with disk_errors_explained(target.absolute().parent):
+            write_synced(target, printable(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n")  # a file's name may be any bytes
     return 0
+
+
+def _target(word: str, config: RunConfig) -> Path:
+    """The file of `--json`. Raises UserError where none can be written, before all rows are read, and for a file of the data."""
+    target = new_file(word, "what is found")
+    if target.resolve() in {Path(file).resolve() for source in find_sources(config.data) for file in source.files}:
+        raise UserError("this is a file of the data", word, "name another file")
+    return target
 
 
 def _resolve(given: Given) -> RunConfig:

@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     folder = RunFolder(find_run(runs_folder(options).resolve(), options.run))
     check_has_config(folder)
+    if options.export and options.source:
+        raise UserError("--export and --import are both given", "the command line", "give one of them, and then the other")
     if options.export or options.source:
         asked = read_round(folder, options.round) if options.round is not None else _waiting(folder)
         if options.export:

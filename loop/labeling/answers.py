@@ -1,8 +1,8 @@
 """The label file of one round, as the labeling page writes it: one JSON object a line, in the form of `rewards/labelers/label_rows.py`.
 
-Invariant: a label that `add` has returned for is on disk, and each rater has at most one label of a pair. A crash leaves at most one
-line that is not whole, whose rater was never told that it is saved; the next start removes it. Rows that other programs wrote stay as they
-are, byte for byte. Must never import torch or Ray.
+Invariant: a label that `add` has returned for is on disk, and each rater has at most one label of a pair. Rows that the run cannot use are
+no labels here either. A crash leaves at most one line that is not whole, whose rater was never told that it is saved; the next start
+removes it. Rows that other programs wrote stay as they are, byte for byte. Must never import torch or Ray.
 """
 
 import fcntl
@@ -15,6 +15,9 @@ from typing import Any
 
 from configs.errors import UserError
 from loop.store.artifacts import sync
+from rewards.comparisons import round_of
+from rewards.data.unusable import BadRow
+from rewards.labelers.label_rows import ByIds, check
 
 Row = dict[str, Any]
 PairIds = frozenset[str]
@@ -50,7 +53,7 @@ class AnswerFile:
         known = self.answers.get(key)
         if known is not None:
             if verdict(known) != verdict(row):
-                raise Conflict(f"{row['rater']} has already labeled this pair")
+                raise Conflict(f"{row['rater'] or 'a nameless rater'} has already labeled this pair")
             return False
         append_synced(self.path, [row])
         self.answers[key] = row
@@ -159,15 +162,25 @@ def _lines(path: Path) -> list[bytes]:
         return file.readlines()
 
 
+def is_label(row: Any) -> bool:
+    """Whether a row names two samples in the form that the run reads. What is wrong with any other row, the run says."""
+    try:
+        form = check(row) if isinstance(row, dict) else None
+    except BadRow:
+        return False
+    if not isinstance(form, ByIds):
+        return False
+    rounds = {form.round, round_of(form.chosen_id), round_of(form.rejected_id)} - {None}
+    return form.chosen_id != form.rejected_id and len(rounds) < 2
+
+
 def _row(line: bytes) -> Row | None:
-    """The row of a line, if it names two samples."""
+    """The row of a line, if it is a label that names two samples."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("rater"), str | None):
-        return None
-    return row if isinstance(row.get("chosen_id"), str) and isinstance(row.get("rejected_id"), str) else None
+    return row if is_label(row) else None
 
 
 def _is_of(line: bytes, rater: str, pair: PairIds) -> bool:

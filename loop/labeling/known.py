@@ -47,6 +47,8 @@ class Known:
     def row(self, found: Row) -> Row:
         """The row by ids. Raises BadRow if it is wrong, or about no pair on offer."""
         form = check(found)
+        if form.round not in (None, self._asked.number):
+            raise BadRow("about another round")  # the run would refuse its ids
         if isinstance(form, ByIds):
             ids, tie = (form.chosen_id, form.rejected_id), form.tie
         else:

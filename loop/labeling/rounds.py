@@ -19,7 +19,7 @@ from pathlib import Path
 from configs.errors import UserError
 from configs.schema import LabelerConfig, RunConfig
 from configs.seeds import derive_seed
-from loop.labeling.answers import PairIds
+from loop.labeling.answers import PairIds, is_label
 from loop.round import ANSWER, LABEL, SAMPLE
 from loop.store.artifacts import find_damage
 from loop.store.journal import RunState, fold, read_events
@@ -89,7 +89,7 @@ class LabelingRound:
         """Labels by ids in the other files that `labeler.path` names. What cannot be read is left to the run, which will say so."""
         for file in self.other_files:
             for _, row in read_labels(file):
-                if isinstance(row, dict) and isinstance(row.get("chosen_id"), str) and isinstance(row.get("rejected_id"), str):
+                if isinstance(row, dict) and is_label(row):
                     yield row
 
 

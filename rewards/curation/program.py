@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(message) + "\n")  # in ASCII, whatever the encoding of the pipe, and with any byte of a file's name
     sys.stdout.flush()
 
 

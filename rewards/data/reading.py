@@ -8,6 +8,7 @@ Each row of a source comes out once, as a ReadRow or as an Unusable. Rows are no
 before anything is compared. Must never draw or split: `preference_data.py` does.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 from configs import user_functions
 from configs.data import Kind
 from configs.errors import UserError
-from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.comparisons import Comparison, Demonstration, Prompt, PromptRecord
 from rewards.data import tables
 from rewards.data.csv_rows import try_csv
 from rewards.data.formats import FORMATS, Format, Found, find_format
@@ -132,15 +133,23 @@ def _record(found: Pair | Question, source: str, kind: Kind) -> Held:
         if isinstance(found, Question):
             raise BadRow("it has no two answers to compare")
         check(found)
-        id, prompt, chosen, rejected = content_id(found.prompt), found.prompt, found.chosen, found.rejected
+        id, prompt, chosen, rejected = _id(found.prompt), found.prompt, found.chosen, found.rejected
         return Comparison(id, prompt, chosen, rejected, source=source, tie=found.tie, rater=found.rater)
     check(Question(found.prompt))
     if kind == "prompts":
-        return PromptRecord(content_id(found.prompt), found.prompt, source)
+        return PromptRecord(_id(found.prompt), found.prompt, source)
     answer = found.answer if isinstance(found, Question) else None
     if answer is None or not answer.strip():
         raise BadRow("it has no answer" if answer is None else "the answer is empty")
-    return Demonstration(content_id(found.prompt), found.prompt, answer, source)
+    return Demonstration(_id(found.prompt), found.prompt, answer, source)
+
+
+def _id(prompt: Prompt) -> str:
+    """The id of a prompt. A call of a tool may hold anything that a table or a function has, such as a time."""
+    try:
+        return content_id(prompt)
+    except TypeError:
+        raise BadRow("a call of a tool holds something that JSON does not have") from None
 
 
 def _format_of(source: Source, rows: Iterable[Row]) -> tuple[Format, Kind]:
@@ -176,7 +185,7 @@ def _raw_rows(source: Source) -> RawRows:
     if source.kind == "file":
         for path in source.files:
             kind = str(file_kind(path))
-            yield from _placed(path, READERS[kind](Path(path)))
+            yield from _placed(path, try_csv(Path(path), config.columns) if kind == "csv" else READERS[kind](Path(path)))
         return
     where = config.path
     if source.kind == "function":
@@ -209,11 +218,25 @@ def _rows_of_function(name: str) -> Iterator[tuple[str, Any]]:
         for question, good, bad in my_database():
             yield {"prompt": question, "chosen": good, "rejected": bad}
     """
-    for number, row in enumerate(user_functions.load(name)(), 1):
+    rows, to_do = user_functions.load(name)(), 'yield {"prompt": ..., "chosen": ..., "rejected": ...} for each pair'
+    if not isinstance(rows, Iterable):
+        raise UserError(f"the function returned no rows but {type(rows).__name__}", name, to_do)
+    for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            what = f"row {number} is not a dictionary but {type(row).__name__}"
-            raise UserError(what, name, 'yield {"prompt": ..., "chosen": ..., "rejected": ...} for each pair')
-        yield f"row {number}", row
+            raise UserError(f"row {number} is not a dictionary but {type(row).__name__}", name, to_do)
+        if not all(isinstance(column, str) for column in row):
+            raise UserError(f"row {number} has a column whose name is not text", name, to_do)
+        yield f"row {number}", _checked(f"row {number}", row)
+
+
+def _checked(place: str, row: Row) -> Row | BadLine:
+    """A row of a function, unless it holds text that no file could hold: the readers of files refuse such text themselves."""
+    try:
+        json.dumps(row, ensure_ascii=False, skipkeys=True, default=str).encode()
+    except UnicodeEncodeError:
+        what = f"{place} has half of a surrogate pair (\\ud800 to \\udfff), which is not a character"
+        return BadLine("half of a surrogate pair", what, "yield whole characters", repr(row))
+    return row
 
 
 def _renamed(source: Source, rows: RawRows) -> RawRows:

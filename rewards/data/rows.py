@@ -55,8 +55,7 @@ def parse_pair(row: Row) -> Pair:
         prompt, texts = as_prompt(row["prompt"]), (chosen, rejected)  # type: ignore[assignment]
     else:
         prompt, texts = _implicit_text(chosen, rejected)  # type: ignore[arg-type]
-    rater = row.get("rater")
-    return Pair(prompt, *texts, tie=_is_tie(row), rater=str(rater) if isinstance(rater, str | int) else "")
+    return Pair(prompt, *texts, tie=is_tie(row), rater=rater_of(row))
 
 
 def parse_prompt(row: Row) -> Prompt:
@@ -81,7 +80,14 @@ def check(found: Pair | Question) -> None:
         raise BadRow("chosen and rejected are the same")
 
 
-def _is_tie(row: Row) -> bool:
+def rater_of(row: Row) -> str:
+    """Who said which answer is better, where the row tells."""
+    rater = row.get("rater")
+    return str(rater) if isinstance(rater, str | int) else ""
+
+
+def is_tie(row: Row) -> bool:
+    """Whether neither answer of a row is better. Raises BadRow for a `tie` or a score that is none."""
     tie, scores = row.get("tie"), [row.get("score_chosen"), row.get("score_rejected")]
     if tie is not None and not isinstance(tie, bool):
         raise BadRow("tie is not true or false")
@@ -97,7 +103,8 @@ def _with_prompt(prompt: Any, answer: Any) -> list[Turn]:
     else:
         turns = [] if prompt is None else as_messages(prompt, "prompt")
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else as_messages(answer, "chosen or rejected")
-    return said if said[: len(turns)] == turns else turns + said
+    told = next((number for number, turn in enumerate(said) if turn["role"] != "system"), 0)  # messages of the system, which come first
+    return said if turns in (said[: len(turns)], said[told : told + len(turns)]) else turns + said
 
 
 def _split_dialogues(first: list[Turn], second: list[Turn]) -> tuple[Prompt, tuple[str, str]]:

@@ -18,8 +18,8 @@ from rewards.comparisons import Prompt
 Side = Literal["training", "heldout", "labeler"]
 ID_LENGTH = 16
 """Hexadecimal digits of an id. These are 64 bits: among ten million prompts, two share an id with a probability of 3e-6."""
-HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\nAssistant:|\Z)", re.DOTALL)
-"""The first turn of a dialogue in HH's text form."""
+HUMAN_TURN = re.compile(r"\s*Human:(.*?)(?=\n\n(?:Human|Assistant):|\Z)", re.DOTALL)
+"""The first turn of a dialogue in HH's text form, which another one of the same speaker may follow."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

@@ -151,7 +151,7 @@ class Endpoint(Generic[Config]):
             response = self._client.post(f"{self.config.url}/chat/completions", content=body, headers=headers)
         except httpx.TimeoutException:
             raise _Again(f"there was no reply within {self.config.timeout_seconds:g} seconds") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # of the connection, or of what came through it and cannot be unpacked
             raise _Again(f"the connection failed: {self._clean(str(error)) or type(error).__name__}") from None
         status = response.status_code
         if status in TRIED_AGAIN or status >= 500:
@@ -180,7 +180,7 @@ class Endpoint(Generic[Config]):
         try:
             said = response.json()
             said = said["error"]["message"] if isinstance(said["error"], dict) else said["error"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             said = response.text
         return self._clean(" ".join(str(said).split()))[:SHOWN_CHARACTERS]
 
@@ -209,7 +209,7 @@ def _read(response: httpx.Response) -> Reply:
         text = message.get("content")
         usage = said.get("usage") or {}
         sent, received = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
         raise _Again("the reply is not of the chat-completions protocol") from None
     return Reply(text if isinstance(text, str) else None, sent, received, datetime.now(UTC).isoformat(timespec="seconds"))
 

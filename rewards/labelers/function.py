@@ -27,7 +27,7 @@ def judge(task: LabelTask) -> Judge:
             f"verdicts{task.part}",
             pairs,
             SHARD,
-            lambda shard: checked_verdicts(list(ask(shard)), shard, name),
+            lambda shard: checked_verdicts(ask(shard), shard, name),
             lambda done, _: task.report(done, len(pairs)),
         )
 

@@ -25,6 +25,8 @@ SHARD = 16
 """Pairs that one worker takes at once."""
 UNCLEAR = "no clear reply of the judge"
 REFUSED = "refused by the judge's endpoint"
+FEWEST = 4
+"""How many prompts at least are asked about at once where a refusal of all of them ends the run. Fewer may be refused for what they say."""
 CUT_OFF = " [cut off here]"
 """Stands behind a completion that the policy did not end itself."""
 CHOICE = re.compile(r"""[\s"'`*(\[]*(A|B|tie)[\s"'`*)\].]*""", re.IGNORECASE)
@@ -57,7 +59,8 @@ _PROBABILITY = {"first": 1.0, "second": 0.0, "tie": None, None: None}
 
 
 def compare_pairs(endpoint: Endpoint[JudgeConfig], pairs: Sequence[Pair]) -> list[Said]:
-    """Ask about each pair in both orders, several requests at a time. Raises UserError if the endpoint refuses all of them."""
+    """Ask about each pair in both orders, several requests at a time. Raises UserError if the endpoint refuses all of at least FEWEST
+    prompts."""
     orders = [(one, other) for pair in pairs for one, other in ((pair.first, pair.second), (pair.second, pair.first))]
     threads = max(1, endpoint.config.concurrency // parallel.world_size())
     with ThreadPoolExecutor(threads) as pool, endpoint.giving_up_together():
@@ -67,7 +70,7 @@ def compare_pairs(endpoint: Endpoint[JudgeConfig], pairs: Sequence[Pair]) -> lis
         finally:
             for task in tasks:
                 task.cancel()
-    if all(reply["refused"] for reply in replies):
+    if all(reply["refused"] for reply in replies) and len({pair.prompt_id for pair in pairs}) >= FEWEST:
         to_do = "check judge.model, judge.max_reply_tokens, judge.token_limit and the length of your prompts"
         raise UserError(f"the judge's endpoint refuses every request: {replies[0]['refused']}", endpoint.config.url, to_do)
     return [_join(*two) for two in zip(replies[::2], replies[1::2], strict=True)]

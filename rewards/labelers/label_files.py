@@ -223,16 +223,19 @@ class _Pair:
     def __init__(self, texts: Row, ids: Row):
         self.common = {name: source[name] for source in (texts, ids) for name in ("round",) if name in source}
         given = ids.get("ids") or [ids.get("first_id"), ids.get("second_id")]
-        stems = {name[:-1] for name in texts if re.search("[1a]$", name)}
-        names = next(
-            ([stem + end for end in ends] for stem in sorted(stems) for ends in ("12", "ab") if all(stem + e in texts for e in ends)), []
-        )
-        self.columns = names
-        self.names = [name.casefold() for name in names]
+        stems = sorted({name[:-1] for name in texts if re.search("[1a]$", name)})
+        named = [[stem + end for end in ends] for stem in stems for ends in ("12", "ab")]
+        pairs = [names for names in named if all(isinstance(texts.get(name), str | list) for name in names)]
+        self.columns = [name for names in pairs for name in names]
+        self.names = [{names[side].casefold() for names in pairs} for side in (0, 1)]
         if isinstance(given, list) and len(given) == 2 and all(given):
             self.sides, self.key = given, "_id"
-        elif names and "prompt" in texts:
-            self.sides, self.key = [texts[name] for name in names], ""
+        elif len(pairs) > 1:
+            raise BadRow(
+                f"{' and '.join(pairs[0])} could be the two texts, and so could {' and '.join(pairs[1])}: give ids, or leave one out"
+            )
+        elif pairs and "prompt" in texts:
+            self.sides, self.key = [texts[name] for name in pairs[0]], ""
             self.common["prompt"] = texts["prompt"]
         else:
             raise BadRow("it does not say which two completions were shown: give ids, or prompt and two texts such as answer1 and answer2")
@@ -266,4 +269,4 @@ class _Pair:
         name = name.casefold().strip()
         if name in TIES:
             return "tie"
-        return next((side for side in (0, 1) if name in SIDES[side] or name in self.names[side : side + 1]), None)
+        return next((side for side in (0, 1) if name in SIDES[side] or name in self.names[side]), None)

@@ -23,7 +23,7 @@ from rewards.labelers.label_rows import ByIds, ByTexts, check, shown
 from rewards.labelers.labels import Labels, LabelTask
 from rewards.labelers.pairs import compare
 from rewards.labelers.picking import match_answers
-from rewards.labelers.raters import pair_key
+from rewards.labelers.raters import PairKey, pair_key
 
 ANOTHER_ROUND = "about another round"
 SAID_BEFORE = "said before"
@@ -60,9 +60,12 @@ class Entry:
 
 
 class _Round:
-    """The samples of one round, by what a row may call them, and which of its pairs each rater has compared already."""
+    """The samples of one round, by what a row may call them, and which of its pairs each rater has compared already.
 
-    def __init__(self, number: int, samples: Sequence[Sample], comparisons: Sequence[Comparison] = (), is_normalized: bool = False):
+    used: all comparisons about this round that the rounds before the one at hand have used.
+    """
+
+    def __init__(self, number: int, samples: Sequence[Sample], used: Sequence[Comparison] = (), is_normalized: bool = False):
         self.number = number
         self.by_id = {sample.id: sample for sample in samples}
         self.order = {sample.id: place for place, sample in enumerate(samples)}
@@ -73,11 +76,17 @@ class _Round:
             self._by_text.setdefault((prompt, sample.completion), []).append(sample)
             if is_normalized:
                 self._by_normal_text.setdefault((prompt, normalize(sample.completion, Counter())), []).append(sample)
-        self.said = {(rater, pair_key(row)) for row in comparisons for rater in row.rater.split(", ")}
+        self._said: dict[PairKey, list[str]] = {}
+        for row in used:
+            self._said.setdefault(pair_key(row), []).append(f", {row.rater}, ")
 
     def find(self, prompt_id: str, text: str) -> list[Sample]:
         """The samples that have this text, or else those that have it once both are normalized: policies may write any form."""
         return self._by_text.get((prompt_id, text)) or self._by_normal_text.get((prompt_id, normalize(text, Counter())), [])
+
+    def has_used(self, pair: Comparison) -> bool:
+        """Whether this rater's label of the pair was used before. Commas join the names of several raters, and a name may have some."""
+        return any(f", {pair.rater}, " in raters for raters in self._said.get(pair_key(pair), ()))
 
 
 class _Duels:
@@ -105,7 +114,13 @@ class Matcher:
         self._duels = _Duels(task.answers, task.round_number)
         self.now.order |= {answer.id: len(task.samples) + place for place, answer in enumerate(task.answers)}
         late = task.earlier if task.config.late == "use" else ()
-        self._rounds = {past.round_number: _Round(past.round_number, past.samples, past.comparisons, task.is_normalized) for past in late}
+        used: dict[int, list[Comparison]] = {}  # by the round that they are about, which may have been labeled before they came
+        for past in late:
+            for row in past.comparisons:
+                about = round_of(row.chosen_id) if row.chosen_id else row.generation
+                used.setdefault(past.round_number if about is None else about, []).append(row)
+        numbers = [past.round_number for past in late]
+        self._rounds = {n: _Round(n, past.samples, used.get(n, ()), task.is_normalized) for n, past in zip(numbers, late, strict=True)}
         self._rounds[task.round_number] = self.now
         self._round_by_id = {id: one.number for one in self._rounds.values() for id in one.by_id}
         self.left_out = Counter[str]()
@@ -246,7 +261,7 @@ class Matcher:
     def labels(self) -> Labels:
         """The comparisons of all rows so far, in the order of the samples, and what was left out. Raises UserError as `add` does."""
         said = [entry for votes in self._votes() for entry in self._one_verdict(votes)]
-        kept = [entry for entry in said if (entry.pair.rater, pair_key(entry.pair)) not in entry.round.said]
+        kept = [entry for entry in said if not entry.round.has_used(entry.pair)]
         self.left_out[USED_EARLIER] += len(said) - len(kept)
         kept.sort(key=lambda entry: (entry.round.number, self._place_of(entry), entry.pair.rater, entry.rank))
         unmatched = self.unusable if kept else self.unusable | self.elsewhere  # where nothing fits, all that does not is to be seen

@@ -4,9 +4,10 @@ A judge is any function from pairs to verdicts. registry.py names the built-in o
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from configs.errors import UserError
 from configs.seeds import derive_seed, draw
@@ -84,15 +85,22 @@ def judge_by_scores(scores: Mapping[str, float]) -> Judge:
     return lambda pairs: [win_probability(scores[pair.first.id] - scores[pair.second.id]) for pair in pairs]
 
 
-def checked_verdicts(verdicts: Sequence[float | None], pairs: Sequence[Pair], name: str) -> list[float | None]:
+def checked_verdicts(given: Any, pairs: Sequence[Pair], name: str) -> list[float | None]:
     """A user's verdicts as plain numbers. Raises UserError if there are too few or too many, or one is not a probability."""
+    if not isinstance(given, Iterable):
+        raise UserError(f"it gave no verdicts but {type(given).__name__}", name, "return a list with one verdict for each pair")
+    verdicts = list(given)
     if len(verdicts) != len(pairs):
         raise UserError(f"it gave {len(verdicts)} verdicts for {len(pairs)} pairs", name, "return one verdict for each pair")
-    for verdict in verdicts:
-        if verdict is not None and not 0.0 <= verdict <= 1.0:
-            to_do = "return the probability that the first completion is better, from 0 to 1, or None for a tie"
-            raise UserError(f"the verdict {verdict!r} is not a probability", name, to_do)
-    return [None if verdict is None else float(verdict) for verdict in verdicts]
+    return [None if verdict is None else _probability(verdict, name) for verdict in verdicts]
+
+
+def _probability(verdict: Any, name: str) -> float:
+    with suppress(TypeError, ValueError):  # texts and lists cannot be compared with numbers, nor can an array of several
+        if 0.0 <= verdict <= 1.0:
+            return float(verdict)
+    to_do = "return the probability that the first completion is better, from 0 to 1, or None for a tie"
+    raise UserError(f"the verdict {verdict!r} is not a probability", name, to_do)
 
 
 def compare(winner: Sample, loser: Sample, split: Split, labeler: str, tie: bool = False, picked: str = "") -> Comparison:

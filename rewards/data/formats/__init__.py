@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from configs.data import Kind
 from rewards.data.formats import answers, rated, tree, votes
-from rewards.data.rows import Pair, Question, Row, parse_pair
+from rewards.data.rows import Pair, Question, Row, is_tie, parse_pair, rater_of
 from rewards.data.turns import as_messages, as_prompt, from_sharegpt, question_and_answer, split_answer
 from rewards.data.unusable import BadRow
 
@@ -45,13 +45,13 @@ def parse_messages(row: Row) -> Iterator[Found]:
 
 
 def parse_sharegpt(row: Row) -> Iterator[Found]:
-    """ShareGPT's form: `conversations` with `from` and `value`, perhaps with a `chosen` and a `rejected` turn."""
+    """ShareGPT's form: `conversations` with `from` and `value`, perhaps with a `chosen` and a `rejected` turn, and what goes with these."""
     turns = from_sharegpt(row.get("conversations"))
     if row.get("chosen") is None and row.get("rejected") is None:
         yield Question(*question_and_answer(turns))
         return
     chosen, rejected = (split_answer(from_sharegpt([row.get(name)]))[1] for name in ("chosen", "rejected"))
-    yield Pair(turns, chosen, rejected)
+    yield Pair(turns, chosen, rejected, is_tie(row), rater_of(row))
 
 
 def _holds(*names: str) -> Callable[[Row], bool]:

@@ -13,12 +13,13 @@ from rewards.data.unusable import BadRow
 
 
 class Form(NamedTuple):
-    """Columns of the instruction, of the answer, and of what may be added to the instruction or take its place."""
+    """Columns of the instruction, of the answer, and of what may be added to the instruction or take its place. None is no column; the
+    empty name would be one, that of the row numbers which pandas writes into CSV files."""
 
     instruction: str
     answer: str
-    addition: str = ""
-    better: str = ""
+    addition: str | None = None
+    better: str | None = None
 
 
 FORMS = (
@@ -41,8 +42,8 @@ def parse(row: Row) -> Iterator[Question]:
     form = _form(row)
     if form is None:
         raise BadRow("it has no instruction and answer")
-    instruction = row.get(form.better) or row[form.instruction]
-    addition = row.get(form.addition)
+    instruction = (row.get(form.better) if form.better else None) or row[form.instruction]
+    addition = row.get(form.addition) if form.addition else None
     given = row[form.answer]
     answer = given if isinstance(given, str) else None
     if isinstance(given, list):  # TRL's conversational form has a message

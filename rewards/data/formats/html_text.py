@@ -76,6 +76,8 @@ def _write(node: Any, pieces: list[str]) -> None:
 
 def _write_element(element: Any, pieces: list[str]) -> None:
     if element.name == "pre":
+        for line_end in element.find_all("br"):
+            line_end.replace_with("\n")
         code = element.get_text().replace("\0", "").strip("\n")
         pieces.append(f"\n\n\0{FENCE}\n{code}\n{FENCE}\0\n\n")
     elif element.name == "code":

@@ -52,6 +52,8 @@ def test_a_function_scores_responses_and_is_checked(backbone, tmp_path, monkeypa
         "def score(answers): return [len(a.completion) + (a.prompt == 'q') for a in answers]\n"
         "def few(answers): return []\n"
         "def odd(answers): return [float('nan') for _ in answers]\n"
+        "def nothing(answers): pass\n"
+        "def some(answers): return [1.0, None]\n"
     )
     records = [response(backbone, "q", "ab"), response(backbone, "other", "abc")]
     assert by_function("mine.py:score")(records) == [3.0, 3.0]
@@ -59,6 +61,10 @@ def test_a_function_scores_responses_and_is_checked(backbone, tmp_path, monkeypa
         by_function("mine.py:few")(records)
     with pytest.raises(UserError, match="it gave the score nan"):
         by_function("mine.py:odd")(records)
+    with pytest.raises(UserError, match="it gave no scores but NoneType"):
+        by_function("mine.py:nothing")(records)
+    with pytest.raises(UserError, match="it gave the score None, which is no number"):
+        by_function("mine.py:some")(records)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`loop data`: the tables of a config, its JSON, and messages for data that cannot be read."""
 
 import json
+import os
 
 import pytest
 
@@ -53,8 +54,22 @@ def test_a_run_shows_what_it_has_generated(file, tmp_path, capsys):
     assert any(line.startswith("pairs 46 5 ") and line.endswith(" 7") for line in shown)
 
 
+def test_names_of_files_may_be_any_bytes(file, tmp_path, monkeypatch, capsys):
+    """Also where Python's pipes are not in UTF-8."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    odd = os.fsdecode(os.fsencode(tmp_path / "คู่") + b"\xff.jsonl")
+    file.rename(odd)
+    assert main(["data", f"data={tmp_path}/*.jsonl", "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert found["unusable"]["chosen is empty"]["places"][0] == f"{odd}, line 42"
+
+
 def test_mistakes_get_one_message(file, tmp_path, capsys):
     assert main(["data", f"data={tmp_path}/nothing.jsonl"]) == 2
     assert "does not exist" in capsys.readouterr().err
     assert main(["data", "embedded", "--config", "thai"]) == 2
     assert "named twice" in capsys.readouterr().err
+    for target, what in (("nowhere/found.json", "cannot be written there"), (str(file), "this is a file of the data")):
+        assert main(["data", f"data={tmp_path}/*.jsonl", "--json", target]) == 2
+        assert what in capsys.readouterr().err
+    assert file.read_bytes().startswith(b'{"prompt"')

@@ -266,3 +266,23 @@ def test_texts_may_be_written_in_another_form_where_the_run_normalises_its_own(t
 def asked_about(first, second):
     """A row of the label stage's question about two samples."""
     return {"prompt": first.prompt, "ids": [first.id, second.id], "completions": [first.completion, second.completion]}
+
+
+@pytest.mark.parametrize("wrong", [{"better": 1}, {"tie": "no"}, {"round": 3}, {"confidence": 7}])
+@pytest.mark.parametrize("file", ["labels/loop-label-round-000.jsonl", "labels/theirs.jsonl"])
+def test_rows_that_the_run_cannot_use_are_no_labels(tmp_path, monkeypatch, file, wrong):
+    """With `labeler.bad_rows=skip`, the run would wait for a pair that nobody is asked about again."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(
+        tmp_path / "x",
+        plain_samples(2),
+        "labeler.bad_rows=skip",
+        labeled_by=("labeler.kind=preferences-file", "labeler.path=labels/*.jsonl"),
+    )
+    first, second = asked_in(run).pairs
+    good, bad = ({"chosen_id": pair.answers[0].id, "rejected_id": pair.answers[1].id, "rater": "ann"} for pair in (first, second))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / file).write_text(json.dumps(good) + "\n" + json.dumps(bad | wrong) + "\n")
+    queue = queue_of(run)
+    assert queue.labeled == 1 and queue.next("ann") == second
+    assert queue.answer("ann", second.name, "left") and queue.labeled == 2

@@ -71,6 +71,24 @@ def test_rows_that_cannot_be_used_are_counted_with_their_place(run, tmp_path):
     assert done.lines()[0] == "1 labels imported, 0 were there already, 4 rows left out"
 
 
+@pytest.mark.parametrize("by", ["ids", "texts"])
+def test_labels_that_say_they_are_about_another_round_are_left_out(run, tmp_path, by):
+    """The run would refuse the label file: the ids are of round 0. What says nothing of a round is about the one that is imported."""
+    pair, texts = asked_in(run).pairs[11], {"prompt": "question 11?", "chosen": "answer 11-1", "rejected": "answer 11-0"}
+    row = texts if by == "texts" else {f"{name}_id": answer.id for name, answer in zip(("chosen", "rejected"), pair.answers, strict=True)}
+    file, back = tmp_path / "theirs.jsonl", tmp_path / "back.jsonl"
+    file.write_text(json.dumps(row | {"round": 1}) + "\n" + json.dumps(row | {"rater": "eve"}) + "\n")
+    done = import_labels(asked_in(run), file, AnswerFile(back))
+    assert (done.new, done.left_out) == (1, {"line 1": "about another round"}) and [row["rater"] for row in rows(back)] == ["eve"]
+
+
+def test_another_verdict_of_somebody_nameless_is_named_so(run, tmp_path):
+    ids = [answer.id for answer in asked_in(run).pairs[11].answers]
+    (tmp_path / "theirs.jsonl").write_text("".join(json.dumps({"chosen_id": a, "rejected_id": b}) + "\n" for a, b in (ids, ids[::-1])))
+    done = import_labels(asked_in(run), tmp_path / "theirs.jsonl", AnswerFile(tmp_path / "back.jsonl"))
+    assert done.left_out == {"line 2": "a nameless rater has already labeled this pair"}
+
+
 def test_the_command_exports_and_imports(run, tmp_path, capsys):
     assert main(["label", "x", "--export", "out.csv"]) == 0 and Path("out.csv").read_text().startswith("chosen_id,rejected_id,tie")
     assert main(["label", "x", "--export", "tasks.json", "--form", "label-studio"]) == 0
@@ -90,6 +108,7 @@ def test_the_command_exports_and_imports(run, tmp_path, capsys):
         (["label", "x", "--export", "nowhere/a.csv"], "the labels cannot be written there"),
         (["label", "x", "--export", "labels/../labels/round-0.jsonl"], "this is the label file of the run"),
         (["label", "x", "--import", "nothing.jsonl"], "nothing.jsonl"),
+        (["label", "x", "--export", "a.csv", "--import", "b.csv"], "--export and --import are both given"),
         (["label", "x", "--double", "2"], "must be a number from 0 to 1"),
         (["label", "x", "--host", "203.0.113.7", "--port", "0"], "the page cannot listen there"),
     ],

@@ -31,6 +31,12 @@ def test_columns_that_are_no_text(tmp_path):
     ]
 
 
+def test_columns_that_are_no_text_may_have_names_of_their_own(tmp_path):
+    (tmp_path / "f.csv").write_text("asked,equal,s,tie\n,true,1,2\n")
+    names = {"prompt": "asked", "tie": "equal", "score_chosen": "s"}
+    assert list(try_csv(tmp_path / "f.csv", names)) == [("line 2", {"asked": None, "equal": True, "s": 1.0, "tie": "2"})]
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [

@@ -14,6 +14,7 @@ from rewards.data.rows import parse_row
 from rewards.data.splits import opening
 from rewards.data.unusable import BadRow
 
+SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO, THANKS = {"role": "assistant", "content": "hello"}, {"role": "user", "content": "thanks"}
 USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "good"}, {"role": "assistant", "content": "bad"}
 
@@ -29,6 +30,7 @@ USER, GOOD, BAD = {"role": "user", "content": "q"}, {"role": "assistant", "conte
         # The prompt as text and the answers as messages (UltraFeedback's form): one dialogue, its first turn said once.
         ({"prompt": "q", "chosen": [GOOD], "rejected": [BAD]}, [USER]),
         ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
+        ({"prompt": "q", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, [SYSTEM, USER]),
         # Turns before the last answer belong to the prompt where both sides have them.
         ({"prompt": [USER], "chosen": [HELLO, USER, GOOD], "rejected": [HELLO, USER, BAD]}, [USER, HELLO, USER]),
     ],

@@ -124,6 +124,37 @@ def test_a_source_of_which_nothing_can_be_read(tmp_path, monkeypatch):
         read(tmp_path / "rows.jsonl")
 
 
+FUNCTIONS = """
+import datetime
+
+ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
+CALL = {"role": "assistant", "tool_calls": [{"at": datetime.date(2026, 11, 28)}]}
+
+def rows():
+    yield ROW | {"at": datetime.date(2026, 11, 28)}
+    yield ROW | {"prompt": [{"role": "user", "content": "half of a pair: \\ud800"}]}
+    yield ROW | {"prompt": [{"role": "user", "content": "q"}, CALL, {"role": "tool", "content": "r"}]}
+
+def nothing():
+    pass
+
+def numbers():
+    yield ROW | {3: "c"}
+"""
+
+
+def test_rows_of_a_function_that_no_file_could_hold(tmp_path):
+    """Each is left out by itself. A further column may hold anything."""
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    good, half, call = read(f"{tmp_path}/mine.py:rows")
+    assert good.records[0].prompt == "q"
+    assert [half.reason, call.reason] == ["half of a surrogate pair", "a call of a tool holds something that JSON does not have"]
+    with pytest.raises(UserError, match="returned no rows but NoneType"):
+        read(f"{tmp_path}/mine.py:nothing")
+    with pytest.raises(UserError, match="row 1 has a column whose name is not text"):
+        read(f"{tmp_path}/mine.py:numbers")
+
+
 def test_broken_files_are_accounted_for(tmp_path):
     """500 files of lines that are cut, doubled, replaced by other JSON, or filled with bytes: each line is used, or left out once."""
     rng = random.Random(0)

@@ -26,6 +26,7 @@ def test_an_id_is_the_content():
         [{"role": "system", "content": "be kind"}, user("q")],
         [user("q"), {"role": "assistant", "content": "a"}, user("another")],
         "\n\nHuman: q\n\nAssistant: a\n\nHuman: another\n\nAssistant:",
+        "\n\nHuman: q\n\nHuman: more\n\nAssistant:",
         "Human: q",
     ],
 )

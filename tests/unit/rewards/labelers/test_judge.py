@@ -96,6 +96,9 @@ def test_a_tie_in_one_order_is_a_tie(tmp_path):
         Answer("", 503, raw=b"<html>starting</html>"),
         Answer(raw=b"<html>a proxy's page</html>"),
         Answer(raw=b'{"choices": []}'),
+        Answer(raw=b'{"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": 1e999}}'),
+        Answer(raw=b"[" * 100_000),
+        Answer(raw=b"not packed", headers={"Content-Encoding": "gzip"}),
     ],
 )
 def test_errors_that_pass_are_tried_again(tmp_path, error):
@@ -174,6 +177,13 @@ def test_a_refused_request_is_left_out_and_all_refused_is_an_error(tmp_path):
         label(server, tmp_path / "b", num_prompts=4)
 
 
+def test_a_prompt_that_is_refused_alone_does_not_end_the_run(tmp_path):
+    """The last of 17 pairs is asked about in a shard of its own, because a shard has 16."""
+    with ChatServer(lambda text, before: Answer("content filter", 400) if "question 16\n" in text else shorter(text)) as server:
+        found = label(server, tmp_path, num_prompts=17)
+    assert (len(found.comparisons), dict(found.left_out)) == (16, {REFUSED: 1})
+
+
 def test_no_more_requests_at_once_than_allowed(tmp_path):
     def reply(text, before):
         time.sleep(0.01)
@@ -206,6 +216,14 @@ def test_a_key_that_is_not_there_is_named(tmp_path, monkeypatch):
     with ChatServer(shorter) as server, pytest.raises(UserError, match="NO_SUCH_KEY is not set"):
         label(server, tmp_path, key_variable="NO_SUCH_KEY")
     assert not server.asked
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "http://localhost:80a/v1", "http://localhost:99999/v1", "http://:80/v1", "http://[::1/v1"]
+)
+def test_what_is_no_address_is_refused_at_once(url):
+    with pytest.raises(UserError, match="is not the address of an endpoint"):
+        load_config(overrides=[f"judge.url={url!r}"])
 
 
 def test_keys_do_not_belong_into_the_config():

@@ -135,6 +135,17 @@ def test_label_studio(tmp_path):
     assert read(tmp_path / "lines.jsonl").comparisons == found.comparisons
 
 
+ARENA = {"prompt": "x", "model_a": "gpt", "model_b": "llama", "response_a": "one", "response_b": "two", "score1": 0.5, "score2": 1}
+"""Two pairs of columns that could be texts, as in the data of chatbot arenas. Numbers could not."""
+
+
+def test_a_choice_may_name_any_of_the_columns_of_its_side(tmp_path):
+    """Ids say which two texts are meant, so further columns do no harm."""
+    path, data = tmp_path / "export.json", ARENA | {"ids": [id_of(0, 0), id_of(0, 1)]}
+    path.write_text(json.dumps([{"data": data, "annotations": [annotation("left", result=[{"value": {"choices": ["response_b"]}}])]}]))
+    assert [row.chosen_id for row in read(path).comparisons] == [id_of(0, 1)]
+
+
 @pytest.mark.parametrize(
     ("data", "results", "why"),
     [
@@ -144,6 +155,7 @@ def test_label_studio(tmp_path):
         ({"ids": ["a", "b"]}, [{"value": {"selected": "left"}}, {"value": {"selected": "right"}}], "the choice is"),
         ({"prompt": "x", "text1": "a"}, [{"value": {"selected": "left"}}], "which two completions"),
         ({"ids": [1, 2]}, [{"value": {"selected": "left"}}], "chosen_id must be a string"),
+        (ARENA, [{"value": {"selected": "left"}}], "model_a and model_b could be the two texts, and so could response_a and response_b"),
     ],
 )
 def test_an_annotation_that_is_not_clear_is_refused_with_its_row(tmp_path, data, results, why):
@@ -311,3 +323,21 @@ def test_labels_that_came_too_late_for_their_round_are_used_once(tmp_path):
     (tmp_path / "l.jsonl").write_text(lines(*rows[1:]))
     with pytest.raises(WaitingForLabels, match="no comparison for this round"):
         read(tmp_path / "l.jsonl", earlier, late="use")
+
+
+def test_a_late_label_is_used_in_one_round_only(tmp_path):
+    """It is about round 0, and comes while round 1 is labeled. Round 2 reads the same file. Names of raters may have commas."""
+    path, late = tmp_path / "l.jsonl", by_ids(0, 1, 2, 0, rater="Doe, Jane")
+    texts = {"prompt": "p", "chosen": "a", "rejected": "b", "round": 0}
+    path.write_text(lines(late, texts, *(by_ids(0, 1, 2, number) for number in (1, 2))))
+
+    def read_in(number, *earlier):
+        task = file_task(
+            samples(number), path, number, {"earlier": [Earlier(n, samples(n), rows) for n, rows in enumerate(earlier)]}, late="use"
+        )
+        return compare_by_file(task)
+
+    first = read_in(1, [])
+    assert [(row.rater, row.generation) for row in first.comparisons] == [("Doe, Jane", 0), ("", 0), ("", 1)]
+    second = read_in(2, [], first.comparisons)
+    assert [row.generation for row in second.comparisons] == [2] and second.left_out == {USED_EARLIER: 3}

@@ -100,6 +100,8 @@ def test_a_judge_may_be_unsure_and_may_call_ties(judge):
     ("body", "message"),
     [
         ("return [1.0]", "it gave 1 verdicts for 32 pairs"),
+        ("pass", "it gave no verdicts but NoneType"),
+        ("return ['A'] * len(pairs)", "the verdict 'A' is not a probability"),
         ("return [2.0] * len(pairs)", "the verdict 2.0 is not a probability"),
         ("return [float('nan')] * len(pairs)", "the verdict nan is not a probability"),
     ],

@@ -185,6 +185,9 @@ def test_pairs_in_the_form_of_sharegpt(one):
     asked = [{"from": "human", "value": "q"}]
     (found,) = one({"conversations": asked, "chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}})
     assert said(found) == [("q", "a", "b", False, "")]
+    answers = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"from": "gpt", "value": "b"}}
+    (found, lost) = one({"conversations": asked, "tie": True, "rater": "ann"} | answers, {"conversations": asked, "tie": "yes"} | answers)
+    assert said(found) == [("q", "a", "b", True, "ann")] and lost.reason == "tie is not true or false"
     rows = one({"conversations": [{"from": "function_call", "value": "{}"}]}, {"conversations": [{"from": "cat", "value": "q"}]})
     assert [row.reason for row in rows] == [
         "a turn calls a function in ShareGPT's form",
@@ -199,6 +202,20 @@ def test_the_format_can_be_given_and_columns_renamed(one):
         one(ROWS[0], format="rated")
     (found,) = one(ROWS[0], kind="prompts")
     assert found.records == (PromptRecord(content_id("question 0"), "question 0", "rows"),)
+
+
+def test_renamed_columns_of_csv_are_read_as_what_they_are(tmp_path):
+    """The first pair is a tie, by the column that says so."""
+    (tmp_path / "rows.csv").write_text("question,good,bad,equal\nq,a,b,true\nq,a,b,false\n")
+    rows = read(tmp_path / "rows.csv", columns={"prompt": "question", "chosen": "good", "rejected": "bad", "tie": "equal"})
+    assert [said(row) for row in rows] == [[("q", "a", "b", True, "")], [("q", "a", "b", False, "")]]
+
+
+def test_the_row_numbers_of_a_table_are_no_part_of_a_question(tmp_path):
+    """pandas writes them into a first column without a name."""
+    (tmp_path / "rows.csv").write_text(",question,answer\n0,1+1,2\n1,2+2,4\n")
+    found = [(record.prompt, record.answer) for row in read(tmp_path / "rows.csv", kind="answers") for record in row.records]
+    assert found == [("1+1", "2"), ("2+2", "4")]
 
 
 def test_a_row_names_its_rater(one):

@@ -16,6 +16,7 @@ from rewards.data.unusable import BadRow
         ("<p>a<br>b<br/>c</p>", "a\nb\nc"),
         ("<p>Do:</p>\n<ul>\n<li>this</li>\n<li><p>that</p></li>\n</ul>\n<p>end</p>", "Do:\n\n- this\n- that\n\nend"),
         ("<p>x</p><pre><code>if a &lt; b:\n\n\n    print( 1 )\n</code></pre><p>y</p>", "x\n\n```\nif a < b:\n\n\n    print( 1 )\n```\n\ny"),
+        ("<pre>a<br>b<br/>\nc</pre>", "```\na\nb\n\nc\n```"),
         ("<p>call <code>f(x)</code> &amp; go</p>", "call `f(x)` & go"),
         ("<p>ก่อน&nbsp;หลัง</p><script>bad()</script><!-- note -->", "ก่อน\u00a0หลัง"),
         ("<blockquote><p>said</p></blockquote><p>no</p>", "said\n\nno"),
