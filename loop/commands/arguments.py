@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from configs.errors import UserError
@@ -35,9 +35,12 @@ def config_and_settings(words: list[str]) -> tuple[str | None, list[str]]:
     return (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
 
 
-def new_file(word: str, what: str) -> Path:
-    """The path of a file that a command will write. what: the subject of the message. Raises UserError where no file can be written."""
+def new_file(word: str, what: str, read: Iterable[str | Path] = ()) -> Path:
+    """The path of a file that a command will write. what: the subject of the message. read: files that the command reads. Raises UserError
+    where no file can be written, and for a file that is read."""
     path = Path(word)
+    if path.resolve() in {Path(file).resolve() for file in read}:
+        raise UserError(f"{what} would replace what is read", word, "name another file")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UserError(f"{what} cannot be written there", word, "name a file in a folder that exists")
     return path

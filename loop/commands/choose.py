@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
     config = config_in_this_process(folder, state, sample={"num_completions": options.n})
     round_number = _find_round(folder, state, options.round)
     inputs = _inputs(folder, state, round_number, data_stage(config))
-    records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]))
-    out = new_file(options.out, "the answers") if options.out else None
+    records = read_prompts(Path(options.prompts), _prompts_are_messages(inputs["data"]), config.data.normalize)
+    out = new_file(options.out, "the answers", [options.prompts]) if options.out else None
     with tempfile.TemporaryDirectory(prefix="loop-choose-") as temporary, disk_errors_explained(Path(temporary)):
         rows = _choose(config, round_number, inputs, records, Path(temporary))
     lines = [json.dumps(row if options.all else _without_candidates(row), ensure_ascii=False) for row in rows]

@@ -74,10 +74,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _target(word: str, config: RunConfig) -> Path:
     """The file of `--json`. Raises UserError where none can be written, before all rows are read, and for a file of the data."""
-    target = new_file(word, "what is found")
-    if target.resolve() in {Path(file).resolve() for source in find_sources(config.data) for file in source.files}:
-        raise UserError("this is a file of the data", word, "name another file")
-    return target
+    return new_file(word, "what is found", [file for source in find_sources(config.data) for file in source.files])
 
 
 def _resolve(given: Given) -> RunConfig:

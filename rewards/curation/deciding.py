@@ -101,13 +101,13 @@ def _judge_same_pairs(sketches: Sketches, config: CurationConfig, ends: list[End
         there = _kept(ends, places)
         rated = [place for place in there if rater[place]]
         if config.raters == "majority" and len({int(rater[place]) for place in rated}) > 1:
-            winner = _winner(verdict, rated)
+            winner = _winner(each for _, each in {(int(rater[place]), int(verdict[place])) for place in rated})
             stays = next((place for place in rated if verdict[place] == winner), None)
             _give(ends, [place for place in rated if place != stays], NO_VERDICT if stays is None else MERGED)
             there = _kept(ends, there)
         if config.contradictions != "keep" and _contradict(verdict[there]):
             if config.contradictions == "majority":
-                winner = _winner(verdict, there)
+                winner = _winner(int(verdict[place]) for place in there)
                 _give(ends, [p for p in there if verdict[p] != winner], UNDECIDED if winner is None else OUTVOTED)
             else:
                 moves = config.contradictions == "move" and not for_labeler[places[0]]  # nobody asks the labeler's prompts
@@ -118,9 +118,9 @@ def _contradict(verdicts: np.ndarray) -> bool:
     return bool((verdicts > 0).any() and (verdicts < 0).any())
 
 
-def _winner(verdict: np.ndarray, places: Sequence[int]) -> int | None:
-    """The verdict that more rows have than any other one has. None if there is no such verdict."""
-    (first, most), *others = Counter(int(verdict[place]) for place in places).most_common()
+def _winner(verdicts: Iterable[int]) -> int | None:
+    """The verdict that is there more often than any other one. None if there is no such verdict."""
+    (first, most), *others = Counter(verdicts).most_common()
     return None if others and others[0][1] == most else first
 
 

@@ -1,11 +1,13 @@
 """Prompts that somebody wrote into a file, to be answered by a policy of a run. Imports no ML library."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from configs.errors import UserError
 from rewards.comparisons import Prompt, PromptRecord
 from rewards.data.json_lines import BLANK, decode, read_json_lines
+from rewards.data.normalizing import normalize_prompt
 from rewards.data.rows import parse_prompt
 from rewards.data.splits import content_id
 from rewards.data.unpacking import file_kind, opened
@@ -14,10 +16,10 @@ from rewards.data.unusable import BadLine, BadRow
 TO_DO = 'give a .jsonl file of rows like {"prompt": "..."}, or a .txt file with one prompt a line'
 
 
-def read_prompts(path: Path, as_messages: bool) -> list[PromptRecord]:
+def read_prompts(path: Path, as_messages: bool, is_normalized: bool) -> list[PromptRecord]:
     """The prompts of a file, in order: .jsonl (perhaps packed) with rows that have `prompt` and perhaps `source`, or .txt, one a line.
 
-    as_messages: a line of text is one message of the user, and not plain text. Raises UserError for any other file, with the line if
+    as_messages: a line of text is one message of the user, and not plain text. is_normalized: see `normalizing.py`. Raises UserError for any other file, with the line if
     there is one to blame, and for a file without a prompt.
     """
     if file_kind(path.name) == "jsonl":
@@ -28,19 +30,23 @@ def read_prompts(path: Path, as_messages: bool) -> list[PromptRecord]:
         raise UserError("the name of the file with the prompts ends neither in .jsonl nor in .txt", str(path), TO_DO)
     if not records:
         raise UserError("there is no prompt in the file", str(path), TO_DO)
-    return records
+    return [_record(normalize_prompt(prompt, Counter()) if is_normalized else prompt, source) for prompt, source in records]
 
 
-def _from_json_lines(path: Path) -> Iterator[PromptRecord]:
+def _record(prompt: Prompt, source: str) -> PromptRecord:
+    return PromptRecord(content_id(prompt), prompt, source)
+
+
+def _from_json_lines(path: Path) -> Iterator[tuple[Prompt, str]]:
     for place, row in read_json_lines(path):
         try:
             prompt = parse_prompt(row)
         except BadRow as error:
             raise UserError(f"{place} cannot be used: {error}", f"{path}, {place}", TO_DO) from None
-        yield PromptRecord(content_id(prompt), prompt, str(row.get("source") or ""))
+        yield prompt, str(row.get("source") or "")
 
 
-def _from_text(path: Path, as_messages: bool) -> Iterator[PromptRecord]:
+def _from_text(path: Path, as_messages: bool) -> Iterator[tuple[Prompt, str]]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             try:
@@ -48,5 +54,4 @@ def _from_text(path: Path, as_messages: bool) -> Iterator[PromptRecord]:
             except BadLine as bad:
                 raise UserError(bad.what, f"{path}, line {number}", bad.to_do) from None
             if text:
-                prompt: Prompt = [{"role": "user", "content": text}] if as_messages else text
-                yield PromptRecord(content_id(prompt), prompt)
+                yield [{"role": "user", "content": text}] if as_messages else text, ""

@@ -48,6 +48,8 @@ def parse(row: Row) -> Iterator[Question]:
     answer = given if isinstance(given, str) else None
     if isinstance(given, list):  # TRL's conversational form has a message
         answer = split_answer(as_messages(given, form.answer))[1]
+    if row.get("label") is False:  # TRL's unpaired preferences: nobody should learn this answer
+        answer = None
     if addition is None or addition == "":
         yield Question(as_prompt(instruction, form.instruction), answer)
     elif isinstance(instruction, str) and isinstance(addition, str):

@@ -77,6 +77,7 @@ def test_rows_go_to_a_file_if_one_is_named(loop, tmp_path):
         ("prompts.txt --n 1", "must be a whole number of at least 2, not '1'"),
         ("prompts.txt --out folder", "the answers cannot be written there"),
         ("prompts.txt --out none/answers.jsonl", "the answers cannot be written there"),
+        ("prompts.txt --out ./prompts.txt", "the answers would replace what is read"),
     ],
 )
 def test_wrong_words_are_refused_with_one_message(loop, words, message):

@@ -69,7 +69,7 @@ def test_mistakes_get_one_message(file, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert main(["data", "embedded", "--config", "thai"]) == 2
     assert "named twice" in capsys.readouterr().err
-    for target, what in (("nowhere/found.json", "cannot be written there"), (str(file), "this is a file of the data")):
+    for target, what in (("nowhere/found.json", "cannot be written there"), (str(file), "would replace what is read")):
         assert main(["data", f"data={tmp_path}/*.jsonl", "--json", target]) == 2
         assert what in capsys.readouterr().err
     assert file.read_bytes().startswith(b'{"prompt"')

@@ -79,6 +79,12 @@ def test_raters_without_a_majority():
     pairs = [pair(rater="1"), pair(rater="2", chosen="b", rejected="a")]
     assert ends(pairs, raters="majority") == ["no majority among the raters"] * 2
     assert ends([pair(rater="1"), pair(rater="1")], raters="majority") == ["keep", "keep"]  # one rater is not several
+    twice = [
+        pair(rater="ann"),
+        pair(rater="ann"),
+        pair(chosen="b", rejected="a", rater="bob"),
+    ]  # one against one, however often ann says so
+    assert ends(twice, raters="majority") == ["no majority among the raters"] * 3
 
 
 def test_what_the_raters_agree_on_can_still_contradict_others():

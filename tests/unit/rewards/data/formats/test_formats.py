@@ -4,6 +4,7 @@ import pytest
 
 from configs import UserError
 from rewards.comparisons import Demonstration, PromptRecord
+from rewards.data.formats import answers
 from rewards.data.splits import content_id
 from tests.unit.rewards.data.sources import ROWS, lines, read
 
@@ -36,6 +37,12 @@ def test_raters_are_kept_apart_and_a_tie_is_a_tie(one):
     ]
     (found,) = one({"input": "Say it", "output_1": "a", "output_2": "b", "label": "2"})
     assert said(found) == [("Say it", "b", "a", False, "")]
+
+
+def test_a_bad_answer_of_unpaired_preferences_is_no_example():
+    """TRL's unpaired preferences say of each answer whether it is good."""
+    row = {"prompt": "q", "completion": "a"}
+    assert [next(answers.parse(row | more)).answer for more in ({}, {"label": True}, {"label": False})] == ["a", "a", None]
 
 
 def test_a_verdict_that_is_none_is_left_out_by_itself(one):
