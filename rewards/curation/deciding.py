@@ -8,7 +8,7 @@ All of them look at sketches only, so `loop data` decides as the stage `data` do
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np

@@ -19,8 +19,8 @@ TO_DO = 'give a .jsonl file of rows like {"prompt": "..."}, or a .txt file with 
 def read_prompts(path: Path, as_messages: bool, is_normalized: bool) -> list[PromptRecord]:
     """The prompts of a file, in order: .jsonl (perhaps packed) with rows that have `prompt` and perhaps `source`, or .txt, one a line.
 
-    as_messages: a line of text is one message of the user, and not plain text. is_normalized: see `normalizing.py`. Raises UserError for any other file, with the line if
-    there is one to blame, and for a file without a prompt.
+    as_messages: a line of text is one message of the user, and not plain text. is_normalized: see `normalizing.py`. Raises UserError for
+    any other file, with the line if there is one to blame, and for a file without a prompt.
     """
     if file_kind(path.name) == "jsonl":
         records = list(_from_json_lines(path))
