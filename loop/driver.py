@@ -280,7 +280,7 @@ class Driver:
         """Where the block raises, write to the journal how the run has ended, and raise what the user is told."""
         try:
             yield
-        except (KeyboardInterrupt, Stopped):
+        except (KeyboardInterrupt, BrokenPipeError, Stopped):  # a pipe breaks where `head` has read the lines of the run
             self.journal.append("interrupted")
             raise Stopped(f"interrupted: {RESUMES}") from None
         except WaitingForLabels as waiting:

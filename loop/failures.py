@@ -85,6 +85,8 @@ def disk_errors_explained(folder: Path) -> Iterator[None]:
     """Turn an OSError into one message and exit code 4: a full disk, a directory that cannot be written, or what the system says."""
     try:
         yield
+    except BrokenPipeError:  # the reader of standard output has ended, which is no failure
+        raise
     except OSError as error:
         other = LoopError(f"{error.strerror}: {error.filename}\n  to do: fix this; {RESUMES}")
         raise disk_error(error, folder) or other from None

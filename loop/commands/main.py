@@ -98,7 +98,9 @@ def _module(command: str) -> Any:
 def _run_command(words: Sequence[str] | None) -> int:
     try:
         options = _read(words)
-        return _module(options.command).run(options)
+        code = _module(options.command).run(options)
+        sys.stdout.flush()  # else Python does it at its end, and complains of a reader that has ended
+        return code
     except LoopError as error:
         say(f"{'' if error.exit_code in QUIET_CODES else 'error: '}{error}", to_stderr=True)
         return error.exit_code
