@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from configs import load_config
 from loop.commands.main import main
+from loop.commands.promote import _sources
+from loop.promotion.choosing import Choice
+from loop.store.layout import RunFolder
 from rewards.comparisons import PromptRecord, write_jsonl
 from tests.unit.loop.fake_executor import FakeExecutor
 
@@ -136,3 +140,16 @@ def test_a_damaged_stage_is_not_exported(loop, tmp_path):
     assert code == 2 and "policy is damaged" in err and not (tmp_path / "x-round-000").exists()
     (tmp_path / "runs" / "x" / "config.yaml").unlink()
     assert "has no config.yaml" in loop("promote", "x", "1")[2]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "number", "expected"), [("ppo", 1, ["pairs", "votes"]), ("ppo", None, ["pairs"]), ("dpo", 1, ["pairs"])]
+)
+def test_public_votes_are_among_the_sources_of_what_ppo_has_trained(tmp_path, trainer, number, expected):
+    """The reward models of PPO start from them. Nothing else does."""
+    folder = RunFolder(tmp_path / "x")
+    for stage, name in (("data", "pairs"), ("pmp", "votes")):
+        folder.stage(stage, None).mkdir(parents=True)
+        (folder.stage(stage, None) / "sources.json").write_text(json.dumps([{"name": name, "licence": "cc-by-sa-4.0"}]))
+    config = load_config(overrides=["pmp.sources=[{path: votes.jsonl}]", f"trainer={trainer}"])
+    assert [source["name"] for source in _sources(folder, config, Choice(number, []))] == expected
