@@ -52,6 +52,13 @@ def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
     assert "there are only runs of experiments" in err and "name one of them, for example experiment/arm-seed-0" in err
 
 
+def test_a_path_that_cannot_be_used_gets_one_message(runs, capsys):
+    """Names of files have 255 bytes at most."""
+    for words in (["list", "--runs", "n" * 300], ["report", "n" * 300], ["report", "first", "--output", "n" * 300]):
+        assert main(words) == 2
+        assert "error: File name too long\n  where: " in capsys.readouterr().err
+
+
 def test_a_round_counts_when_it_is_evaluated(runs, capsys):
     """The first stages of round 1 are done, and no other one has begun."""
     folder = RunFolder(make_run(runs / "half", golds=(2.0,)).folder.path)
