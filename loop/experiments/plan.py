@@ -161,7 +161,7 @@ def _arm(name: str, values: Mapping[str, Any], base: Given, source: Given, file:
     _checked_name(name, source, file, ("arms", name))
     own, given, changes = dict(values), copy.deepcopy(base), {}
     kind, rounds = own.pop("kind", "rounds"), own.pop("rounds", None)
-    if kind not in KINDS:
+    if str(kind) not in KINDS:
         place = _place(source, file, ("arms", name, "kind"))
         raise UserError(f"there is no kind of arm {kind!r}{did_you_mean(str(kind), KINDS)}", place, f"use one of: {', '.join(KINDS)}")
     if rounds is not None:

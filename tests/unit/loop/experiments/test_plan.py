@@ -96,6 +96,7 @@ WRONG = [
     ({"arms": {"a": {"rounds": 0}}, "compare": []}, "num_rounds must be greater than 0"),
     ({"arms": {"a/b": {}}, "compare": []}, "is not a valid run name"),
     ({"arms": {"a": {"kind": "round"}}, "compare": []}, "there is no kind of arm 'round', did you mean 'rounds'?"),
+    ({"arms": {"a": {"kind": ["rounds"]}}, "compare": []}, "there is no kind of arm ['rounds']"),
     ({"arms": {"a": {"runtime.workers": 2}}, "compare": []}, "which is a setting of the whole experiment"),
     ({"arms": {"a": {"seed": 2}}, "compare": []}, "seed cannot be set here"),
     ({"base": {"num_rounds": 2}}, "num_rounds cannot be set here"),
