@@ -9,7 +9,7 @@
     compare: [[iterated, one-shot]]         differences, first minus second
     metrics: [evaluate.gold, {path: evaluate.kl, rounds: all}]
 
-Everything that can be wrong with the file is found here, before anything runs. Must never import torch or Ray.
+What is wrong with the file is found here, before anything runs, but for the names inside a metric. Must never import torch or Ray.
 """
 
 import copy
