@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -23,6 +23,13 @@ OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
 """The settings that have their own option on the command line."""
 INSTEAD_OF: dict[tuple[str, ...], tuple[str, ...]] = {("data", "source"): ("data", "sources"), ("data", "sources"): ("data", "source")}
 """A setting -> the one that it takes the place of, so that a later one replaces either."""
+MAPPINGS = {
+    (group, name)
+    for group, section in RunConfig.model_fields.items()
+    for name, setting in getattr(section.annotation, "model_fields", {}).items()
+    if get_origin(setting.annotation) is dict
+}
+"""The settings whose value is a mapping of names, such as `ppo.penalties`, and not a group of settings."""
 MISSING = object()
 """Stands for a value that was not given. None cannot, because it is a valid value."""
 
@@ -81,8 +88,14 @@ class Given:
         return Given({"name": self.values["name"]}, self.places).resolve().name if "name" in self.values else RunConfig().name
 
     def over(self, config: RunConfig, place: str) -> "Given":
-        """Return these values together with those of `config`, which was read from `place`. Values given here win."""
+        """Return these values together with those of `config`, which was read from `place`. Values given here win.
+
+        A mapping of names that is given as a whole takes the place of the old one. `ppo.penalties.empty=1` changes one name of it.
+        """
         own = config.model_dump(mode="json")
+        for group, name in MAPPINGS:
+            if self.get((group, name), MISSING) is not MISSING and self.places.keys() & {(group,), (group, name)}:
+                own[group].pop(name)
         for path, other in INSTEAD_OF.items():
             if self.get(path, MISSING) is not MISSING:
                 own[other[0]].pop(other[1])

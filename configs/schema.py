@@ -133,6 +133,11 @@ class RunConfig(Section):
         """Whether the run's reward models start from preference-model pretraining."""
         return bool(self.pmp.sources) and self.reward.init != "sft"
 
+    @property
+    def is_refreshed(self) -> bool:
+        """Whether PPO of the next round starts from the SFT policy that was fine-tuned on the kept completions."""
+        return self.trainer == "ppo" and self.ppo.init == "selected"
+
     @model_validator(mode="after")
     def _check_sharding(self) -> "RunConfig":
         if self.runtime.shard_base and self.base.quantization != "none":

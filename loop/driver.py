@@ -176,9 +176,9 @@ class Driver:
                 if restarts == self.config.runtime.max_restarts:
                     raise
                 restarts += 1
-                self.journal.append("worker_lost", round=job.round, stage=job.stage.name, message=str(lost))
-                limit = self.config.runtime.max_restarts
-                self.terminal.say(f"{job.name}: {lost}; continuing with new workers (restart {restarts} of at most {limit})")
+                said, limit = self._masked(str(lost)), self.config.runtime.max_restarts
+                self.journal.append("worker_lost", round=job.round, stage=job.stage.name, message=said)
+                self.terminal.say(f"{job.name}: {said}; continuing with new workers (restart {restarts} of at most {limit})")
         before = self.journal.state().stage(job.stage.name, job.round).committed
         if job.stage == BASE:
             check_same_base(payload, job.key, before)
@@ -280,16 +280,16 @@ class Driver:
         """Where the block raises, write to the journal how the run has ended, and raise what the user is told."""
         try:
             yield
-        except (KeyboardInterrupt, Stopped):
+        except (KeyboardInterrupt, BrokenPipeError, Stopped):  # a pipe breaks where `head` has read the lines of the run
             self.journal.append("interrupted")
             raise Stopped(f"interrupted: {RESUMES}") from None
         except WaitingForLabels as waiting:
-            self.journal.append("waiting", message=str(waiting))
+            self.journal.append("waiting", message=self._masked(str(waiting)))
             raise
         except LoopError as error:
             error = disk_error(error, self.folder) or error
             with suppress(OSError):
-                self.journal.append("failed", message=str(error))
+                self.journal.append("failed", message=self._masked(str(error)))
             raise self._with_log(error) from None
 
     def _journal_commit(self, stage: str, round_number: int | None, artifact: Artifact, copied_from: str | None) -> None:
@@ -306,18 +306,19 @@ class Driver:
         )
 
     def _with_log(self, error: LoopError) -> LoopError:
-        """Write the traceback of a failed stage, or what is known of a lost worker, to a log. The new message names the log.
-
-        An exception of a library may hold an address with a password, or a key. Neither the log nor the message has it.
-        """
+        """Write the traceback of a failed stage, or what is known of a lost worker, to a log. The new message names the log."""
         if not isinstance(error, StageFailed | WorkerLost):
             return error
-        secrets = secrets_here()
-        message = f"a stage failed: {masked(str(error), secrets)}"
+        message = f"a stage failed: {self._masked(str(error))}"
         if error.detail:
             log = self.paths.failed_stage_log
             with suppress(OSError):
                 log.parent.mkdir(exist_ok=True)
-                log.write_text(masked(error.detail, secrets), encoding="utf-8")
+                log.write_text(self._masked(error.detail), encoding="utf-8")
             message += f"\n  log: {log}"
         return LoopError(f"{message}\n  {RESUMES}")
+
+    def _masked(self, text: str) -> str:
+        """The text without secrets. An exception of a library may hold an address with a password, or a key: no message of the journal, no
+        log and nothing on the terminal has it."""
+        return masked(text, secrets_here(filter(None, [self.config.judge.key_variable, self.config.pivot.key_variable])))

@@ -12,6 +12,7 @@ Must never import torch or Ray.
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,11 @@ from configs.errors import LoopError
 from configs.schema import RunConfig
 
 RESUMES = "the same command continues from the last checkpoint"
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk: it has no space left, or it may not be written."""
 FULL_BYTES = 1 << 20
+NAMED_PATH = re.compile(r"\[Errno \d+\] [^:\n]+: '([^'\n]+)'")
+"""How an OSError says which file it is about, also where it is quoted in another text."""
 NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """What torch says where it raises a plain RuntimeError."""
 MICRO_BATCHES = {
@@ -71,8 +75,8 @@ def stage_error(error: BaseException, traceback: str) -> LoopError:
     if isinstance(error, LoopError):
         return error
     kind = type(error).__name__
-    if "outofmemory" in kind.lower() or any(words in str(error) for words in NO_MEMORY):
-        return OutOfMemory(f"{kind}: {str(error).splitlines()[0]}")
+    if isinstance(error, MemoryError) or "outofmemory" in kind.lower() or any(words in str(error) for words in NO_MEMORY):
+        return OutOfMemory(": ".join([kind, *str(error).splitlines()[:1]]))
     return StageFailed(f"{kind}: {error}", traceback)
 
 
@@ -81,22 +85,34 @@ def disk_errors_explained(folder: Path) -> Iterator[None]:
     """Turn an OSError into one message and exit code 4: a full disk, a directory that cannot be written, or what the system says."""
     try:
         yield
+    except BrokenPipeError:  # the reader of standard output has ended, which is no failure
+        raise
     except OSError as error:
         other = LoopError(f"{error.strerror}: {error.filename}\n  to do: fix this; {RESUMES}")
         raise disk_error(error, folder) or other from None
 
 
 def disk_error(error: Exception, folder: Path) -> LoopError | None:
-    """The message where the disk is the cause of an error or of a failed stage; None where it is not."""
-    text = f"{error} {getattr(error, 'detail', '')}"
-    named = getattr(error, "errno", None) in DISK_ERRORS or any(os.strerror(number) in text for number in DISK_ERRORS)
+    """The message where the disk of a run is the cause of an error or of a failed stage. None where it is not, and where only a file
+    elsewhere may not be opened, such as one with labels."""
+    text, number = f"{error} {getattr(error, 'detail', '')}", getattr(error, "errno", None)
+    full, refused = (number in kind or any(os.strerror(one) in text for one in kind) for kind in (FULL, REFUSED))
     stage_failed_on_full_disk = hasattr(error, "detail") and folder.exists() and shutil.disk_usage(folder).free < FULL_BYTES
-    if not named and not stage_failed_on_full_disk:
+    if refused and not full and not _concerns(text, folder):
         return None
-    full = not any(os.strerror(number) in text for number in DISK_ERRORS[2:])
-    what = "the disk is full" if full else f"the run directory cannot be written: {str(error).splitlines()[0]}"
-    to_do = "free some space, or move the run to a larger disk" if full else "check its owner and its disk, or choose another with --runs"
+    if not (full or refused or stage_failed_on_full_disk):
+        return None
+    what = f"the run directory cannot be written: {str(error).splitlines()[0]}" if refused else "the disk is full"
+    to_do = (
+        "check its owner and its disk, or choose another with --runs" if refused else "free some space, or move the run to a larger disk"
+    )
     return LoopError(f"{what}\n  where: {folder}\n  to do: {to_do}; {RESUMES}")
+
+
+def _concerns(text: str, folder: Path) -> bool:
+    """Whether an error names a path in the folder or above it, or none at all."""
+    named, folder = [Path(path).absolute() for path in NAMED_PATH.findall(text)], folder.absolute()
+    return not named or any(path.is_relative_to(folder) or folder.is_relative_to(path) for path in named)
 
 
 def memory_error(name: str, stage: str, config: RunConfig, why: OutOfMemory) -> OutOfMemory:

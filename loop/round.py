@@ -282,7 +282,7 @@ def run_round(run: Run, r: int, setup: Setup, earlier: list[Round]) -> Round:
         last=last.select if last else None,
     )
     keep = run.stage(KEEP, r, samples=sample, select=select, last=last.keep if last else None)
-    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if _is_refreshed(run.config) else None
+    refresh = run.stage(REFRESH, r, data=data, base=base, sft=sft, keep=keep) if run.config.is_refreshed else None
     evaluate = run.stage(
         EVALUATE,
         r,
@@ -320,11 +320,6 @@ def make_policy(run: Run, r: int, setup: Setup, earlier: list[Round], reward: Ar
         start=last.refresh if last else None,
         labels=[past.labels for past in earlier],
     )
-
-
-def _is_refreshed(config: RunConfig) -> bool:
-    """Whether PPO of the next round starts from the SFT policy that was fine-tuned on the kept completions."""
-    return config.trainer == "ppo" and config.ppo.init == "selected"
 
 
 def run_rounds(run: Run) -> None:

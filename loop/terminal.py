@@ -4,6 +4,7 @@ On a pipe there are only the lines, without colors. The environment variable NO_
 Ray.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +26,22 @@ PIPE_WIDTH = 200
 """How wide a table may be where the output is no terminal, so that nothing in it is cut off."""
 
 
+class PipedConsole(Console):
+    """rich's console. Where the reader of a pipe has ended, rich itself would end the process with exit code 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing any more, and raise the error that commands know."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise BrokenPipeError
+
+
 class Terminal:
     """Writes to standard output. is_quiet: only warnings and tables."""
 
     def __init__(self, is_quiet: bool = False) -> None:
         self.is_quiet = is_quiet
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = PipedConsole(file=sys.stdout, highlight=False, soft_wrap=True)
         if not self.console.is_terminal:
             self.console.width = PIPE_WIDTH
 

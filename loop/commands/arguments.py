@@ -70,11 +70,16 @@ def find_run(runs: Path, name: str | None) -> Path:
     known = [run.name for run in runs_in(runs)]
     if name is None and len(known) == 1:
         name = known[0]
+    of_experiments = [other for other in all_runs(runs) if other not in known]
+    if name is None and not known and of_experiments:
+        raise UserError("there are only runs of experiments", str(runs), f"name one of them, for example {of_experiments[0]}")
     if name is None:
         what = "there is no run yet" if not known else f"there are several runs: {', '.join(known)}"
         raise UserError(what, str(runs), "start one with `loop run`" if not known else "name one of them")
-    if name not in all_runs(runs):
-        raise UserError(f"there is no run {name!r}", str(runs), f"the runs here are: {', '.join(known) or 'none'}")
+    if name not in (*known, *of_experiments):
+        meant = next((f", did you mean {other!r}?" for other in of_experiments if other.endswith(f"/{name}")), "")
+        experiments = "; those of experiments are in `loop list`" if of_experiments else ""
+        raise UserError(f"there is no run {name!r}{meant}", str(runs), f"the runs here are: {', '.join(known) or 'none'}{experiments}")
     return runs / name
 
 

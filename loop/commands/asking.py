@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import LoopError, UserError
 from configs.loading import validate
 from configs.schema import RunConfig
 from loop.executors import executor_for
 from loop.executors.executor import StageRequest
+from loop.failures import StageFailed
 from loop.functions import hash_functions
+from loop.masking import masked, secrets_here
 from loop.round import Stage
 from loop.store.artifacts import find_damage
 from loop.store.journal import RunState
@@ -20,6 +22,9 @@ from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import read_progress
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
+
+ERROR_LINES = 5
+"""How many lines of a traceback are shown."""
 
 
 def config_in_this_process(folder: RunFolder, state: RunState, **sections: dict[str, Any]) -> RunConfig:
@@ -45,7 +50,8 @@ def ask(
 ) -> dict[str, Any]:
     """Have `stage` fill the empty directory `output`, and return its metrics.
 
-    place: an empty directory for what is needed meanwhile. doing: what the progress bar says.
+    place: an empty directory for what is needed meanwhile. doing: what the progress bar says. Raises LoopError with the end of the
+    traceback where the work fails, because there is no log.
     """
     work, terminal = StageWork(place / "work"), Terminal()
     work.path.mkdir()
@@ -63,4 +69,8 @@ def ask(
         with terminal.stage("starting"):
             executor.start()
         with terminal.stage(doing) as show:
-            return executor.run(stage.name, request, lambda: show(read_progress(work.progress)))
+            try:
+                return executor.run(stage.name, request, lambda: show(read_progress(work.progress)))
+            except StageFailed as failed:
+                end = "\n".join(failed.detail.strip().splitlines()[-ERROR_LINES:])
+                raise LoopError(masked(f"{doing} failed: {failed}\n{end}", secrets_here())) from None

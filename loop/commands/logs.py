@@ -27,10 +27,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     folder = RunFolder(find_run(runs_folder(options), options.run))
     kept = slice(None) if options.all else slice(-options.lines, None)
+    secrets = secrets_here()
     say(f"== {folder.journal}")
     for event in read_events(folder.journal)[kept]:
-        say(line(event))
-    secrets = secrets_here()
+        say(masked(line(event), secrets))
     for path in sorted(folder.ray_log.parent.glob("*.log")):
         say(f"\n== {path}")
         say(masked("\n".join(_last_lines(path, options.all)[kept]), secrets))

@@ -98,7 +98,9 @@ def _module(command: str) -> Any:
 def _run_command(words: Sequence[str] | None) -> int:
     try:
         options = _read(words)
-        return _module(options.command).run(options)
+        code = _module(options.command).run(options)
+        sys.stdout.flush()  # else Python does it at its end, and complains of a reader that has ended
+        return code
     except LoopError as error:
         say(f"{'' if error.exit_code in QUIET_CODES else 'error: '}{error}", to_stderr=True)
         return error.exit_code
@@ -107,6 +109,11 @@ def _run_command(words: Sequence[str] | None) -> int:
     except BrokenPipeError:  # the reader of standard output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # of a path that cannot be used at all: its name is too long, or its folder is closed to this user
+        if error.filename is None:
+            raise
+        say(f"error: {UserError(str(error.strerror), str(error.filename), 'check this path and its permissions')}", to_stderr=True)
+        return UserError.exit_code
 
 
 def _read(words: Sequence[str] | None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ random model in a child process, and for a GPU of the table it only calculates. 
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from loop.wording import Table
 
 HELP = "say what a base model or a run would cost: loss, operations, hours, labels, money, and what else they could buy"
 DEFAULT_GPU = "a100-80gb"
+THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
 UTILISATION = {"base": 0.4, "run": 0.25}
 """The share of a GPU's peak that is assumed. For pretraining, the makers of large models report 0.2 to 0.5 (GPT-NeoX, arXiv 2204.06745: 117
 of 312 TFLOPS; OPT, arXiv 2205.01068: 147 of 312). That of a run is a guess: batches are small, and nothing was measured on a GPU."""
@@ -178,13 +180,13 @@ def _show(options: argparse.Namespace, plan: dict[str, Any], first: Iterable[str
 
 
 def _positive(word: str) -> float:
-    """A number above 0, as argparse takes it."""
+    """A number above 0, as argparse takes it. A comma stands between thousands only: in "0,05" it would be a decimal comma."""
     try:
-        number = float(word.replace(",", ""))
+        number = float(word.replace(",", "") if THOUSANDS.fullmatch(word) else word)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, such as 20e9, not {word!r}")
+        raise argparse.ArgumentTypeError(f"must be a number above 0, such as 20e9, 1,000 or 0.05, not {word!r}")
     return number
 
 

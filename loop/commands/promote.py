@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
+from configs.schema import RunConfig
 from loop.commands.arguments import add_run, check_has_config, find_run, runs_folder
 from loop.commands.asking import ask, config_in_this_process, whole_stages
 from loop.failures import disk_errors_explained
@@ -18,7 +19,7 @@ from loop.printing import say
 from loop.promotion.base import base_facts
 from loop.promotion.card import Promoted, card
 from loop.promotion.choosing import Choice, check_round, choose_round, policy_stage
-from loop.round import BASE, DATA, PROMOTE, PROMOTE_ADAPTER, data_stage
+from loop.round import BASE, DATA, PMP, PROMOTE, PROMOTE_ADAPTER, data_stage
 from loop.store.artifacts import commit, find_damage, hash_file, hash_json
 from loop.store.base_files import read_record
 from loop.store.journal import RunState, fold, read_events
@@ -67,7 +68,7 @@ def _export(folder: RunFolder, state: RunState, choice: Choice, is_adapter: bool
     output.mkdir()
     found = ask(PROMOTE_ADAPTER if is_adapter else PROMOTE, choice.round, config, inputs, work, output, "exporting")
     facts, digest = base_facts(config.base, read_record(inputs["base"]).get("commit")), hash_file(folder.config)
-    promoted = Promoted(folder.name, config, digest, state, choice, facts, _sources(folder), found, is_adapter)
+    promoted = Promoted(folder.name, config, digest, state, choice, facts, _sources(folder, config, choice), found, is_adapter)
     readme = output / "README.md"
     readme.write_text(card(promoted), encoding="utf-8")
     for path in _files(output):  # safetensors writes files that only their owner can read
@@ -83,10 +84,11 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _sources(folder: RunFolder) -> list[dict[str, Any]]:
-    """The accounts of the run's data. The embedded world has none."""
-    path = folder.stage(DATA.name, None) / "sources.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+def _sources(folder: RunFolder, config: RunConfig, choice: Choice) -> list[dict[str, Any]]:
+    """The accounts of the run's data, and of the votes from which the reward models of PPO started. The embedded world has none."""
+    learned_from_votes = config.uses_pmp and config.trainer == "ppo" and choice.round is not None
+    paths = [folder.stage(stage.name, None) / "sources.json" for stage in (DATA, *([PMP] if learned_from_votes else []))]
+    return [account for path in paths if path.exists() for account in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _check_free(out: Path, run: Path) -> None:

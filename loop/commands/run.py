@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from configs.errors import UserError
 from configs.loading import Given, read_given, validate
 from configs.schema import RunConfig
 from loop.commands.arguments import add_quiet, add_rounds, find_run, run_name, runs_folder
@@ -17,7 +18,7 @@ from loop.functions import check_functions
 from loop.round import DATA, PMP, Run, run_rounds
 from loop.signals import StopSignals
 from loop.store.journal import fold, read_events
-from loop.store.layout import MANIFEST, RunFolder
+from loop.store.layout import MANIFEST, RunFolder, runs_in
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
 from loop.trackers import check_installed
@@ -56,6 +57,9 @@ def start(runs: Path, given: Given, fork_name: str | None = None, is_quiet: bool
     """Make the run that is given, or fork it as `fork_name` and make the fork. Raises a LoopError unless all rounds are done."""
     terminal = Terminal(is_quiet)
     folder = RunFolder(runs / given.name())
+    if not folder.journal.exists() and runs_in(folder.path):
+        what = f"there is an experiment {folder.name!r}, so no run can have this name"
+        raise UserError(what, str(folder.path), "give the run another name: --name RUN")
     reads_new_data = fork_name is not None and any(given.get(("data", name)) is not None for name in ("source", "sources"))
     if folder.config.exists():
         own = read_config(folder.path, fold(read_events(folder.journal)))

@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     damage, stages = upkeep.verify(folder)
     if damage:
         count = f"{len(damage)} things are damaged" if len(damage) > 1 else "one thing is damaged"
-        to_do = "delete the directory of a damaged stage, and the same run command makes it again"
+        to_do = "delete the directory of a damaged stage, and the same run command makes it again; remove what does not belong there"
         raise UserError("\n  ".join([count, *damage]), str(folder), to_do)
     say(f"{folder.name}: {stages} stages, nothing damaged")
     return 0

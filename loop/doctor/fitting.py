@@ -60,7 +60,7 @@ def find_smaller(shape: Shape, config: RunConfig, lengths: Lengths, room: Room, 
     changed: dict[str, Any] = {}
     while found := too_large(plan_for(shape, config, lengths, on_gpu), room):
         name = _setting_of(found[0], config)
-        value = _value(config, found[0], name)
+        value = _value(config, name)
         if name and value > 1:
             config, changed = _with(config, name, value // 2), changed | {name: value // 2}
             continue
@@ -92,14 +92,14 @@ def _setting_of(need: Need, config: RunConfig) -> str:
     return f"{section}.micro_batch_size" if section else ""
 
 
-def _value(config: RunConfig, need: Need, name: str) -> int:
+def _value(config: RunConfig, name: str) -> int:
     """The present value of that setting. A micro-batch that is not given has all rows of a worker."""
     if not name:
         return 0
     section = getattr(config, name.partition(".")[0])
     if name in ("generation.batch_size", "runtime.tokens_per_batch"):
         return getattr(section, name.partition(".")[2])
-    minibatches = config.ppo.num_minibatches if need.stage == "policy" else 1
+    minibatches = config.ppo.num_minibatches if name == "ppo.micro_batch_size" else 1
     whole = max(1, section.batch_size // config.runtime.workers // minibatches)
     return min(section.micro_batch_size or whole, whole)
 

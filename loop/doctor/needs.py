@@ -81,13 +81,13 @@ class Plan:
         if labeler:
             yield [self._need("labeler", "labeling", 1, labeler=labeler)]
         yield [self._reward("reward", 2), self._sampling("reward", 2), self._scoring("reward", 2)]
-        yield list(self._ppo(2 + rounds + has_value + starts))
+        yield list(self._dpo() if config.trainer == "dpo" else self._ppo(2 + rounds + has_value + starts))
         yield [self._sampling("sample", 2)]
         if labeler:
             yield [self._need("label", "labeling", 2, labeler=labeler)]
         yield [self._reward("retrain", 3), self._scoring("retrain", 3)]
         yield [self._scoring("select", 3), *([self._reward("select", 4)] if "model" in config.select.kinds else [])]
-        if config.ppo.init == "selected":
+        if config.is_refreshed:
             yield [self._sft("refresh", config.keep, 2)]
         yield [self._sampling("evaluate", 4), self._scoring("evaluate", 4)]
 
@@ -111,9 +111,9 @@ class Plan:
         activations = tokens * layer * shape.layers * FLOAT + model.backward_bytes(tokens)
         return self._need("base", "training", 0, trained=shape.parameters * FLOAT, activations=activations, logits=logits)
 
-    def _sft(self, stage: str, section: TrainerSection, adapters: int) -> Need:
-        """Rows are padded, and their logits exist in tiles."""
-        model, tokens = self.model, self._micro_batch(section) * self.row
+    def _sft(self, stage: str, section: TrainerSection, adapters: int, rows: int = 1) -> Need:
+        """Rows are padded, and their logits exist in tiles. rows: how many of them an example has."""
+        model, tokens = self.model, rows * self._micro_batch(section) * self.row
         activations = model.saved_bytes(tokens, self.row, padded=True) + model.backward_bytes(tokens)
         logits = model.sft_logit_bytes(tokens)
         return self._need(stage, "training", adapters, trained=model.adapter_bytes, activations=activations, logits=logits)
@@ -128,6 +128,11 @@ class Plan:
         logits = model.logprob_bytes(pairs * self.lengths.longest_completion) if stage == "pmp" else 0
         trained = model.adapter_bytes + model.head_bytes
         return self._need(stage, "training", adapters, trained=trained, activations=activations, logits=logits)
+
+    def _dpo(self) -> Iterator[Need]:
+        """The log-probs of the reference, which is the SFT policy, then training. TRL does it as SFT, with two rows of each pair."""
+        yield self._scoring("policy", 2)
+        yield self._sft("policy", self.config.dpo, 2, rows=2)
 
     def _ppo(self, adapters: int) -> Iterator[Need]:
         """Sampling, passes without gradients over several micro-batches, scores of the whole batch, and training."""
@@ -176,9 +181,14 @@ class Plan:
 
     def _scoring(self, stage: str, adapters: int, rows: int = SCORING_ROWS, trained: int = 0, kept: int = 0) -> Need:
         """Passes without gradients over rows of the data, or of samples."""
-        model, length = self.model, self.answered if stage == "policy" else max(self.row, self.answered)
+        model, by_ppo = self.model, stage == "policy" and self.config.trainer == "ppo"
+        length = self.answered if by_ppo else max(self.row, self.answered)
         rows = min(rows, SCORING_ROWS, max(1, self.config.runtime.tokens_per_batch // length))
-        logits = model.logprob_bytes(rows * self.lengths.longest_completion) if stage in ("select", "evaluate") else 0
+        logits = (
+            model.logprob_bytes(rows * self.lengths.longest_completion)
+            if stage in ("select", "evaluate") or (stage == "policy" and not by_ppo)
+            else 0
+        )
         inside = kept + model.pass_bytes(rows * length, length)
         return self._need(stage, "scoring", adapters, trained, activations=inside, logits=logits)
 

@@ -97,7 +97,7 @@ def round_work(config: RunConfig, pairs: Pairs, round_number: int) -> dict[str, 
     work["retrain"] = {"reward": _steps(_mixture(config, pairs, round_number), config.reward)} | judged
     work["select"] = looked_at | {"score": 2 * sampled * score}
     work["keep"] = {}
-    if config.ppo.init == "selected":
+    if config.is_refreshed:
         work["refresh"] = {"sft": _steps(config.keep.max_rows, config.keep)}
     answered = evaluated * max(config.evaluate.best_of, 1)
     probed = min(config.evaluate.probes, evaluated) * PROBE_FORMS
@@ -228,7 +228,7 @@ def disk_bytes(model: Model, config: RunConfig, lengths: Lengths) -> dict[str, i
     sampled = config.sample.num_prompts * config.sample.num_completions + config.evaluate.num_prompts * max(config.evaluate.best_of, 1)
     text = sampled * (1024 + 4 * (lengths.longest_prompt + lengths.longest_response))
     before = adapter * (1 + config.uses_pmp)
-    adapters = 3 + (config.ppo.value_model == "adapter") + ("model" in config.select.kinds) + (config.ppo.init == "selected")
+    adapters = 3 + (config.ppo.value_model == "adapter") + ("model" in config.select.kinds) + config.is_refreshed
     return {"setup": base + before, "each round": adapters * adapter + 4 * text, "checkpoint": 3 * adapter}
 
 

@@ -64,7 +64,7 @@ def _calling(on_wait: OnWait) -> Iterator[None]:
         while not over.wait(POLL_SECONDS):
             try:
                 on_wait()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, BrokenPipeError):
                 _thread.interrupt_main()
                 return
 

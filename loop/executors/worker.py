@@ -45,7 +45,8 @@ class Worker:
         self.rank = rank
         self._heartbeat = Heartbeat()
         self._listener: socket.socket | None = None
-        self._backbones: dict[str, Any] = {}
+        self._backbone_of: Any = None
+        self._loaded: Any = None
 
     def ready(self) -> None:
         """Import everything that stages need, so that a stage starts at once.
@@ -120,21 +121,28 @@ class Worker:
         return self._heartbeat.downloading() if downloads or asks or translates else nullcontext()
 
     def _backbone(self, config: Any, folder: Path) -> Any:
-        """The base model that the directory of the base stage holds or records. Raises UserError if the user's files have changed."""
+        """The base model that the directory of the base stage holds or records. Raises UserError if the user's files have changed.
+
+        The next run of an experiment may name the same base with other settings, or with files that were replaced since: then it is loaded
+        again. There is never more than one in memory.
+        """
         from policies.backbone import Backbone
         from policies.conversion import make_available
 
         source, base = base_files.pinned(config.base, folder)
-        if source not in self._backbones:
+        wanted = source, base, config.lora, config.runtime.shard_base, base_files.read_record(folder)
+        if wanted != self._backbone_of:
+            self._backbone_of = self._loaded = None
+            gc.collect()
             with self._heartbeat.downloading():
                 make_available(config.base.model)
             base_files.check_unchanged(folder)
             with nullcontext() if config.base.model == "embedded" else self._heartbeat.downloading():
-                self._backbones = {source: Backbone.load(source, base, config.lora, config.runtime.shard_base)}
+                loaded = Backbone.load(source, base, config.lora, config.runtime.shard_base)
             base_files.check_unchanged(folder)  # again, because the files may have been replaced while they were read
-        backbone = self._backbones[source]
-        backbone.tokens_per_batch = config.runtime.tokens_per_batch  # it may differ between the runs of an experiment
-        return backbone
+            self._backbone_of, self._loaded = wanted, loaded
+        self._loaded.tokens_per_batch = config.runtime.tokens_per_batch  # it may differ between the runs of an experiment
+        return self._loaded
 
 
 def _paths(value: Any) -> Any:

@@ -9,7 +9,7 @@
     compare: [[iterated, one-shot]]         differences, first minus second
     metrics: [evaluate.gold, {path: evaluate.kl, rounds: all}]
 
-Everything that can be wrong with the file is found here, before anything runs. Must never import torch or Ray.
+What is wrong with the file is found here, before anything runs, but for the names inside a metric. Must never import torch or Ray.
 """
 
 import copy
@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from configs.errors import UserError, did_you_mean
 from configs.fields import BadValue, Section, check_name
-from configs.loading import Given, read_config_file, read_file
+from configs.loading import MAPPINGS, Given, read_config_file, read_file
 from configs.schema import RunConfig
 from loop.experiments.metrics import check_path
 from loop.round import Program, run_rounds
@@ -161,7 +161,7 @@ def _arm(name: str, values: Mapping[str, Any], base: Given, source: Given, file:
     _checked_name(name, source, file, ("arms", name))
     own, given, changes = dict(values), copy.deepcopy(base), {}
     kind, rounds = own.pop("kind", "rounds"), own.pop("rounds", None)
-    if kind not in KINDS:
+    if str(kind) not in KINDS:
         place = _place(source, file, ("arms", name, "kind"))
         raise UserError(f"there is no kind of arm {kind!r}{did_you_mean(str(kind), KINDS)}", place, f"use one of: {', '.join(KINDS)}")
     if rounds is not None:
@@ -180,10 +180,13 @@ def _arm(name: str, values: Mapping[str, Any], base: Given, source: Given, file:
 def _settings(
     values: Mapping[str, Any], source: Given, file: str, at: tuple[str, ...], section: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Any, str]]:
-    """(path, value, place) of every setting in a mapping. Keys may be nested, `ppo: {num_updates: 9}`, or dotted, `ppo.num_updates: 9`."""
+    """(path, value, place) of every setting in a mapping. Keys may be nested, `ppo: {num_updates: 9}`, or dotted, `ppo.num_updates: 9`.
+
+    A setting that is a mapping of names, such as `ppo.penalties`, is one value: its names are no settings, and it may be empty.
+    """
     for key, value in values.items():
         inner, path = (*at, str(key)), (*section, *str(key).split("."))
-        if isinstance(value, dict):
+        if isinstance(value, dict) and path not in MAPPINGS:
             yield from _settings(value, source, file, inner, path)
         else:
             yield path, value, _place(source, file, inner)

@@ -15,7 +15,7 @@ from configs.user_functions import is_function
 from loop import __version__
 from loop.promotion.base import BaseFacts
 from loop.promotion.choosing import Choice, evaluation_stage, policy_stage
-from loop.round import BASE, FILTER, LABEL
+from loop.round import BASE, LABEL, data_stage
 from loop.store.estimates import Estimate, estimate, estimates
 from loop.store.journal import RunState
 from loop.store.measures import find_measure
@@ -184,7 +184,7 @@ def _shown(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Estimate]]:
 
 def _data(promoted: Promoted) -> str:
     config, state, number = promoted.config, promoted.state, promoted.choice.round
-    pairs = state.stage(FILTER.name, None).metrics.get("pairs")
+    pairs = state.stage(data_stage(config).name, None).metrics.get("pairs")
     lines = [f"{pairs} original pairs." if pairs is not None else "Original pairs."]
     if config.data.source == "embedded":
         lines.append("They are from the embedded world of loop, which a program writes (Apache-2.0).")

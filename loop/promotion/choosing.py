@@ -94,7 +94,7 @@ def _wins(state: RunState, rounds: list[int]) -> Scores:
     """The win rates of all rounds against the SFT policy; nothing if they were not measured for all of them."""
     found = {r: estimate(state.stage(EVALUATE.name, r).metrics.get("win_rate", {}).get("sft")) for r in rounds}
     scores = {r: value for r, value in found.items() if value is not None}
-    return scores | {None: CHANCE} if len(scores) == len(rounds) else {}
+    return {None: CHANCE} | scores if len(scores) == len(rounds) else {}  # first, so a round that wins exactly as often does not count
 
 
 def _paired_gold(folder: RunFolder, first: int | None, second: int | None) -> Estimate | None:

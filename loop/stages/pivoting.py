@@ -50,7 +50,10 @@ def pivot(context: Context) -> Metrics:
         if given and not made[name]:
             raise _nothing_left(name, len(given), left_out)
     pivoted = {name: sum(row.pivot is not None for row in made[name]) for name in made}
-    check_any(pivoted["prompts"], "the training prompts")
+    if not pivoted["prompts"]:
+        in_scope = sum(pivoting.covers(row.prompt, row.source) for row in prompts["prompts"])
+        check_any(in_scope, "the training prompts")
+        raise _nothing_left("prompts", in_scope, left_out)
     made["labeler_pairs"] = context.pairs("labeler_pairs")
     for name, written in made.items():
         context.save_rows(f"{name}.jsonl", written)

@@ -52,16 +52,19 @@ def hash_json(value: Any) -> str:
 
 
 def find_committed(path: Path, key: str) -> Artifact | None:
-    """The artifact at `path` if it was made by the recipe with this key, else None. Raises UserError for one of a newer version."""
+    """The artifact at `path` if it was made by the recipe with this key, else None. Raises UserError for one of a newer version.
+
+    A manifest may be damaged in any way; `find_damage` says how.
+    """
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        if manifest["schema"] > SCHEMA_VERSION:
+            raise UserError(f"a newer version of loop wrote this (schema {manifest['schema']})", str(path), "use that version of loop")
+        if manifest["key"] != key or manifest["schema"] != SCHEMA_VERSION:
+            return None
+        return Artifact(path, key, manifest["digest"], manifest["metrics"], manifest["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if manifest.get("schema", 0) > SCHEMA_VERSION:
-        raise UserError(f"a newer version of loop wrote this (schema {manifest['schema']})", str(path), "use that version of loop")
-    if manifest.get("key") != key or manifest.get("schema") != SCHEMA_VERSION:
-        return None
-    return Artifact(path, key, manifest["digest"], manifest["metrics"], manifest["seconds"])
 
 
 def find_damage(path: Path, recorded: str | None = None) -> list[str]:

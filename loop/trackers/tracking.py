@@ -49,7 +49,7 @@ class Trackers:
             self._open()
             yield
             ending = "done"
-        except (KeyboardInterrupt, Stopped, WaitingForLabels):
+        except (KeyboardInterrupt, BrokenPipeError, Stopped, WaitingForLabels):
             ending = "stopped"
             raise
         finally:

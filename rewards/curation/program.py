@@ -5,6 +5,7 @@ It reads a request from standard input and writes lines of JSON: `{"rows": N}` w
 """
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -14,19 +15,21 @@ from rewards.curation.survey import survey
 
 
 def main() -> None:
-    """One survey."""
+    """One survey. What libraries and functions of the user's print does not mix with the answer."""
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        answer.write(json.dumps(message) + "\n")  # in ASCII, whatever the encoding of the pipe, and with any byte of a file's name
+        answer.flush()
+
     request = json.load(sys.stdin)
     try:
-        found = survey(RunConfig.model_validate(request["config"]), lambda rows: _say({"rows": rows}))
+        found = survey(RunConfig.model_validate(request["config"]), lambda rows: say({"rows": rows}))
     except UserError as error:
-        _say({"error": [error.what, error.where, error.to_do]})
+        say({"error": [error.what, error.where, error.to_do]})
     else:
-        _say({"survey": found.as_json()})
-
-
-def _say(message: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")  # in ASCII, whatever the encoding of the pipe, and with any byte of a file's name
-    sys.stdout.flush()
+        say({"survey": found.as_json()})
 
 
 if __name__ == "__main__":

@@ -123,6 +123,22 @@ def test_short_forms_and_overrides_of_their_parts():
     assert (config.base.model, config.base.dtype, config.data.source) == ("some/model", "bfloat16", "a.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("ppo.penalties={}", {}),
+        ("ppo.penalties={empty: 1}", {"empty": 1.0}),
+        ("ppo={penalties: {empty: 1}}", {"empty": 1.0}),
+        ("ppo.penalties.empty=1", {"repetition": 0.5, "empty": 1.0}),
+        ("ppo.num_updates=3", {"repetition": 0.5}),
+    ],
+)
+def test_a_mapping_takes_the_place_of_that_of_the_run(word, expected):
+    """Else no fork could leave out a penalty, and a resumed run would not notice that it was left out."""
+    run = load_config(overrides=["ppo.penalties={repetition: 0.5}"])
+    assert read_given(None, [word]).over(run, "the run").resolve().ppo.penalties == expected
+
+
 def test_sources_and_source_take_each_others_place():
     """Whichever is given later counts, also over a preset or a run's own config."""
     sources = "data.sources=[{path: a.jsonl, name: mail}]"

@@ -124,14 +124,16 @@ def test_a_worker_shows_a_stage_its_part_of_the_config(tmp_path, monkeypatch):
     assert Worker(0, 1).run_stage(request | {"reads": ["generation"]}) == {"temperature": 0.9}
 
 
-def test_a_worker_takes_the_limit_of_each_run(tmp_path):
+def test_a_worker_takes_the_limit_of_each_run(tmp_path, monkeypatch):
     """The base model is kept from run to run, and the limit is not."""
     from types import SimpleNamespace
 
     from loop.executors.worker import Worker
 
-    worker, backbone = Worker(0, 1), SimpleNamespace(tokens_per_batch=0)
-    worker._backbones = {str(tmp_path): backbone}
+    loads = []
+    monkeypatch.setattr("policies.backbone.Backbone.load", lambda *given: loads.append(given) or SimpleNamespace(tokens_per_batch=0))
+    worker, found = Worker(0, 1), []
     for tokens in (300, 200):
-        config = visible(load_config(overrides=[f"runtime.tokens_per_batch={tokens}"]), ["base"])
-        assert worker._backbone(config, tmp_path) is backbone and backbone.tokens_per_batch == tokens
+        found.append(worker._backbone(visible(load_config(overrides=[f"runtime.tokens_per_batch={tokens}"]), ["base", "lora"]), tmp_path))
+        assert found[-1].tokens_per_batch == tokens
+    assert found[0] is found[1] and len(loads) == 1

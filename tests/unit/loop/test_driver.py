@@ -136,6 +136,26 @@ def test_an_edited_config_is_named_by_run_and_by_verify(tmp_path):
     assert FakeDriver(folder, num_rounds=2).execute() is None and verify(folder)[0] == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"{\xb0" + whole[2:],  # one bit of the second byte, so this is no text any more
+        lambda whole: whole.replace(b'"digest"', b'"digesu"'),
+        lambda whole: whole.replace(b'"schema": 2', b'"schema": "2"'),
+        lambda whole: b"[]",
+    ],
+)
+def test_a_damaged_manifest_is_refused_in_one_message(tmp_path, damage):
+    folder = tmp_path / "x"
+    FakeDriver(folder).execute()
+    manifest = folder / "setup" / "data" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(damage(whole))
+    assert manifest.read_bytes() != whole
+    with pytest.raises(UserError, match="data is damaged: .*manifest.json"):
+        FakeDriver(folder).execute()
+
+
 @pytest.mark.parametrize("line_is_written", [False, True])
 def test_killed_while_the_config_is_written(tmp_path, monkeypatch, line_is_written):
     """A start with one more round writes to the journal, then to config.yaml. Killed before either step, the run can continue."""

@@ -7,15 +7,15 @@ import pytest
 from configs import load_config
 from configs.errors import LoopError
 from loop.executors.heartbeat import SignsOfLife
-from loop.failures import disk_error, disk_errors_explained, what_to_lower
+from loop.failures import OutOfMemory, StageFailed, disk_error, disk_errors_explained, stage_error, what_to_lower
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "x"), "the disk is full"),
-        (OSError(errno.EROFS, "Read-only file system", "x"), "cannot be written"),
-        (PermissionError(errno.EACCES, "Permission denied", "x"), "cannot be written"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/"), "cannot be written"),  # a folder above that of the run
         (LoopError("SafetensorError: I/O error: No space left on device (os error 28)"), "the disk is full"),
     ],
 )
@@ -27,6 +27,24 @@ def test_disk_errors_are_told_apart(tmp_path, error, words):
     if isinstance(error, OSError):
         with pytest.raises(LoopError, match=words), disk_errors_explained(tmp_path):
             raise error
+
+
+def test_a_file_elsewhere_that_may_not_be_read_is_not_the_run_directory(tmp_path):
+    refused = PermissionError(errno.EACCES, "Permission denied", "/data/labels.jsonl")
+    failed = StageFailed(f"PermissionError: {refused}", f"Traceback\nPermissionError: {refused}")
+    assert disk_error(refused, tmp_path) is None and disk_error(failed, tmp_path) is None
+    with pytest.raises(LoopError, match="^Permission denied: /data/labels.jsonl\n"), disk_errors_explained(tmp_path):
+        raise refused
+    in_the_run = StageFailed(f"PermissionError: [Errno 13] Permission denied: '{tmp_path / 'round-000'}'", "")
+    assert "cannot be written" in str(disk_error(in_the_run, tmp_path))
+
+
+def test_python_and_libraries_run_out_of_memory_too():
+    """Python's own error often says nothing, and numpy's has a class of its own below it."""
+    told = {repr(error): stage_error(error, "") for error in (MemoryError(), MemoryError("Unable to allocate 9 TiB"), ValueError("no"))}
+    assert [type(error) for error in told.values()] == [OutOfMemory, OutOfMemory, StageFailed]
+    assert [str(error) for error in told.values()] == ["MemoryError", "MemoryError: Unable to allocate 9 TiB", "ValueError: no"]
+    assert isinstance(stage_error(type("OutOfMemoryError", (RuntimeError,), {})(), ""), OutOfMemory)
 
 
 def test_the_settings_to_lower_are_those_of_what_trains_the_policy():

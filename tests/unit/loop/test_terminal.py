@@ -2,13 +2,17 @@
 
 import os
 import select
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from loop.store.journal import fold, read_events
 from loop.store.progress import Progress
 from loop.terminal import Terminal
+from tests.unit.loop.fake_executor import FakeDriver
 
 
 def test_a_finished_stage_has_one_line_and_one_for_each_warning(capsys):
@@ -70,3 +74,34 @@ def test_a_terminal_gets_a_live_view_that_is_gone_when_the_stage_is(monkeypatch)
     assert "a line" in shown and shown.rstrip().endswith("the end")
     pictures, cleared = shown.count("3 of 40"), shown.rpartition("3 of 40")[2]
     assert pictures >= 2 and "\x1b[2K" in cleared  # the last picture is erased
+
+
+LIST = "import sys; from loop.commands.main import program; sys.argv = ['loop', 'list', '--runs', 'runs']; program()"
+RUN = """
+import sys
+from pathlib import Path
+from unittest.mock import patch
+from loop.commands.main import program
+from loop.terminal import Terminal
+from tests.unit.loop.fake_executor import FakeDriver
+driver = FakeDriver(Path("runs/x"))
+driver.terminal = Terminal()
+sys.argv = ["loop", "list"]
+with patch("loop.commands.list_runs.run", lambda options: driver.execute()):
+    program()
+"""
+
+
+@pytest.mark.parametrize(("program", "code", "said"), [(LIST, 0, ""), (RUN, 130, "interrupted: ")])
+def test_a_reader_that_has_ended_is_no_error(tmp_path, program, code, said):
+    """As with `loop list | head`. Python writes to a pipe late, so the error may come when the command is over. A run is interrupted."""
+    FakeDriver(tmp_path / "runs" / "before").execute()
+    reads, writes = os.pipe()
+    os.close(reads)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", program], stdout=writes, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    os.close(writes)
+    assert (done.returncode, done.stderr[: len(said)]) == (code, said) and "BrokenPipe" not in done.stderr
+    if said:
+        assert fold(read_events(tmp_path / "runs" / "x" / "journal.jsonl")).state == "interrupted"

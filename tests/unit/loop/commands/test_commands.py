@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from loop.commands.main import main
-from tests.unit.loop.fake_executor import FakeExecutor
+from tests.unit.loop.fake_executor import FakeDriver, FakeExecutor
 
 
 @pytest.fixture
@@ -105,3 +105,10 @@ def test_what_resume_cannot_find(loop, tmp_path):
     (tmp_path / "runs" / "x" / "config.yaml").unlink()
     code, _, err = loop("resume", "x")
     assert code == 2 and "has no config.yaml" in err and "to do:" in err
+
+
+def test_a_run_cannot_have_the_name_of_an_experiment(loop, tmp_path):
+    """Its runs would not be listed any more, and it could not be continued."""
+    FakeDriver(tmp_path / "runs" / "both" / "arm-seed-0").execute()
+    code, _, err = loop("run", "--name", "both")
+    assert code == 2 and "there is an experiment 'both'" in err and not (tmp_path / "runs" / "both" / "journal.jsonl").exists()

@@ -73,3 +73,12 @@ def test_mistakes_get_one_message(file, tmp_path, capsys):
         assert main(["data", f"data={tmp_path}/*.jsonl", "--json", target]) == 2
         assert what in capsys.readouterr().err
     assert file.read_bytes().startswith(b'{"prompt"')
+
+
+def test_what_a_function_prints_is_not_part_of_the_answer(tmp_path, capsys):
+    function = tmp_path / "mine.py"
+    function.write_text(
+        "def rows():\n    print('hello')\n    return [{'prompt': f'q{i}?', 'chosen': 'yes', 'rejected': 'no'} for i in range(40)]\n"
+    )
+    assert main(["data", f"data={function}:rows"]) == 0
+    assert any(line.startswith("rows 40 0 ") for line in lines_of(capsys))

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from configs import load_config
 from loop.commands.main import main
+from loop.commands.promote import _sources
+from loop.failures import StageFailed
+from loop.promotion.choosing import Choice
+from loop.store.layout import RunFolder
 from rewards.comparisons import PromptRecord, write_jsonl
 from tests.unit.loop.fake_executor import FakeExecutor
 
@@ -14,9 +19,9 @@ GOLD = {"baseline": 1.0, "round-000/evaluate": 3.0, "round-001/evaluate": 2.0}
 
 
 class Exporter(FakeExecutor):
-    """Writes a file that names the policy. `fails`: raises in the middle of that."""
+    """Writes a file that names the policy. `fails`: what is raised in the middle of that."""
 
-    fails = False
+    fails: BaseException | None = None
 
     def run(self, name, request, on_wait):
         output = Path(request["output"])
@@ -28,7 +33,7 @@ class Exporter(FakeExecutor):
             (output / "templates").mkdir()  # as tokenizers with several templates do
             (output / "templates" / "tools").write_text("x" * 3 * 2**20)
             if Exporter.fails:
-                raise KeyboardInterrupt
+                raise Exporter.fails
             return {"end_tokens": ["</s>"], "has_template": False, "parameters": 1, "rounding": 0.0}
         found = super().run(name, request, on_wait)
         gold = GOLD.get(name) or GOLD.get(request["stage"])
@@ -39,7 +44,7 @@ class Exporter(FakeExecutor):
 def loop(tmp_path, monkeypatch, capsys):
     """Run a command in the test's own folder, which has a run of two rounds. Returns (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Exporter, "fails", False)
+    monkeypatch.setattr(Exporter, "fails", None)
     for command in ("run", "asking"):
         monkeypatch.setattr(f"loop.commands.{command}.executor_for", lambda config, folder: nullcontext(Exporter()))
 
@@ -110,9 +115,15 @@ def test_only_what_promote_has_made_is_replaced(loop, tmp_path):
 def test_an_export_that_does_not_end_leaves_nothing(loop, tmp_path, monkeypatch):
     assert loop("promote", "x", "0", "--out", "mine")[0] == 0
     before = files(tmp_path)
-    monkeypatch.setattr(Exporter, "fails", True)
+    monkeypatch.setattr(Exporter, "fails", KeyboardInterrupt())
     for out in ("mine", "new"):
         assert loop("promote", "x", "1", "--out", out)[0] == 130
+    monkeypatch.setattr(
+        Exporter, "fails", StageFailed("TypeError: no, password=hunter2", "first\nlines\n" + 'File "mine.py", line 3\n' * 5)
+    )
+    code, _, err = loop("promote", "x", "1", "--out", "new")
+    assert code == 4 and "error: exporting failed: TypeError: no, password=***" in err  # there is no log, so this says where
+    assert 'File "mine.py", line 3' in err and "first" not in err
     assert files(tmp_path) == before and not (tmp_path / "new").exists()
 
 
@@ -136,3 +147,16 @@ def test_a_damaged_stage_is_not_exported(loop, tmp_path):
     assert code == 2 and "policy is damaged" in err and not (tmp_path / "x-round-000").exists()
     (tmp_path / "runs" / "x" / "config.yaml").unlink()
     assert "has no config.yaml" in loop("promote", "x", "1")[2]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "number", "expected"), [("ppo", 1, ["pairs", "votes"]), ("ppo", None, ["pairs"]), ("dpo", 1, ["pairs"])]
+)
+def test_public_votes_are_among_the_sources_of_what_ppo_has_trained(tmp_path, trainer, number, expected):
+    """The reward models of PPO start from them. Nothing else does."""
+    folder = RunFolder(tmp_path / "x")
+    for stage, name in (("data", "pairs"), ("pmp", "votes")):
+        folder.stage(stage, None).mkdir(parents=True)
+        (folder.stage(stage, None) / "sources.json").write_text(json.dumps([{"name": name, "licence": "cc-by-sa-4.0"}]))
+    config = load_config(overrides=["pmp.sources=[{path: votes.jsonl}]", f"trainer={trainer}"])
+    assert [source["name"] for source in _sources(folder, config, Choice(number, []))] == expected

@@ -1,6 +1,7 @@
 """The commands that only read runs: list, samples, logs, report."""
 
 import json
+import shutil
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
         said(capsys, command, "experiment/arm-seed-0")
     assert (runs.parent / "experiment-arm-seed-0.html").is_file()
     assert main(["status", "experiment"]) == main(["status", "first/../first"]) == main(["status", "experiment/none"]) == 2
+    capsys.readouterr()
+    assert main(["status", "arm-seed-0"]) == 2
+    assert "there is no run 'arm-seed-0', did you mean 'experiment/arm-seed-0'?" in capsys.readouterr().err
+    shutil.rmtree(runs / "first")
+    assert main(["resume"]) == 2
+    err = capsys.readouterr().err
+    assert "there are only runs of experiments" in err and "name one of them, for example experiment/arm-seed-0" in err
+
+
+def test_a_path_that_cannot_be_used_gets_one_message(runs, capsys):
+    """Names of files have 255 bytes at most."""
+    for words in (["list", "--runs", "n" * 300], ["report", "n" * 300], ["report", "first", "--output", "n" * 300]):
+        assert main(words) == 2
+        assert "error: File name too long\n  where: " in capsys.readouterr().err
 
 
 def test_a_round_counts_when_it_is_evaluated(runs, capsys):

@@ -66,6 +66,19 @@ def test_the_settings_that_are_named_make_it_fit(capsys):
     assert main(["doctor", "hh-harmless", *words, "--gpu", "6"]) == 0
 
 
+def test_dpo_is_predicted_by_its_own_batch():
+    """With a batch in one pass, DPO needs more than any other stage, and only its own micro-batch helps. PPO's batch does not matter."""
+    words = ["trainer=dpo", "dpo.batch_size=512", "dpo.micro_batch_size=512", "ppo.init=selected"]
+    shape, config, lengths, _, on_gpu = predicted("hh-harmless", *words)
+    needs = {need.stage: need for need in plan_for(shape, config, lengths, on_gpu).needs()}
+    by_larger_ppo = plan_for(shape, load_config("hh-harmless", [*words, "ppo.batch_size=4096"]), lengths, on_gpu).needs()
+    assert needs["policy"] in by_larger_ppo and "refresh" not in needs  # only PPO starts from what is refreshed
+    others = max(need.total for name, need in needs.items() if name != "policy") + GPU_PROGRAM_BYTES
+    assert needs["policy"].total + GPU_PROGRAM_BYTES > others
+    smaller = find_smaller(shape, config, lengths, Room("the GPU", others, others, GPU_PROGRAM_BYTES), on_gpu)
+    assert list(smaller) == ["dpo.micro_batch_size"] and smaller["dpo.micro_batch_size"] < 512
+
+
 def test_batches_are_lowered_before_results_change():
     """Three quarters of what is needed: only run-time settings. A GPU that cannot hold the base in bfloat16: NF4. 1 GiB: nothing helps."""
     shape, config, lengths, _, _ = predicted("thai")

@@ -58,12 +58,16 @@ def test_after_too_many_lost_workers_the_run_fails_and_can_be_resumed(tmp_path):
     assert events(tmp_path / "x")[-1] == "run_done" and verify(tmp_path / "x")[0] == []
 
 
-def test_neither_message_nor_log_of_a_failed_stage_has_a_secret(tmp_path, monkeypatch):
-    monkeypatch.setenv("JUDGE_API_KEY", "sk-abcdefgh")
-    executor = FailingExecutor(StageFailed("HTTPError: 401 at http://me:pass1234@judge/v1", "header: sk-abcdefgh"))
+def test_no_message_log_or_journal_of_a_failed_stage_has_a_secret(tmp_path, monkeypatch):
+    """The variable of the judge's key is known by the setting that names it, whatever its name is."""
+    monkeypatch.setenv("JUDGE", "sk-abcdefgh")
+    lost = WorkerLost("a worker died at http://me:pass1234@hub")
+    failed = StageFailed("HTTPError: 401 at http://me:pass1234@judge/v1", "header: sk-abcdefgh")
+    driver = FakeDriver(tmp_path / "x", "judge.key_variable=JUDGE", executor=FailingExecutor(lost, failed))
     with pytest.raises(LoopError, match="401 at http") as error:
-        FakeDriver(tmp_path / "x", executor=executor).execute()
-    assert "pass1234" not in str(error.value)
+        driver.execute()
+    said = [str(error.value), *driver.terminal.lines, (tmp_path / "x" / "journal.jsonl").read_text()]
+    assert not any("pass1234" in text for text in said) and "a worker died at http://***@hub" in said[-1]
     assert (tmp_path / "x" / "logs" / "failed-stage.log").read_text() == "header: ***"
 
 

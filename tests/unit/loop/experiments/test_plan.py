@@ -61,6 +61,19 @@ def test_an_arm_is_the_base_with_its_changes(read):
     assert found.runtime == a.model_copy(update={"name": "mine"})
 
 
+def test_an_arm_may_change_a_mapping_of_names(read):
+    """The names in it may be functions, with a dot, and it may be empty."""
+    arms = {"a": None, "b": {"ppo.penalties": {}}, "c": {"ppo": {"penalties": {"mine.py:long": 1.0}}}, "d": {"ppo.penalties.empty": 1.0}}
+    found = read(arms=arms, base={"ppo.penalties": {"repetition": 0.5}}, compare=[]).arms
+    assert {name: arm.config(0).ppo.penalties for name, arm in found.items()} == {
+        "a": {"repetition": 0.5},
+        "b": {},
+        "c": {"mine.py:long": 1.0},
+        "d": {"repetition": 0.5, "empty": 1.0},
+    }
+    assert found["b"].changes == {"ppo.penalties": {}}
+
+
 def test_the_base_may_be_a_preset_or_a_config_file(read, tmp_path):
     (tmp_path / "own.yaml").write_text("num_rounds: 7\nppo: {num_updates: 5}\n")
     assert read(base="hh-harmless").arms["a"].config(0).data.source == "Anthropic/hh-rlhf"
@@ -83,6 +96,7 @@ WRONG = [
     ({"arms": {"a": {"rounds": 0}}, "compare": []}, "num_rounds must be greater than 0"),
     ({"arms": {"a/b": {}}, "compare": []}, "is not a valid run name"),
     ({"arms": {"a": {"kind": "round"}}, "compare": []}, "there is no kind of arm 'round', did you mean 'rounds'?"),
+    ({"arms": {"a": {"kind": ["rounds"]}}, "compare": []}, "there is no kind of arm ['rounds']"),
     ({"arms": {"a": {"runtime.workers": 2}}, "compare": []}, "which is a setting of the whole experiment"),
     ({"arms": {"a": {"seed": 2}}, "compare": []}, "seed cannot be set here"),
     ({"base": {"num_rounds": 2}}, "num_rounds cannot be set here"),

@@ -67,6 +67,18 @@ def test_held_out_comparisons_are_not_called_training_data():
     assert "16 comparisons of the policies' answers in the rounds before" in card(replace(PROMOTED, state=state))
 
 
+def test_pairs_are_those_that_the_policy_has_read():
+    """By way of another language, the stage `pivot` leaves pairs out that `filter` has kept."""
+    stages = {
+        name: fold([Event(event="stage_committed", stage=name, metrics={"pairs": pairs})]) for name, pairs in (("filter", 9), ("pivot", 7))
+    }
+    state = made({}, {}, {})
+    state.setup |= {name: made_it.stage(name, None) for name, made_it in stages.items()}
+    by_way = load_config(overrides=["respond=pivot"])
+    assert "\n9 original pairs." in card(replace(PROMOTED, state=state, config=load_config()))
+    assert "\n7 original pairs." in card(replace(PROMOTED, state=state, config=by_way))
+
+
 def test_what_is_not_known_is_said_or_left_out():
     alone = replace(PROMOTED, base=BaseFacts(None, "a model in a folder"), sources=[], state=made({}, {}, {}))
     text = card(alone)

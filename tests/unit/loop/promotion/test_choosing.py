@@ -69,6 +69,7 @@ def test_without_a_true_reward_win_rates_decide(folder):
 
     choice = choose_round(folder, made({}, wins(0.7), wins(0.6)))
     assert choice.round == 0 and "win rate against the SFT policy" in choice.lines[0] and "0.50 to 0.80" in choice.lines[0]
+    assert choose_round(folder, made({}, wins(0.5))).round is None  # no better than where it started
     assert choose_round(folder, made({}, wins(0.3), wins(0.4))) == Choice(
         None,
         [

@@ -86,6 +86,17 @@ def test_a_part_of_the_data_of_which_nothing_is_left_is_refused(world, backbone,
         run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"translator": "mine.py:nothing"})
 
 
+def test_prompts_of_which_none_is_translated_are_not_called_out_of_scope(world, backbone, tmp_path, monkeypatch):
+    """The English half is answered directly, so something of each part is left."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def nothing(texts, source, target): return [None] * len(texts)\n")
+    prompts = [record.prompt[0]["content"] for record in read_jsonl(world / "prompts.jsonl", PromptRecord)]
+    thai = sum(not prompt.isascii() for prompt in prompts)
+    assert 0 < thai < len(prompts)
+    with pytest.raises(UserError, match=f"none of the {thai} prompts is left in the pivot language.* x not translated"):
+        run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "out", pivot={"translator": "mine.py:nothing"})
+
+
 def test_a_labeling_model_is_judged_on_what_people_see(world, backbone, tmp_path, monkeypatch):
     run(PIVOT, {"data": world, "base": tmp_path}, backbone, tmp_path / "data")
     backbone.add_adapter("sft", seed=0)

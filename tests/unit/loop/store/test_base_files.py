@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from configs import UserError, load_config
 from configs.views import visible
@@ -265,6 +266,24 @@ def test_a_worker_does_not_load_other_weights(tmp_path):
         Worker(0, 1)._backbone(config, base)
     with pytest.raises(UserError, match="model.safetensors: was changed"):
         Worker(0, 1)._backbone(config, base)
+
+
+def test_runs_with_one_base_and_other_settings_share_no_model(tmp_path):
+    """The runs of an experiment share a worker. Its model had the adapters and the number format of the first run in all of them."""
+    folder, base = tmp_path / "model", tmp_path / "base"
+    for part in make_causal_lm(0):
+        part.save_pretrained(folder)
+    base.mkdir()
+    (base / "base.json").write_text(json.dumps({"model": str(folder), "files": hash_files(folder)}))
+    words = (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    worker, found = Worker(0, 1), []
+    for changed in ("lora.rank=4", "lora.rank=8", "lora.rank=8", "base.dtype=bfloat16"):
+        backbone = worker._backbone(load_config(overrides=[*words, changed]), base)
+        backbone.add_adapter("policy", seed=0)
+        rank = next(weight for name, weight in backbone.adapter_state("policy").items() if "lora_A" in name).shape[0]
+        found.append((backbone, rank, next(backbone.causal_lm.parameters()).dtype))
+    assert [row[1:] for row in found] == [(4, torch.float32), (8, torch.float32), (8, torch.float32), (16, torch.bfloat16)]
+    assert found[1][0] is found[2][0]
 
 
 def test_a_named_base_is_recorded_like_a_folder_and_may_be_made_again(tmp_path, monkeypatch):
