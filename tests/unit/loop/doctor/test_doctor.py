@@ -238,10 +238,10 @@ def test_time_is_the_sum_of_what_stages_do():
     work = stage_work(config, count_pairs(config))
     # 2,000 pairs in batches of 64: 32 steps; in batches of 16, twice: 250; 80 updates; 450 x 4 samples in batches of 128
     assert work["sft"] == {"sft": 32} and work["reward"]["reward"] == 250 and work["policy"]["policy"] == 80
-    # Ten looks at 64 answers to held-out prompts, one of them at the SFT policy. In two of three rounds, these answers, those of PPO and
-    # 256 of the reference are read twice more for the features
-    assert work["policy"]["score"] == 10 * 64 / 128
-    assert work["policy"]["logprobs"] == pytest.approx(2 * 5 + 2 * (80 * 64 + 256 + 10 * 64) / 128 * 2 / 3)
+    # 15 looks at 64 answers to held-out prompts: one after every ten updates, and MORE_LOOKS. In two of three rounds, these answers, those
+    # of PPO and 256 of the reference are read twice more for the features
+    assert work["policy"]["score"] == 15 * 64 / 128
+    assert work["policy"]["logprobs"] == pytest.approx(2 * 15 * 64 / 128 + 2 * (80 * 64 + 256 + 15 * 64) / 128 * 2 / 3)
     assert work["keep"] == {} and "score" in work["evaluate"]
     assert work["sample"] == {"sample": 1800 / 128}
     seconds = stage_seconds(work, dict.fromkeys(("pretraining", "sft", "reward", "policy", "sample", "score", "logprobs"), 1.0))
