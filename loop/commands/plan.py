@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     base = kinds.add_parser(
         "base", help="a base model of N parameters and D tokens", description="Plan a base model, before it is trained."
     )
-    base.add_argument("--params", type=_positive, metavar="N", help="the parameters, for example 20e9")
-    base.add_argument("--tokens", type=_positive, metavar="D", help="the training tokens, for example 400e9")
+    base.add_argument("--params", type=_number, metavar="N", help="the parameters, for example 20e9")
+    base.add_argument("--tokens", type=_number, metavar="D", help="the training tokens, for example 400e9")
     base.add_argument("--law", choices=LAWS, default=EPOCH.name, help="the law for equal loss and for N and D by budget (default: epoch)")
     base.add_argument("--budget", type=_positive, metavar="PRICE", help="find the best N and D for this much money")
     base.add_argument("--printed", type=Path, default=NOTES_FILE, metavar="FILE", help="figures to compare (default: those of the notes)")
@@ -187,6 +187,14 @@ def _positive(word: str) -> float:
         number = math.nan
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, such as 20e9, 1,000 or 0.05, not {word!r}")
+    return number
+
+
+def _number(word: str) -> float:
+    """A number of parameters or tokens, as argparse takes it."""
+    number = _positive(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 1, such as 20e9, not {word!r}")
     return number
 
 

@@ -20,7 +20,18 @@ from loop.store.known_hashes import KnownHashes
 from policies.named_bases import NAMED_BASES, source_of
 
 RECORD = "base.json"
-READ = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*.jinja", "*.py")
+READ = (
+    "*.json",
+    "*.safetensors",
+    "*.bin",
+    "*.txt",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.py",
+)
 """What `from_pretrained` may read in a folder: weights, configs, tokenizer, templates, the model's own code."""
 ANOTHER_BASE = "the base model is not the one that the run started with"
 TO_DO = "restore the files that the run started with, or start a new run with the present ones (--fork NEW)"

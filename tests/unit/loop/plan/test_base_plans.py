@@ -99,6 +99,7 @@ def test_printed_losses_of_another_file(capsys, tmp_path):
         ([*PLAN[2:], "--gpu", "h10"], "there is no GPU 'h10' in the table, did you mean 'h100'?"),
         ([*PLAN[2:], "--currency", "JPY"], "the table has no rate for JPY"),
         ([*PLAN[2:], "--rate", "35"], "--rate converts USD into another currency"),
+        (["--params", "1e-308", "--tokens", "2"], "must be a number of at least 1"),
         (["--params", "1e9", "--tokens", "1,5"], "must be a number above 0"),  # a decimal comma
         (["--budget", "0,500"], "must be a number above 0"),
     ],

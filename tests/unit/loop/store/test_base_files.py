@@ -118,6 +118,7 @@ def test_a_finished_run_does_not_hash_the_weights_again(tmp_path, model, setting
         (lambda model: swap(model), "model.safetensors: was changed"),
         (lambda model: (model / "tokenizer.json").unlink(), "tokenizer.json: is missing"),
         (lambda model: (model / "pytorch_model.bin").touch(), "pytorch_model.bin: is new"),
+        (lambda model: (model / "source.spm").touch(), "source.spm: is new"),  # Marian's tokenizer
         (lambda model: (model / "additional_chat_templates" / "tools.jinja").write_text(""), "tools.jinja: was changed"),
         (lambda model: shutil.rmtree(model), "the base model does not exist"),
         (lambda model: (model / "README.md").write_text("other words"), None),
