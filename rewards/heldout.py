@@ -140,10 +140,10 @@ class HeldoutLooks:
         return totals
 
 
-def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY, kl_speed: float = 0.0) -> Evidence:
+def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLICY, kl_coefficient: float | None = None) -> Evidence:
     """What a look says for and against over-optimization, beside another policy. All gains are in standard deviations of its scores.
 
-    before: the other policy's answers. beside: its name, for people. kl_speed: see `Evidence`.
+    before: the other policy's answers. beside: its name, for people. kl_coefficient: see `Evidence`.
     """
     gain, other = _in_deviations(now.scores, before.scores), _in_deviations(now.other, before.other)
     return Evidence(
@@ -154,7 +154,7 @@ def evidence(now: HeldoutAnswers, before: HeldoutAnswers, beside: str = SFT_POLI
         scores=now.scores,
         sft_scores=before.scores,
         kl=now.kl,
-        kl_speed=kl_speed,
+        kl_coefficient=kl_coefficient,
         other_gain=other.mean() if other else None,
         gap=(gain - other).mean() if gain and other else None,
         choice=_choice(now, before),

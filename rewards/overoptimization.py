@@ -37,9 +37,9 @@ class Limits:
     length_ratio: float = 2.0
     """How many times as long, or as short, as the SFT policy's answers may be."""
     kl_per_token: float = 0.35
-    """Nats for each token of the answer, where the policy will be after `updates_ahead` more updates at its present speed."""
-    updates_ahead: int = 0
-    """A policy that over-optimizes its reward moves on as fast as it began, and a healthy one slows down."""
+    """Nats for each token of the answer."""
+    held_at: float = 0.8
+    """The KL divergence, in nats for each token, at which the penalty has to hold the policy."""
     scores_above: float = 0.3
     """Which share of the scores may be above the 99th percentile of the SFT policy's."""
     gap: float = 0.3
@@ -49,11 +49,11 @@ class Limits:
 
 
 AFTER_A_ROUND = Limits()
-WHILE_TRAINING = Limits(rule_errors=2.0, kl_per_token=0.21, updates_ahead=5, scores_above=0.25, gap=0.5)
+WHILE_TRAINING = Limits(rule_errors=2.0, kl_per_token=0.21, gap=0.5)
 """Other limits, because the alarm has to come while there is something to save, looks have few answers, and the KL divergence is by
 default that of this round only."""
-SPEED_OVER = 4
-"""Over how many updates at least the speed of the KL divergence is measured, because single looks vary."""
+LEAST_KL = 0.05
+"""Nats for each answer. A smaller KL divergence is taken for this one, because it is mostly noise."""
 SFT_POLICY = "the SFT policy"
 NAMED_DEFECTS = 3
 """How many defects a warning names, those that have risen most."""
@@ -80,13 +80,13 @@ class Sign:
 class Evidence:
     """What a round has measured of its policy and of the SFT policy, on the same prompts.
 
-    defects, sft_defects: the share of answers with each defect. kl: nats for each answer. kl_speed: by how many nats for each token it
-    rises with an update, while PPO trains. scores, sft_scores: by the reward model that PPO used. other_gain: the gain over the SFT
-    policy by a judge of another kind, in any unit. gap: by how many standard deviations the gain in score is larger than that. choice: what
-    that judge thinks of the answer that scores highest, over a random one. score_logprob: the rank correlation of scores and log-probs
-    under the SFT policy. fresh_accuracy: of the reward model on this round's held-out labels. win_rate: by opponent (win_rates.py).
-    best_of: gold by way of choosing, where there is gold. beside: the name of the policy that stands for the SFT policy here; while PPO
-    trains in a later round, it is the one from which PPO started.
+    defects, sft_defects: the share of answers with each defect. kl: nats for each answer. kl_coefficient: that of PPO's penalty, while PPO
+    trains. scores, sft_scores: by the reward model that PPO used. other_gain: the policy's gain over the SFT policy by a judge of another
+    kind, in any unit. gap: by how many standard deviations the gain in score is larger than that. choice: what that judge thinks of the
+    answer that scores highest, over a random one. score_logprob: the rank correlation of scores and log-probs under the SFT policy.
+    fresh_accuracy: of the reward model on this round's held-out labels. win_rate: by opponent (win_rates.py). best_of: gold by way of
+    choosing, where there is gold. beside: the name of the policy that stands for the SFT policy here; while PPO trains in a later round, it
+    is the one from which PPO started.
     """
 
     defects: Mapping[str, float]
@@ -96,7 +96,7 @@ class Evidence:
     scores: Measurement
     sft_scores: Measurement
     kl: Sequence[float] = ()
-    kl_speed: float = 0.0
+    kl_coefficient: float | None = None
     other_gain: Summary | None = None
     gap: Summary | None = None
     choice: Summary | None = None
@@ -115,6 +115,7 @@ def find_signs(evidence: Evidence, limits: Limits = AFTER_A_ROUND) -> dict[str, 
         "rule_shift": _rule_shift(evidence, limits),
         "length": _length(evidence, limits),
         "kl": _kl(evidence, limits),
+        "weak_penalty": _weak_penalty(evidence, limits),
         "scores_above_sft": _scores_above(evidence, limits),
         "other_judge": _other_judge(evidence),
         "gap": _gap(evidence, limits),
@@ -163,16 +164,6 @@ def warn(signs: Mapping[str, Sign]) -> str | None:
     return advise(found) if found else None
 
 
-def kl_speed(looks: Sequence[tuple[int, float]], update: int, now: float) -> float:
-    """By how many nats for each token the KL divergence has risen with each update, since the last look at least SPEED_OVER updates ago.
-
-    looks: the earlier ones, as pairs of the update and the KL divergence, which is 0 at the start. now: that after `update` updates. Never
-    negative.
-    """
-    before, then = max(((number, kl) for number, kl in looks if number <= update - SPEED_OVER), default=(0, 0.0))
-    return max(0.0, (now - then) / (update - before))
-
-
 def _loses(evidence: Evidence, opponent: str, name: str) -> Sign | None:
     if not (rate := evidence.win_rate.get(opponent)):
         return None
@@ -210,10 +201,23 @@ def _kl(evidence: Evidence, limits: Limits) -> Sign | None:
     tokens = sum(evidence.lengths)
     if not (len(evidence.kl) and tokens):
         return None
-    now = sum(evidence.kl) / tokens
-    value = now + limits.updates_ahead * evidence.kl_speed
-    ahead = f", and {value:.2f} after {limits.updates_ahead} more updates at this speed" if limits.updates_ahead else ""
-    return Sign(value, limits.kl_per_token, f"a KL divergence of {now:.2f} nats for each token{ahead}")
+    value = sum(evidence.kl) / tokens
+    return Sign(value, limits.kl_per_token, f"a KL divergence of {value:.2f} nats for each token")
+
+
+def _weak_penalty(evidence: Evidence, limits: Limits) -> Sign | None:
+    """Fires where the KL penalty will not stop the policy in time: where another nat will still be worth more score than it costs.
+
+    The score rises about with the root of the KL divergence (arXiv 2204.05862, section 4.3), gain = a sqrt(KL). So a nat more is worth
+    a / (2 sqrt(KL)) there, and costs the KL coefficient. PPO maximizes the difference and stops where the two are equal.
+    """
+    if evidence.kl_coefficient is None or not len(evidence.kl) or not any(evidence.lengths):
+        return None
+    gain = (evidence.scores - evidence.sft_scores).mean()["mean"] or 0.0
+    rise = max(gain, 0.0) / max(float(np.mean(evidence.kl)), LEAST_KL) ** 0.5
+    worth = rise / (2 * (limits.held_at * float(np.mean(evidence.lengths))) ** 0.5)
+    text = f"the KL penalty is weak: at {limits.held_at:g} nats for each token, another nat would be worth {worth:.2f} of score"
+    return Sign(worth, evidence.kl_coefficient, f"{text} and costs {evidence.kl_coefficient:.2f}")
 
 
 def _scores_above(evidence: Evidence, limits: Limits) -> Sign:

@@ -41,13 +41,11 @@ def make_guard(context: Context, trainer: PPOTrainer) -> Guard:
 
     def look(update: int) -> Look:
         now = looks.look(trainer.policy)
-        earlier = [(seen.update, seen.figures["kl_per_token"]) for seen in guard.looks]
-        speed = overoptimization.kl_speed(earlier, update, now.kl_per_token)
-        signs = overoptimization.find_signs(evidence(now, looks.of_reference, beside, speed), overoptimization.WHILE_TRAINING)
+        found = evidence(now, looks.of_reference, beside, trainer.kl.coefficient)
+        signs = overoptimization.find_signs(found, overoptimization.WHILE_TRAINING)
         return Look(update, overoptimization.describe(signs) or "", now.figures() | overoptimization.summary(signs))
 
-    guard = Guard(config.ppo.guard, config.ppo.evaluate_every, look, KL_STEP)
-    return guard
+    return Guard(config.ppo.guard, config.ppo.evaluate_every, look, KL_STEP)
 
 
 def rows_of(looks: Sequence[Look]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Three arms: KL coefficient 0.05 and 1,000 pairs, the same with 300 pairs, and the default. A policy is over-optimized once its gold has
 lost 20 % of what it had gained at its peak. The alarm is in time if it rises before that. Gold is only for the comparison: no sign sees it.
 
-    python -m tests.benchmarks.alarm [--seeds 20 21 22 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]
+    python -m tests.benchmarks.alarm [--seeds 40 41 42 ...] [--arms low-kl few-pairs default] [--minutes M] [--folder DIR]
 
 The policy is looked at after the updates at which the guard looks. What was seen is kept in the folder, one file for each seed of an arm,
 so limits of signs can be changed without training again. The same command continues where it was stopped. A run takes about a minute on
@@ -36,7 +36,7 @@ Rows = list[dict[str, Any]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(20, 40)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(40, 60)))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after so many minutes")
     parser.add_argument("--folder", type=Path, default=Path("runs/alarm"))
@@ -145,7 +145,7 @@ class Watcher:
 
         prompts = read_jsonl(folder / "setup/filter/heldout_prompts.jsonl", PromptRecord)
         other = fit_bag_of_words(read_jsonl(folder / "setup/filter/heldout_pairs.jsonl", Comparison))
-        self.backbone, self.generation = backbone, config.generation
+        self.backbone, self.generation, self.kl_coefficient = backbone, config.generation, config.ppo.kl_coefficient
         self.looks = HeldoutLooks(backbone, config.generation, score, draw(prompts, 32, seed), seed, other, find_rules(RULES))
         many = GOLD_PROMPTS[config.ppo.kl_coefficient < 0.1]
         self.gold = HeldoutLooks(backbone, config.generation, score, draw(prompts, many, seed + 2), seed + 2, num_answers=1)
@@ -156,7 +156,7 @@ class Watcher:
 
         plain = None
         if is_looked_at:
-            found = evidence(self.looks.look("policy"), self.looks.of_reference)
+            found = evidence(self.looks.look("policy"), self.looks.of_reference, kl_coefficient=self.kl_coefficient)
             plain = {name: plainly(value) for name, value in vars(found).items()}
         return {"update": update, "gold": self._gold() if has_gold else None, "evidence": plain}
 
@@ -170,16 +170,15 @@ class Watcher:
         return mean(gold_of(make_records(self.backbone.tokenizer, prompts, responses)))
 
 
-def signs_of(looks: Rows) -> dict[str, Any]:
-    """All signs of the last of these looks, by the present limits."""
+def signs_of(row: dict[str, Any]) -> dict[str, Any]:
+    """All signs of a look, by the present limits."""
     from rewards.measurements import Measurement
-    from rewards.overoptimization import WHILE_TRAINING, Evidence, find_signs, kl_speed
+    from rewards.overoptimization import WHILE_TRAINING, Evidence, find_signs
 
-    plain, update = looks[-1]["evidence"], looks[-1]["update"]
-    kls = [(row["update"], sum(row["evidence"]["kl"]) / sum(row["evidence"]["lengths"])) for row in looks]
+    plain = row["evidence"]
     units = [str(i) for i in range(len(plain["scores"]))]
     scores = {name: Measurement(plain[name], units) for name in ("scores", "sft_scores")}
-    return find_signs(Evidence(**plain | scores | {"kl_speed": kl_speed(kls[:-1], update, kls[-1][1])}), WHILE_TRAINING)
+    return find_signs(Evidence(**plain | scores), WHILE_TRAINING)
 
 
 def looks_of(rows: Rows) -> Rows:
@@ -191,9 +190,8 @@ def rises(rows: Rows, alarm: str) -> int | None:
     """The update at which an alarm rises first: the joined rule (`joined`), or one sign."""
     from rewards.overoptimization import join
 
-    looks = looks_of(rows)
-    for i, row in enumerate(looks, 1):
-        signs = signs_of(looks[:i])
+    for row in looks_of(rows):
+        signs = signs_of(row)
         if join(signs) != "none" if alarm == "joined" else alarm in signs and signs[alarm].fires:
             return int(row["update"])
     return None
@@ -235,7 +233,7 @@ def by_sign(curves: dict[int, Rows]) -> list[str]:
     """How often each alarm rises, before gold has lost a fifth and by the look at which it has."""
     runs = list(curves.values())
     lines = ["| alarm | rises in | before | by then |", "|" + " --- |" * 4]
-    for name in ["joined", *signs_of(looks_of(runs[0]))]:
+    for name in ["joined", *signs_of(looks_of(runs[0])[0])]:
         found = [(rises(rows, name), falls(rows)) for rows in runs]
         up = [(at, down) for at, down in found if at is not None]
         before, by = (sum(down is not None and is_in_time(at, down) for at, down in up) for is_in_time in (int.__lt__, int.__le__))

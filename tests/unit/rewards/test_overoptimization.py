@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from rewards.measurements import Measurement
-from rewards.overoptimization import WHILE_TRAINING, Evidence, Sign, find_signs, join, kl_speed, summary, warn
+from rewards.overoptimization import WHILE_TRAINING, Evidence, Sign, find_signs, join, summary, warn
 
 N = 400
 PROMPTS = [str(i) for i in range(N)]
@@ -87,37 +87,30 @@ def test_signs_with_an_interval_need_the_whole_of_it():
 
 
 def test_the_guard_has_limits_of_its_own():
-    """0.22 nats for each token, two errors of a rate and 27 % of the scores are too much while PPO trains, and not yet after a round. Of 64
-    answers, 30 against 17 are 20.3 points of 100, with a pooled rate of 47 / 128 and so an error of sqrt(0.367 x 0.633 / 32) = 0.085: more
-    than two of them, and fewer than three."""
-    few = measured([1.0] * 108 + [0.0] * 292)
-    evidence = healthy(kl=[2.64] * N, scores=few, sft_scores=measured([0.5] * N))
-    names = {"kl", "scores_above_sft"}
-    assert not {name for name, sign in find_signs(evidence).items() if sign.fires} & names
-    assert {name for name, sign in find_signs(evidence, WHILE_TRAINING).items() if sign.fires} == names
+    """0.22 nats for each token and two errors of a rate are too much while PPO trains, and not yet after a round. Of 64 answers, 30 against
+    17 are 20.3 points of 100, with a pooled rate of 47 / 128 and so an error of sqrt(0.367 x 0.633 / 32) = 0.085: more than two of them,
+    and fewer than three."""
+    evidence = healthy(kl=[2.64] * N)
+    assert not find_signs(evidence)["kl"].fires and find_signs(evidence, WHILE_TRAINING)["kl"].fires
     rates = {"defects": {"repetition": 30 / 64}, "sft_defects": {"repetition": 17 / 64}, "lengths": [12] * 64, "sft_lengths": [9] * 64}
     shift = healthy(**rates, kl=[1.2] * 64)
     assert not find_signs(shift)["rule_shift"].fires and find_signs(shift, WHILE_TRAINING)["rule_shift"].fires
 
 
-def test_the_speed_of_the_kl_divergence():
-    """After update 10 it is 0.13. The last look at least four updates ago is that after update 6, with 0.05, so it has risen by 0.02 with
-    each update. Before any such look it counts from the start, where it is 0. One that falls has no speed."""
-    looks = [(3, 0.01), (6, 0.05), (7, 0.12), (8, 0.2)]
-    assert kl_speed(looks, 10, 0.13) == pytest.approx(0.02)
-    assert kl_speed([(3, 0.01)], 5, 0.1) == kl_speed([], 5, 0.1) == pytest.approx(0.02)
-    assert kl_speed(looks, 12, 0.19) == 0.0
-
-
-def test_while_ppo_trains_the_kl_divergence_counts_where_it_is_heading():
-    """1.8 nats over 12 tokens are 0.15; with 0.02 more for each of five updates they will be 0.25, which is beyond 0.21. At half that speed
-    it will be 0.2. After a round, nothing moves any more."""
-    fast, slow = healthy(kl_speed=0.02), healthy(kl_speed=0.01)
-    sign = find_signs(fast, WHILE_TRAINING)["kl"]
-    assert sign.value == pytest.approx(0.25) and sign.fires
-    assert "of 0.15 nats for each token, and 0.25 after 5 more updates" in sign.text
-    assert not find_signs(slow, WHILE_TRAINING)["kl"].fires
-    assert find_signs(fast)["kl"].value == pytest.approx(0.15)
+def test_a_weak_penalty():
+    """A gain of 0.2 at 1 nat, so the score is about 0.2 sqrt(KL). At 0.8 nats for each of 5 tokens, which are 4 nats, its slope is
+    0.2 / (2 x 2) = 0.05: a coefficient of 0.06 stops the policy before that, and one of 0.04 does not. A gain at less than 0.05 nats is
+    taken for one at 0.05: 0.2 / sqrt(0.05) / 4 = 0.224. A policy that scores lower is not held by anything, and need not be."""
+    moved = {"kl": [1.0] * N, "lengths": [5] * N, "sft_lengths": [5] * N}
+    assert find_signs(healthy(**moved, kl_coefficient=0.04), WHILE_TRAINING)["weak_penalty"].value == pytest.approx(0.05)
+    for coefficient, fires in ((0.0, True), (0.04, True), (0.06, False)):
+        sign = find_signs(healthy(**moved, kl_coefficient=coefficient), WHILE_TRAINING)["weak_penalty"]
+        assert sign.fires == fires and sign.text.endswith(f"another nat would be worth 0.05 of score and costs {coefficient:.2f}")
+    near = find_signs(healthy(**moved | {"kl": [0.01] * N}, kl_coefficient=0.1))["weak_penalty"]
+    assert near.value == pytest.approx(0.2 / 0.05**0.5 / 4)
+    lower = healthy(**moved, kl_coefficient=0.0, scores=measured([-1.0] * N))
+    assert find_signs(lower)["weak_penalty"].value == 0.0 and not find_signs(lower)["weak_penalty"].fires
+    assert "weak_penalty" not in find_signs(healthy(**moved))
 
 
 def test_a_defect_of_few_answers_is_no_sign():

@@ -31,7 +31,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def alarmed_at_once(monkeypatch):
     """Any KL divergence is too much, and any score too high. So the alarm rises in the first look, after two updates."""
-    monkeypatch.setattr(overoptimization, "WHILE_TRAINING", Limits(kl_per_token=0.0, updates_ahead=5, scores_above=-1.0))
+    monkeypatch.setattr(overoptimization, "WHILE_TRAINING", Limits(kl_per_token=0.0, scores_above=-1.0))
     monkeypatch.setattr(guarding, "KL_STEP", math.inf)
 
 
@@ -99,10 +99,8 @@ def test_warn_changes_nothing_but_says_so(stage):
     assert not (bare_folder / "heldout.jsonl").exists() and WARNINGS not in bare and "heldout_look" not in bare
     rows = rows_of(folder / "heldout.jsonl")
     assert [row["update"] for row in rows] == [2, 4, 8] and rows[-1]["alarm"]
-    # The speed counts from the last look at least four updates ago: that after update 4 for the last one, and the start for the others.
-    kls, seen = [row["kl_per_token"] for row in rows], [row["signs"]["kl"]["value"] for row in rows]
-    speeds = [kls[0] / 2, kls[1] / 4, max(0.0, kls[2] - kls[1]) / 4]
-    assert seen == pytest.approx([kl + 5 * speed for kl, speed in zip(kls, speeds, strict=True)]) and kls[0] > 0
+    assert all(row["signs"]["kl"]["value"] == pytest.approx(row["kl_per_token"]) for row in rows)
+    assert all(row["signs"]["weak_penalty"]["limit"] == PPO["kl_coefficient"] for row in rows)
     assert metrics["alarm_update"] == 2 and "policy_update" not in metrics
     assert metrics[WARNINGS][0].startswith("the alarm rose after update 2 of 8, and PPO went on: the policy ")
     assert all(find_measure(name) for name in metrics)
