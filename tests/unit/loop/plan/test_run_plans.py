@@ -63,15 +63,15 @@ def test_every_stage_of_the_run_is_planned_once():
 
 
 def test_the_time_of_a_stage_is_what_it_does():
-    """Units of a second. sft: 2,000 pairs by 64 are 32 steps, and 4 s for its trainer. policy: 80 updates, and ten looks at 64
-    answers each (one every tenth update, one after five, one at the SFT policy). These 640 are sampled, scored and read under two adapters,
-    128 at a time: 5 + 5 + 10 = 20. From round 1 on, 80 x 64 responses, 256 of the reference and those 640 are also read twice for the
-    features, and the 256 are sampled: 84 + 10 + 2 = 96 more."""
+    """Units of a second. sft: 2,000 pairs by 64 are 32 steps, and 4 s for its trainer. policy: 80 updates, and 15 looks at 64
+    answers each (one every tenth update, and seven more). These 960 are sampled, scored and read under two adapters, 128 at a time:
+    7.5 + 7.5 + 15 = 30. From round 1 on, 80 x 64 responses, 256 of the reference and those 960 are also read twice for the features, and
+    the 256 are sampled: 84 + 15 + 2 = 101 more."""
     subject = subject_of("num_rounds=2")
     rows = plan_stages(subject, Timed(subject, ONE_SECOND), FREE)
     assert seconds_of(rows, "sft", None) == 32 + 4 + STAGE_SECONDS
-    assert seconds_of(rows, "policy", 0) == 80 + 20 + STAGE_SECONDS
-    assert seconds_of(rows, "policy", 1) == pytest.approx(80 + 20 + 96 + STAGE_SECONDS)
+    assert seconds_of(rows, "policy", 0) == 80 + 30 + STAGE_SECONDS
+    assert seconds_of(rows, "policy", 1) == pytest.approx(80 + 30 + 101 + STAGE_SECONDS)
     assert seconds_of(rows, "keep", 1) == seconds_of(rows, "label", 0) == STAGE_SECONDS
     assert seconds_of(rows, "reward", 0) > 250 > seconds_of(rows, "reward", 1)  # later rounds take the retrained one
     whole = total(rows, subject, FREE, program_bytes=7)
