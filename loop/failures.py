@@ -28,6 +28,8 @@ FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.
 FULL_BYTES = 1 << 20
 NAMED_PATH = re.compile(r"\[Errno \d+\] [^:\n]+: '([^'\n]+)'")
 """How an OSError says which file it is about, also where it is quoted in another text."""
+TRACEBACK_LINES = 5
+"""How many lines of a traceback are shown where there is no log."""
 NO_MEMORY = ("not enough memory", "can't allocate memory", "CUDA out of memory")
 """What torch says where it raises a plain RuntimeError."""
 MICRO_BATCHES = {

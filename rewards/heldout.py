@@ -56,11 +56,6 @@ class HeldoutAnswers:
     logprobs: Sequence[float]
     kl: Sequence[float]
 
-    @property
-    def kl_per_token(self) -> float:
-        """The KL divergence in nats for each token."""
-        return sum(self.kl) / max(1, sum(self.lengths))
-
     @cached_property
     def lengths(self) -> list[int]:
         """The length of each answer in tokens."""
@@ -69,8 +64,7 @@ class HeldoutAnswers:
     def figures(self) -> dict[str, Any]:
         """Means over the answers, and the share of answers with each defect."""
         means = {"score": self.scores.values, "length": self.lengths, "kl": self.kl} | ({"other": self.other.values} if self.other else {})
-        found = {name: float(np.mean(values)) for name, values in means.items()}
-        return found | {"kl_per_token": self.kl_per_token, "defects": dict(self.defects)}
+        return {name: float(np.mean(values)) for name, values in means.items()} | {"defects": dict(self.defects)}
 
 
 class HeldoutLooks:

@@ -12,7 +12,7 @@ from configs.loading import validate
 from configs.schema import RunConfig
 from loop.executors import executor_for
 from loop.executors.executor import StageRequest
-from loop.failures import StageFailed
+from loop.failures import TRACEBACK_LINES, StageFailed
 from loop.functions import hash_functions
 from loop.masking import masked, secrets_here
 from loop.round import Stage
@@ -22,9 +22,6 @@ from loop.store.layout import RunFolder, StageWork
 from loop.store.progress import read_progress
 from loop.store.run_config import read_config
 from loop.terminal import Terminal
-
-ERROR_LINES = 5
-"""How many lines of a traceback are shown."""
 
 
 def config_in_this_process(folder: RunFolder, state: RunState, **sections: dict[str, Any]) -> RunConfig:
@@ -72,5 +69,5 @@ def ask(
             try:
                 return executor.run(stage.name, request, lambda: show(read_progress(work.progress)))
             except StageFailed as failed:
-                end = "\n".join(failed.detail.strip().splitlines()[-ERROR_LINES:])
+                end = "\n".join(failed.detail.strip().splitlines()[-TRACEBACK_LINES:])
                 raise LoopError(masked(f"{doing} failed: {failed}\n{end}", secrets_here())) from None

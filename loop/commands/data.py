@@ -18,7 +18,7 @@ from configs.loading import Given, read_given
 from configs.schema import RunConfig
 from loop.commands.arguments import add_config_and_settings, add_rounds, config_and_settings, find_run, new_file, runs_folder
 from loop.executors.executor import child_environment
-from loop.failures import disk_errors_explained
+from loop.failures import TRACEBACK_LINES, disk_errors_explained
 from loop.ledger import run_ledger
 from loop.printing import printable
 from loop.store.artifacts import write_synced
@@ -31,7 +31,6 @@ from rewards.curation.ledger import Ledger, reasons, table
 from rewards.data.sources import find_sources
 
 HELP = "show what a run would make of its data, without a run: removed, moved and kept rows by source, duplicates, lengths, languages"
-ERROR_LINES = 5
 NAMED_ROWS = 4
 """How many rows that cannot be used are named in the table for each reason."""
 LENGTHS = ("texts", "5 %", "25 %", "50 %", "75 %", "95 %", "longest")
@@ -104,7 +103,7 @@ def _survey(config: RunConfig, show: Callable[[int], None]) -> dict[str, Any]:
                 else:
                     return message["survey"]
         errors.seek(0)
-        end = "\n".join(errors.read().strip().splitlines()[-ERROR_LINES:])
+        end = "\n".join(errors.read().strip().splitlines()[-TRACEBACK_LINES:])
     raise LoopError(f"the data could not be read (exit code {child.returncode}):\n{end}")
 
 

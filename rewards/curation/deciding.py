@@ -60,14 +60,15 @@ def decide(
             for place in there:
                 drawn.add(place, sketches.weight[place])
         _give(ends, set(there) - set(drawn.drawn()), BEYOND_MAX)
-        used = np.union1d(sketches.prompt[_kept(ends, there)], np.fromiter(without_pair, np.int64))
+        in_use = [place for place, end in enumerate(ends) if end.step != "remove"]  # also those of which only the prompt is used
+        used = np.union1d(sketches.prompt[in_use], np.fromiter(without_pair, np.int64))
     near = None if config.near_heldout == "ignore" else sketches.prompts_near_heldout(config.near_threshold, used)
     moves: dict[Side, str] = {"heldout": HELD_OUT, "labeler": LABELER}
     for side, part in moves.items():
         _give(ends, _kept(ends, np.flatnonzero(sketches.on(side))), move(part))
     if config.near_heldout == "remove" and near is not None:
-        in_use = (KEEP, move(PROMPTS), move(LABELER))
-        _give(ends, (place for place in np.flatnonzero(near[sketches.prompt]).tolist() if ends[place] in in_use), NEAR_HELD_OUT)
+        not_held_out = (KEEP, move(PROMPTS), move(LABELER))
+        _give(ends, (place for place in np.flatnonzero(near[sketches.prompt]).tolist() if ends[place] in not_held_out), NEAR_HELD_OUT)
     return Decided(ends, near)
 
 

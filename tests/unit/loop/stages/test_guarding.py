@@ -99,7 +99,7 @@ def test_warn_changes_nothing_but_says_so(stage):
     assert not (bare_folder / "heldout.jsonl").exists() and WARNINGS not in bare and "heldout_look" not in bare
     rows = rows_of(folder / "heldout.jsonl")
     assert [row["update"] for row in rows] == [2, 4, 8] and rows[-1]["alarm"]
-    assert all(row["signs"]["kl"]["value"] == pytest.approx(row["kl_per_token"]) for row in rows)
+    assert all(row["signs"]["kl"]["value"] == pytest.approx(row["kl"] / row["length"]) for row in rows)
     assert all(row["signs"]["weak_penalty"]["limit"] == PPO["kl_coefficient"] for row in rows)
     assert metrics["alarm_update"] == 2 and "policy_update" not in metrics
     assert metrics[WARNINGS][0].startswith("the alarm rose after update 2 of 8, and PPO went on: the policy ")

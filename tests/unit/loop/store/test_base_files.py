@@ -242,16 +242,21 @@ def test_the_base_stage_records_what_is_loaded(tmp_path):
     assert find_changes(tmp_path / "out") == [f"{folder / 'config.json'}: was changed"]
 
 
-def test_a_worker_does_not_load_other_weights(tmp_path):
-    """Files that are replaced after the driver has checked them are noticed too, even while they are read."""
-    from policies.backbone import Backbone
-
+def recorded_model(tmp_path):
+    """A model's folder, the directory of a base stage that records it, and the settings of a run on it."""
     folder, base = tmp_path / "model", tmp_path / "base"
     for part in make_causal_lm(0):
         part.save_pretrained(folder)
     base.mkdir()
     (base / "base.json").write_text(json.dumps({"model": str(folder), "files": hash_files(folder)}))
-    words = (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    return folder, base, (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+
+
+def test_a_worker_does_not_load_other_weights(tmp_path):
+    """Files that are replaced after the driver has checked them are noticed too, even while they are read."""
+    from policies.backbone import Backbone
+
+    folder, base, words = recorded_model(tmp_path)
     config = load_config(overrides=words)
     assert Worker(0, 1)._backbone(config, base).hidden_size == 32
 
@@ -271,12 +276,7 @@ def test_a_worker_does_not_load_other_weights(tmp_path):
 
 def test_runs_with_one_base_and_other_settings_share_no_model(tmp_path):
     """The runs of an experiment share a worker. Its model had the adapters and the number format of the first run in all of them."""
-    folder, base = tmp_path / "model", tmp_path / "base"
-    for part in make_causal_lm(0):
-        part.save_pretrained(folder)
-    base.mkdir()
-    (base / "base.json").write_text(json.dumps({"model": str(folder), "files": hash_files(folder)}))
-    words = (f"base.model={folder}", "data.source=x.jsonl", "data.labeler_fraction=0.5", "labeler.kind=reward-model")
+    _, base, words = recorded_model(tmp_path)
     worker, found = Worker(0, 1), []
     for changed in ("lora.rank=4", "lora.rank=8", "lora.rank=8", "base.dtype=bfloat16"):
         backbone = worker._backbone(load_config(overrides=[*words, changed]), base)

@@ -129,6 +129,15 @@ def test_only_prompts_that_are_used_are_compared():
         assert curator.is_near_heldout(record.prompt_id) == (topic == first)
 
 
+@pytest.mark.parametrize("max_pairs", [None, 2])
+def test_a_moved_prompt_near_a_held_out_one_is_removed(max_pairs):
+    """Also with `max_pairs`, which draws among the pairs that are trained on: a moved prompt is asked whether it draws or not."""
+    near = LONG + "?"
+    pairs = [(pair(LONG), "heldout"), (pair(near), "training"), (pair(near, chosen="b", rejected="a"), "training"), (pair(), "training")]
+    found = ends(pairs, max_pairs, contradictions="move", near_heldout="remove")
+    assert found == ["held out", *["nearly a held-out prompt"] * 2, "keep"]
+
+
 def test_moved_prompts_are_not_asked_where_only_the_labeler_trains():
     pairs = [(pair(), "labeler"), (pair(chosen="b", rejected="a"), "labeler")]
     assert ends(pairs, contradictions="move") == ["contradiction"] * 2
