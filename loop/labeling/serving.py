@@ -66,11 +66,12 @@ async def _serve(desk: Desk, address: tuple[str, int], resume: bool) -> int:
 
 
 async def _wait(desk: Desk, stop: asyncio.Event) -> int:
-    """Serve until somebody stops the page."""
-    was_enough = False
-    while not await _stopped(stop, TICK_SECONDS):
+    """Serve until somebody stops the page. It looks once more after that, so that no label of the last moment goes unsaid."""
+    was_enough = stopped = False
+    while not stopped:
+        stopped = await _stopped(stop, TICK_SECONDS)
         desk.look()
-        if desk.state == OVER:
+        if desk.state == OVER and not stopped:
             return await _run_has_ended(desk)
         if desk.is_enough and not was_enough:
             say(f"there are enough labels: `loop resume {desk.folder.name}` continues the run")
