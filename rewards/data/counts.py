@@ -9,9 +9,8 @@ from configs.data import DataConfig
 from configs.errors import UserError
 from configs.seeds import derive_seed
 from rewards.comparisons import Comparison, Demonstration, PromptRecord
-from rewards.data.ahead import read_rows
 from rewards.data.drawing import Reservoir
-from rewards.data.reading import ReadRow
+from rewards.data.reading import ReadRow, read_source
 from rewards.data.sources import Source, find_sources
 from rewards.data.unusable import Unusable
 
@@ -99,7 +98,7 @@ def read_counted(
         capped: Reservoir[ReadRow] | None = None
         if source.config.cap:
             capped = Reservoir(source.config.cap, derive_seed(seed, "cap", source.name))
-        for row in read_rows(source, config.normalize):
+        for row in read_source(source, config.normalize):
             if isinstance(row, Unusable):
                 counts.leave_out(row, is_refused)
                 yield counts, row

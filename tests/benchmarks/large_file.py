@@ -10,9 +10,6 @@ imports, and does one of these:
     data        what the stage `data` does
     filter N    what the stage `filter` then does with limits of N tokens, and a small tokenizer
     max_pairs   what both do with `data.max_pairs=10000`, and limits of 64 tokens
-
-The stage has a large file read by a process of its own (`rewards/data/ahead.py`), whose seconds of CPU are counted, and whose memory is
-that of a pass.
 """
 
 import argparse
@@ -26,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,21 +125,17 @@ def _train_tokenizer(texts: list[str]) -> Any:
 
 def in_a_child(work: Callable[[Path], int], path: Path) -> tuple[float, float, float, int]:
     """Seconds, seconds of CPU, and the peak of memory beyond the imports of a function in a process of its own, and what it returned."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measured, work, path).result()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measured, (work, path))
 
 
 def _measured(work: Callable[[Path], int], path: Path) -> tuple[float, float, float, int]:
     os.environ.update(QUIET_LIBRARIES)  # as in the run's workers: a tokenizer has one thread there
     import_all()
-    before, start, start_busy = peak(), time.perf_counter(), _busy()
+    before, start, start_busy = peak(), time.perf_counter(), time.process_time()
     kept = work(path)
-    return time.perf_counter() - start, _busy() - start_busy, (peak() - before) / 1e6, kept
-
-
-def _busy() -> float:
-    """Seconds of CPU of this process and of those that it has started and that have ended."""
-    return sum(os.times()[:4])
+    return time.perf_counter() - start, time.process_time() - start_busy, (peak() - before) / 1e6, kept
 
 
 def import_all() -> None:
