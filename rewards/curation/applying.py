@@ -19,10 +19,11 @@ SAID_BEFORE, FOR_THE_LABELER = remove("a prompt that was there before"), remove(
 
 
 class Decision(NamedTuple):
-    """What happens to a pair. brings_prompt: whether it brings a prompt to ask that no earlier pair has brought."""
+    """What happens to a pair. side: of the split; None if nobody looked, because nothing of the pair is used. brings_prompt: whether it
+    brings a prompt to ask that no earlier pair has brought."""
 
     end: End
-    side: Side
+    side: Side | None
     brings_prompt: bool
 
 
@@ -43,7 +44,8 @@ class Decisions(Sequence[Decision]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[number] for number in range(*place.indices(len(self)))]
-        return Decision(self._ends[place], SIDES[self._sides[place]], bool(self._brings_prompt[place]))
+        side = self._sides[place]
+        return Decision(self._ends[place], SIDES[side] if side < len(SIDES) else None, bool(self._brings_prompt[place]))
 
 
 class Curator:
@@ -62,22 +64,26 @@ class Curator:
         self._without_pair: set[int] = set()  # numbers of prompts
         self._asked: set[int] = set()  # numbers of prompts
 
-    def add(self, pair: Comparison, side: Side, weight: float = 1.0) -> bool:
-        """Take in the next pair, which is on this side of the split. weight: how likely `max_pairs` draws it.
+    def draws(self, weight: float = 1.0) -> bool:
+        """Whether the next pair may be used, to be asked before `add`. weight: how likely `max_pairs` draws it.
 
-        Returns False if it is certain already that nothing of this pair is used, so that nobody has to keep it.
+        False if it is certain already that nothing of this pair is used, so that nobody has to keep it, or to know its side.
         """
-        stays = self._drawn is None or self._drawn.add(len(self.sketches), weight)
-        self.sketches.add(pair, side, weight, compares=stays)
-        return stays
+        return self._drawn is None or self._drawn.add(len(self.sketches), weight)
+
+    def add(self, pair: Comparison, side: Side | None, weight: float = 1.0, may_be_used: bool = True) -> None:
+        """Take in the next pair. side: of the split. may_be_used: what `draws` has said of it; only then must the side be known."""
+        self.sketches.add(pair, side, weight, compares=may_be_used)
 
     def add_prompt(self, record: PromptRecord | Demonstration, side: Side) -> None:
         """Take in a prompt that no pair needs to ask."""
         self._without_pair.add(self.sketches.add_prompt(record.prompt_id, record.prompt, side))
 
     def decide(self) -> Decisions:
-        """What happens to each pair, in their order."""
+        """What happens to each pair, in their order. Raises ValueError if a pair was added that `draws` was not asked about."""
         sketches = self.sketches
+        if self._drawn is not None and self._drawn.added != len(sketches):
+            raise ValueError(f"{len(sketches)} pairs were added, but `draws` was asked about {self._drawn.added}")
         decided = decide(sketches, self.config, self.max_pairs, self.seed, self._drawn, self._without_pair)
         ends, self._near = decided.ends, decided.near
         for (source, end), number in Counter(zip(sketches.source.tolist(), ends, strict=True)).items():

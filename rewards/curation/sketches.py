@@ -36,21 +36,22 @@ class Sketches:
     def __len__(self) -> int:
         return len(self._pair)
 
-    def add(self, pair: Comparison, side: Side, weight: float = 1.0, compares: bool = True) -> None:
-        """Take in the next pair, which is on this side of the split. weight: how likely it is drawn. compares: see `add_prompt`."""
+    def add(self, pair: Comparison, side: Side | None, weight: float = 1.0, compares: bool = True) -> None:
+        """Take in the next pair. side: of the split; None if nothing of the pair will be used. weight: how likely it is drawn.
+        compares: see `add_prompt`."""
         answers = [_hash(f"{pair.chosen_finished}{pair.chosen}"), _hash(f"{pair.rejected_finished}{pair.rejected}")]
         number = self._source_numbers.setdefault(pair.source, len(self._source_numbers))
         if number == len(self.sources):
             self.sources.append(pair.source)
         self._source.append(number)
-        self._side.append(SIDES.index(side))
+        self._side.append(_number_of(side))
         self.weight.append(weight)
         self._verdict.append(TIE if pair.tie else 1 if answers[0] < answers[1] else -1)
         self._pair.append(_hash(f"{pair.prompt_id}/{min(answers)}/{max(answers)}"))
         self._rater.append(_hash(pair.rater) if pair.rater else 0)
         self._prompt.append(self.add_prompt(pair.prompt_id, pair.prompt, side, compares))
 
-    def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side, compares: bool = True) -> int:
+    def add_prompt(self, prompt_id: str, prompt: Prompt, side: Side | None, compares: bool = True) -> int:
         """Take in a prompt, of which there need not be a pair. Returns its number; that of an equal one that was there before.
 
         compares: False if `prompts_near_heldout` will not be asked for this prompt, which saves most of the time that it takes.
@@ -58,8 +59,10 @@ class Sketches:
         key = _hash(prompt_id)
         number = self._prompts.setdefault(key, len(self._prompts))
         if number == len(self._sides_of_prompts):
-            self._sides_of_prompts.append(SIDES.index(side))
+            self._sides_of_prompts.append(MISSING)
             self._near_places.append(MISSING)
+        if self._sides_of_prompts[number] == MISSING:
+            self._sides_of_prompts[number] = _number_of(side)
         if compares and self.near_prompts is not None and self._near_places[number] == MISSING:
             self._near_places[number] = len(self.near_prompts)
             self.near_prompts.add(prompt_text(prompt))
@@ -96,7 +99,7 @@ class Sketches:
 
     @property
     def side(self) -> np.ndarray:
-        """The number of each pair's side in SIDES."""
+        """The number of each pair's side in SIDES; MISSING where nobody knows it."""
         return np.frombuffer(self._side, np.int8)
 
     def on(self, side: Side) -> np.ndarray:
@@ -139,6 +142,10 @@ class Sketches:
     def heldout_prompts(self) -> np.ndarray:
         """Whether each prompt, by its number, is held out."""
         return np.frombuffer(self._sides_of_prompts, np.int8) == SIDES.index("heldout")
+
+
+def _number_of(side: Side | None) -> int:
+    return MISSING if side is None else SIDES.index(side)
 
 
 def prompt_text(prompt: Prompt) -> str:

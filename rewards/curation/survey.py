@@ -120,7 +120,7 @@ class _Survey:
 
     def take_pair(self, pair: Comparison, side: Side, weight: float = 1.0) -> None:
         text = prompt_text(pair.prompt)
-        self.curator.add(pair, side, weight)
+        self.curator.add(pair, side, weight, self.curator.draws(weight))
         self.rows.add(f"{text}\n{pair.chosen}\n{pair.rejected}")
         asked, answered = self.lengths.add("prompt", text), self.lengths.add("chosen", pair.chosen)
         self.lengths.add("rejected", pair.rejected)

@@ -8,7 +8,7 @@ from typing import Any
 from configs.data import DataConfig
 from configs.errors import UserError
 from configs.seeds import derive_seed
-from rewards.comparisons import Comparison, Demonstration, PromptRecord
+from rewards.comparisons import Comparison, PromptRecord
 from rewards.data.drawing import Reservoir
 from rewards.data.reading import ReadRow, read_source
 from rewards.data.sources import Source, find_sources
@@ -52,10 +52,13 @@ class SourceCounts:
         if row.left_out or row.changed:
             self.left_out_parts.update(row.left_out)
             self.changed.update(row.changed)
-        for record in row.records:
-            self.pairs += isinstance(record, Comparison)
-            self.prompts += isinstance(record, PromptRecord)
-            self.answers += isinstance(record, Demonstration)
+        number, one = len(row.records), row.records[0]
+        if isinstance(one, Comparison):
+            self.pairs += number
+        elif isinstance(one, PromptRecord):
+            self.prompts += number
+        else:
+            self.answers += number
 
     def leave_out_beyond_cap(self, count: int) -> None:
         """Count the usable rows that were not drawn."""

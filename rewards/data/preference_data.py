@@ -86,15 +86,17 @@ class _Loader:
     def take(self, row: ReadRow, counts: SourceCounts) -> None:
         """Take a row that can be used."""
         for record in row.records:
-            side = self.split.side(record.prompt)
             if isinstance(record, Comparison):
-                self._take_pair(record, side, counts.source.config.weight)
+                self._take_pair(record, counts.source.config.weight)
             else:
                 self.taken[type(record)].append(record)
-                self.curator.add_prompt(record, side)
+                self.curator.add_prompt(record, self.split.side(record.prompt))
 
-    def _take_pair(self, pair: Comparison, side: Side, weight: float) -> None:
-        if self.curator.add(pair, side, weight):
+    def _take_pair(self, pair: Comparison, weight: float) -> None:
+        may_be_used = self.curator.draws(weight)
+        side = self.split.side(pair.prompt) if may_be_used else None
+        self.curator.add(pair, side, weight, may_be_used)
+        if may_be_used:
             self.places.append(self.num_pairs)
             self.taken[Comparison].append(replace(pair, heldout=True) if side == "heldout" else pair)
         self.num_pairs += 1
@@ -124,6 +126,7 @@ class _Loader:
         source_of = self.curator.sketches.source_of
         for place, pair in zip(self.places, pairs.lines() if isinstance(pairs, RowFile) else pairs, strict=True):
             end, side, brings_prompt = decided[place]
+            assert side is not None  # it may be used
             if end in PARTS:
                 _add(self.pairs[side], pair)
             if brings_prompt:

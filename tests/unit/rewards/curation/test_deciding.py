@@ -11,6 +11,7 @@ from rewards.comparisons import PromptRecord
 from rewards.curation.applying import Curator, repeated_in
 from rewards.curation.deciding import contradictions, decide
 from rewards.curation.ledger import KEEP
+from rewards.curation.sketches import Sketches
 from rewards.data.splits import content_id
 from tests.unit.rewards.curation.pairs import pair, sketch
 
@@ -111,7 +112,8 @@ def test_only_prompts_that_are_used_are_compared():
     reference = decide(sketch(pairs), CurationConfig(near_heldout="remove"), 60, 0)
     curator = Curator(CurationConfig(near_heldout="remove"), 60, 0)
     for row, side in pairs:
-        curator.add(row, side)
+        may_be_used = curator.draws()
+        curator.add(row, side if may_be_used else None, may_be_used=may_be_used)
     ends = [decision.end for decision in curator.decide()]
     assert ends == reference.ends
     drawn = [end.why != "beyond data.max_pairs" for end in ends]
@@ -181,9 +183,28 @@ def test_what_is_repeated_among_the_rows_of_a_reward_model_is_counted():
 def test_max_pairs_draws_the_same_pairs_while_they_come_in():
     """The reference draws once all pairs are there. A pair that was refused on its way in is not drawn, and most are refused."""
     pairs, curator = [pair(f"question {i}") for i in range(200)], Curator(CurationConfig(), 10, 0)
-    stays = [curator.add(row, "training") for row in pairs]
+    stays = []
+    for row in pairs:
+        stays.append(curator.draws())
+        curator.add(row, "training" if stays[-1] else None, may_be_used=stays[-1])
     decided = curator.decide()
+    assert [decision.side for decision in decided] == ["training" if stay else None for stay in stays]
     assert [decision.end.why or decision.end.step for decision in decided] == ends(pairs, max_pairs=10)
     kept = [decision.end == KEEP for decision in decided]
     assert sum(kept) == 10 and all(stay for stay, is_kept in zip(stays, kept, strict=True) if is_kept)
     assert sum(stays) < 100  # in the mean 10 (1 + ln 20) = 40
+
+
+def test_the_side_of_a_prompt_is_that_of_the_first_pair_that_may_be_used():
+    """Nobody looks for the side of a pair that is turned away, and a later one with the same prompt may be drawn."""
+    sketches = Sketches(compares_prompts=True)
+    for side in (None, "heldout", None):
+        sketches.add(pair("question"), side, compares=side is not None)
+    assert sketches.heldout_prompts.tolist() == [True] and sketches.on("heldout").tolist() == [False, True, False]
+
+
+def test_a_curator_that_was_not_asked_says_so():
+    curator = Curator(CurationConfig(), 10, 0)
+    curator.add(pair("question"), "training")
+    with pytest.raises(ValueError, match="1 pairs were added, but `draws` was asked about 0"):
+        curator.decide()
