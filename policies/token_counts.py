@@ -12,7 +12,7 @@ from typing import Any
 import transformers
 from tokenizers import models, pre_tokenizers
 
-from policies.tokenization import DialogueRefused, Prompt, Written, encode_completions, encode_prompts, write_messages
+from policies.tokenization import DialogueRefused, Prompt, Written, closing_tokens, encode_completions, encode_prompts, write_messages
 
 
 def measure_prompts(tokenizer: Any, prompts: Sequence[Prompt], limit: int) -> list[int | DialogueRefused]:
@@ -77,8 +77,9 @@ def _count(tokenizer: Any, texts: list[str], adds_special_tokens: bool, splits_s
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    closing = closing_tokens(tokenizer) if adds_special_tokens else 0  # only prompts get special tokens, and they are left open
     backend.encode_special_tokens = splits_special_tokens
-    return list(map(len, backend.encode_batch_fast(texts, add_special_tokens=adds_special_tokens)))
+    return [len(found) - closing for found in backend.encode_batch_fast(texts, add_special_tokens=adds_special_tokens)]
 
 
 @lru_cache(maxsize=8)

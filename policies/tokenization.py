@@ -32,18 +32,18 @@ def last_turn(prompt: Prompt) -> str:
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Return the token ids of a prompt, ready for the model to answer.
 
-    Messages are encoded by `encode_messages`. Plain text is encoded as the tokenizer does it. Special tokens in plain text are taken as
-    such, because some data sets contain prompts that a chat template has written.
+    Messages are encoded by `encode_messages`. Plain text is encoded as the tokenizer does it, without what it may write behind every text.
+    Special tokens in plain text are taken as such, because some data sets contain prompts that a chat template has written.
     """
     if isinstance(prompt, str):
-        return tokenizer(prompt)["input_ids"]
+        return _without_closing(tokenizer, tokenizer(prompt)["input_ids"])
     return encode_messages(tokenizer, prompt, add_generation_prompt=True)
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int] | DialogueRefused]:
     """What `encode_prompt` returns, or the error that it raises, for each prompt. Plain texts are encoded at once, which is faster."""
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = iter(tokenizer(texts)["input_ids"] if texts else [])
+    encoded = (_without_closing(tokenizer, ids) for ids in (tokenizer(texts)["input_ids"] if texts else []))
     return [next(encoded) if isinstance(prompt, str) else _encode_or_refuse(tokenizer, prompt) for prompt in prompts]
 
 
@@ -52,6 +52,18 @@ def _encode_or_refuse(tokenizer: Any, messages: Sequence[dict[str, str]]) -> lis
         return encode_messages(tokenizer, messages, add_generation_prompt=True)
     except DialogueRefused as error:
         return error
+
+
+@lru_cache(maxsize=8)
+def closing_tokens(tokenizer: Any) -> int:
+    """Return how many special tokens a tokenizer writes behind every text: for example the end token, with `add_eos_token`."""
+    bare, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    return next((n for n in range(len(whole) - len(bare) + 1) if bare and whole[: len(whole) - n][-len(bare) :] == bare), 0)
+
+
+def _without_closing(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The ids of a text that is to be continued: an answer after an end token would be that to another text."""
+    return ids[: len(ids) - closing_tokens(tokenizer)]
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
@@ -66,7 +78,7 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
 
 def hh_template(tokenizer: Any) -> str:
     """Return a chat template that writes what `encode_messages` writes for this tokenizer, which has none."""
-    begins = "{{ bos_token }}" if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else ""
+    begins = "{{ bos_token }}" if encode_prompt(tokenizer, "")[:1] == [tokenizer.bos_token_id] else ""
     name = f"{json.dumps(HH_NAMES)}.get(message['role'], message['role'])"
     turns = f"{{% for message in messages %}}{{{{ '\\n\\n' + {name} + ': ' + message['content'] }}}}{{% endfor %}}"
     return f"{begins}{turns}{{% if add_generation_prompt %}}{{{{ '\\n\\nAssistant:' }}}}{{% endif %}}"
@@ -100,7 +112,7 @@ def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool
     """
     messages = json.loads(dialogue)
     if not template:
-        return tuple(tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"])
+        return tuple(_without_closing(tokenizer, tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"]))
     # Sanitizing also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
     special = _holds_special_token(tokenizer, messages)
     with _refusing():

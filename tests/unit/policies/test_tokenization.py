@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from policies.token_counts import measure_prompts
 from policies.tokenization import (
     DialogueRefused,
     as_read,
@@ -15,6 +16,7 @@ from policies.tokenization import (
     encode_messages,
     encode_prompt,
     encode_prompts,
+    hh_template,
 )
 from tests.conftest import make_causal_lm
 
@@ -145,3 +147,20 @@ def test_many_texts_are_encoded_as_one(tokenizer):
     assert encode_prompts(tokenizer, prompts) == [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions = [("one", True), ("", True), ("two<|end|>", False), ("", False)]
     assert encode_completions(tokenizer, completions) == [encode_completion(tokenizer, text, finished) for text, finished in completions]
+
+
+@pytest.mark.parametrize("begin", ["", "<s> "])
+def test_a_prompt_is_open_where_the_tokenizer_ends_every_text(begin):
+    """As tokenizers do that were saved with `add_eos_token`: an answer must not follow an end token. A start token stays."""
+    ordinary, tokenizer, messages = gpt2_like(), gpt2_like(), [{"role": "user", "content": "is it?"}]
+    start, end = [tokenizer.convert_tokens_to_ids("<s>")] * bool(begin), tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin}$A <|endoftext|>", special_tokens=[("<s>", 1), ("<|endoftext|>", end)]
+    )
+    plain, dialogue = encode_prompt(ordinary, "is it?"), encode_prompt(ordinary, messages)
+    assert tokenizer("is it?")["input_ids"] == [*start, *plain, end]
+    assert encode_prompt(tokenizer, "is it?") == [*start, *plain] == encode_prompts(tokenizer, ["is it?"])[0]
+    assert encode_prompt(tokenizer, messages) == [*start, *dialogue]
+    assert measure_prompts(tokenizer, ["is it?", messages], 1) == [len(start + plain), len(start + dialogue)]
+    assert encode_completion(tokenizer, "is it?") == [*plain, end]
+    assert "bos_token" not in hh_template(tokenizer)  # the end token of this tokenizer is its start token too
