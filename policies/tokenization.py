@@ -73,7 +73,8 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
     inside a message are encoded as plain text. Raises DialogueRefused if the template cannot write the dialogue. Many templates want
     turns that alternate, and some do not allow a system turn.
     """
-    return list(_encode_turns(tokenizer, tokenizer.chat_template, json.dumps(list(messages)), add_generation_prompt))
+    template = str(tokenizer.chat_template or "")  # some tokenizers have several, by name
+    return list(_encode_turns(tokenizer, template, json.dumps(list(messages)), add_generation_prompt))
 
 
 def hh_template(tokenizer: Any) -> str:
@@ -105,10 +106,11 @@ def write_messages(tokenizer: Any, messages: Sequence[dict[str, Any]], add_gener
 
 
 @lru_cache(maxsize=8192)
-def _encode_turns(tokenizer: Any, template: str | None, dialogue: str, ask: bool) -> tuple[int, ...]:
+def _encode_turns(tokenizer: Any, template: str, dialogue: str, ask: bool) -> tuple[int, ...]:
     """What `encode_messages` returns. Cached, because every stage asks for the same few thousand prompts, and a template is slow.
 
-    dialogue: the messages as JSON, because the cache wants something that cannot change, and the calls of tools are nested.
+    template: the tokenizer's own, or "" if it has none. dialogue: the messages as JSON, because the cache wants something that cannot
+    change, and the calls of tools are nested.
     """
     messages = json.loads(dialogue)
     if not template:

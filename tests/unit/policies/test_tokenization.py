@@ -149,6 +149,20 @@ def test_many_texts_are_encoded_as_one(tokenizer):
     assert encode_completions(tokenizer, completions) == [encode_completion(tokenizer, text, finished) for text, finished in completions]
 
 
+def test_of_several_templates_the_default_one_writes(tmp_path):
+    """Hermes 2 Pro, Command R and others have another one for calls of tools. transformers then gives them by name."""
+    tokenizer, messages = make_causal_lm()[1], [{"role": "user", "content": "hi"}]
+    expected, template = encode_prompt(tokenizer, messages), tokenizer.chat_template
+    tokenizer.chat_template = {"default": template, "tool_use": f"{template}tools"}
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path)):
+        assert isinstance(one.chat_template, dict) and encode_prompt(one, messages) == expected
+        assert measure_prompts(one, [messages], 1) == [len(expected)]
+    tokenizer.chat_template = {"tool_use": template}
+    with pytest.raises(DialogueRefused, match="no default specified"):
+        encode_prompt(tokenizer, messages)
+
+
 @pytest.mark.parametrize("begin", ["", "<s> "])
 def test_a_prompt_is_open_where_the_tokenizer_ends_every_text(begin):
     """As tokenizers do that were saved with `add_eos_token`: an answer must not follow an end token. A start token stays."""
