@@ -9,13 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
+from transformers.utils import chat_template_utils
 
 Prompt = str | list[dict[str, str]]
 """Plain text, or messages of `role` and `content` (TRL's conversational form)."""
+DAY = datetime(2024, 7, 26)
+"""The day that chat templates write that ask for today's, as those of Llama 3.2 and SmolLM3 do. A prompt must be the same on every day, so
+that a run that goes on tomorrow ends with the same bytes. This one is what Llama 3.2's template writes where it cannot ask."""
 HH_NAMES = {"user": "Human", "assistant": "Assistant", "system": "System"}
 """How the roles are called in the form of HH, which base models without a chat template get."""
 
@@ -100,7 +105,7 @@ def write_messages(tokenizer: Any, messages: Sequence[dict[str, Any]], add_gener
         return Written(_as_hh(messages, add_generation_prompt), adds_special_tokens=True, splits_special_tokens=True)
     if _holds_special_token(tokenizer, messages):
         return None
-    with _refusing():
+    with _writing():
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False)
     return Written(text, adds_special_tokens=False, splits_special_tokens=False)
 
@@ -117,7 +122,7 @@ def _encode_turns(tokenizer: Any, template: str, dialogue: str, ask: bool) -> tu
         return tuple(_without_closing(tokenizer, tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"]))
     # Sanitizing also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
     special = _holds_special_token(tokenizer, messages)
-    with _refusing():
+    with _writing():
         written = tokenizer.apply_chat_template(messages, add_generation_prompt=ask, return_dict=True, sanitize_control_tokens=special)
     return tuple(written["input_ids"])
 
@@ -134,13 +139,24 @@ def _holds_special_token(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> 
     return any(_special_tokens(tokenizer).pattern.search(m["content"]) for m in messages)
 
 
+class _StoppedClock:
+    """What transformers asks for the time while a chat template writes."""
+
+    @staticmethod
+    def now() -> datetime:
+        return DAY
+
+
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """Turns what a chat template raises into DialogueRefused."""
+def _writing() -> Iterator[None]:
+    """Lets a chat template write, always on the same DAY, and turns what it raises into DialogueRefused."""
+    clock, chat_template_utils.datetime = chat_template_utils.datetime, _StoppedClock  # type: ignore[attr-defined, misc, assignment]
     try:
         yield
     except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
         raise DialogueRefused(str(error)) from None
+    finally:
+        chat_template_utils.datetime = clock  # type: ignore[attr-defined, misc]
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:

@@ -1,10 +1,13 @@
 """Special tokens come only from a chat template and from the end of an answer. Texts are shown to labelers as they are scored."""
 
 import copy
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers.utils import chat_template_utils
 
 from policies.token_counts import measure_prompts
 from policies.tokenization import (
@@ -161,6 +164,18 @@ def test_of_several_templates_the_default_one_writes(tmp_path):
     tokenizer.chat_template = {"tool_use": template}
     with pytest.raises(DialogueRefused, match="no default specified"):
         encode_prompt(tokenizer, messages)
+
+
+@pytest.mark.parametrize("content", ["hi", "hi<|end|>"])
+def test_a_template_that_asks_for_the_day_always_gets_the_same(monkeypatch, content):
+    """Llama 3.2, SmolLM3, Granite and gpt-oss write today's date into each prompt, also inside a macro. The clock says another day."""
+    tokenizer, messages = make_causal_lm()[1], [{"role": "user", "content": content}]
+    date = "{% macro today() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}Today is {{ today() }}."
+    tokenizer.chat_template = date + tokenizer.chat_template
+    monkeypatch.setattr(chat_template_utils, "datetime", SimpleNamespace(now=lambda: datetime(2031, 1, 2)))
+    ids = encode_prompt(tokenizer, messages)
+    assert tokenizer.decode(ids).startswith("Today is 26 Jul 2024.") and "2031" in tokenizer.apply_chat_template(messages, tokenize=False)
+    assert measure_prompts(tokenizer, [messages], 1) == [len(ids)]
 
 
 @pytest.mark.parametrize("begin", ["", "<s> "])
