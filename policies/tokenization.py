@@ -38,17 +38,18 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Return the token ids of a prompt, ready for the model to answer.
 
     Messages are encoded by `encode_messages`. Plain text is encoded as the tokenizer does it, without what it may write behind every text.
-    Special tokens in plain text are taken as such, because some data sets contain prompts that a chat template has written.
+    Special tokens in plain text are taken as such, because some data sets contain prompts that a chat template has written. So is a start
+    token: the tokenizer's own is then left out.
     """
     if isinstance(prompt, str):
-        return _without_closing(tokenizer, tokenizer(prompt)["input_ids"])
+        return _to_continue(tokenizer, tokenizer(prompt)["input_ids"])
     return encode_messages(tokenizer, prompt, add_generation_prompt=True)
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int] | DialogueRefused]:
     """What `encode_prompt` returns, or the error that it raises, for each prompt. Plain texts are encoded at once, which is faster."""
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    encoded = (_without_closing(tokenizer, ids) for ids in (tokenizer(texts)["input_ids"] if texts else []))
+    encoded = (_to_continue(tokenizer, ids) for ids in (tokenizer(texts)["input_ids"] if texts else []))
     return [next(encoded) if isinstance(prompt, str) else _encode_or_refuse(tokenizer, prompt) for prompt in prompts]
 
 
@@ -60,15 +61,30 @@ def _encode_or_refuse(tokenizer: Any, messages: Sequence[dict[str, str]]) -> lis
 
 
 @lru_cache(maxsize=8)
-def closing_tokens(tokenizer: Any) -> int:
-    """Return how many special tokens a tokenizer writes behind every text: for example the end token, with `add_eos_token`."""
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer writes in front of every text and behind it, for example the end token with `add_eos_token`."""
     bare, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
-    return next((n for n in range(len(whole) - len(bare) + 1) if bare and whole[: len(whole) - n][-len(bare) :] == bare), 0)
+    starts = [i for i in range(len(whole) - len(bare) + 1) if bare and whole[i : i + len(bare)] == bare]
+    return (whole[: starts[0]], whole[starts[0] + len(bare) :]) if starts else ([], [])
 
 
-def _without_closing(tokenizer: Any, ids: list[int]) -> list[int]:
-    """The ids of a text that is to be continued: an answer after an end token would be that to another text."""
-    return ids[: len(ids) - closing_tokens(tokenizer)]
+def closing_tokens(tokenizer: Any) -> int:
+    """Return how many special tokens a tokenizer writes behind every text."""
+    return len(_frame(tokenizer)[1])
+
+
+def opens_with_start(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer writes its start token in front of every text."""
+    return tokenizer.bos_token_id is not None and _frame(tokenizer)[0][:1] == [tokenizer.bos_token_id]
+
+
+def _to_continue(tokenizer: Any, ids: list[int]) -> list[int]:
+    """The ids of a text that is to be continued, from those that the tokenizer gives.
+
+    An answer after an end token would be that to another text. A text that spells out its start token gets no second one.
+    """
+    start = 1 if ids[:2] == [tokenizer.bos_token_id] * 2 and opens_with_start(tokenizer) else 0
+    return ids[start : len(ids) - closing_tokens(tokenizer)]
 
 
 def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
@@ -84,7 +100,7 @@ def encode_messages(tokenizer: Any, messages: Sequence[dict[str, str]], add_gene
 
 def hh_template(tokenizer: Any) -> str:
     """Return a chat template that writes what `encode_messages` writes for this tokenizer, which has none."""
-    begins = "{{ bos_token }}" if encode_prompt(tokenizer, "")[:1] == [tokenizer.bos_token_id] else ""
+    begins = "{{ bos_token }}" if opens_with_start(tokenizer) else ""
     name = f"{json.dumps(HH_NAMES)}.get(message['role'], message['role'])"
     turns = f"{{% for message in messages %}}{{{{ '\\n\\n' + {name} + ': ' + message['content'] }}}}{{% endfor %}}"
     return f"{begins}{turns}{{% if add_generation_prompt %}}{{{{ '\\n\\nAssistant:' }}}}{{% endif %}}"
@@ -119,7 +135,7 @@ def _encode_turns(tokenizer: Any, template: str, dialogue: str, ask: bool) -> tu
     """
     messages = json.loads(dialogue)
     if not template:
-        return tuple(_without_closing(tokenizer, tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"]))
+        return tuple(_to_continue(tokenizer, tokenizer(_as_hh(messages, ask), split_special_tokens=True)["input_ids"]))
     # Sanitizing also encodes ordinary added tokens of the template, such as <think>, as plain text, so it is used only where needed.
     special = _holds_special_token(tokenizer, messages)
     with _writing():

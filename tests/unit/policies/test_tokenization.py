@@ -193,3 +193,16 @@ def test_a_prompt_is_open_where_the_tokenizer_ends_every_text(begin):
     assert measure_prompts(tokenizer, ["is it?", messages], 1) == [len(start + plain), len(start + dialogue)]
     assert encode_completion(tokenizer, "is it?") == [*plain, end]
     assert "bos_token" not in hh_template(tokenizer)  # the end token of this tokenizer is its start token too
+
+
+def test_a_prompt_that_spells_out_its_start_token_has_one():
+    """As a prompt does that Llama's chat template has written. One inside stays, and so do two where the tokenizer adds none."""
+    tokenizer, ordinary, text = gpt2_like(), gpt2_like(), "<s>is it?<s>"
+    tokenizer.bos_token = ordinary.bos_token = "<s>"
+    start = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    expected = ordinary(text)["input_ids"]
+    assert expected[0] == expected[-1] == start and tokenizer(text)["input_ids"] == [start, *expected]
+    assert encode_prompt(tokenizer, text) == encode_prompt(tokenizer, text.removeprefix("<s>")) == expected
+    assert measure_prompts(tokenizer, [text, text.removeprefix("<s>")], 1) == [len(expected)] * 2
+    assert encode_prompt(ordinary, f"<s>{text}") == [start, *expected]
