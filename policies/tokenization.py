@@ -224,11 +224,21 @@ def holds_stop_string(tokenizer: Any, ids: Sequence[int], stop_strings: Sequence
     """Tell whether the last token of sampled ids completes one of the stop strings.
 
     Only the end of the text is decoded: a stop string of n bytes lies in the last n tokens. The token before them is decoded as well,
-    because some tokenizers drop the space in front of a text.
+    because some tokenizers drop the space in front of a text. Tokens of single bytes are decoded with all their neighbors of this kind:
+    where these are no valid text together, none of them is shown.
     """
     longest = max(len(stop.encode()) for stop in stop_strings)
-    text = _decode(tokenizer, ids[-longest - 1 :])
+    start, single_bytes = max(0, len(ids) - longest - 1), _single_bytes(tokenizer)
+    while start and ids[start] in single_bytes:
+        start -= 1
+    text = _decode(tokenizer, ids[start:])
     return any(stop in text for stop in stop_strings)
+
+
+@lru_cache(maxsize=8)
+def _single_bytes(tokenizer: Any) -> frozenset[int]:
+    """The tokens with which some tokenizers, such as that of Llama 2, write what they have no other token for, one for each byte."""
+    return frozenset(id for token, id in tokenizer.get_vocab().items() if re.fullmatch(r"<0x[0-9A-F]{2}>", token))
 
 
 def _without_end(tokenizer: Any, ids: Sequence[int]) -> list[int]:

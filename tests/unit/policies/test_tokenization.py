@@ -20,6 +20,7 @@ from policies.tokenization import (
     encode_prompt,
     encode_prompts,
     hh_template,
+    holds_stop_string,
 )
 from tests.conftest import make_causal_lm
 
@@ -206,3 +207,15 @@ def test_a_prompt_that_spells_out_its_start_token_has_one():
     assert encode_prompt(tokenizer, text) == encode_prompt(tokenizer, text.removeprefix("<s>")) == expected
     assert measure_prompts(tokenizer, [text, text.removeprefix("<s>")], 1) == [len(expected)] * 2
     assert encode_prompt(ordinary, f"<s>{text}") == [start, *expected]
+
+
+@pytest.mark.parametrize("text", ["ค่ะ", "hey", "🙂", "สวัสดีค่ะ 🙂"])
+def test_a_stop_string_is_found_behind_letters_that_are_bytes(text):
+    """Llama 2 writes line feeds and most Thai letters in tokens of one byte. The stop string ends at the last token, and not before."""
+    vocabulary = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"Human:hey "]
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(dict.fromkeys(vocabulary))}, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    for stop in ("\n\nHuman:", "\n"):
+        ids = encode_completion(tokenizer, f"{text}{stop}", finished=False)
+        assert [holds_stop_string(tokenizer, ids[: i + 1], ["nothing", stop]) for i in range(len(ids))] == [False] * (len(ids) - 1) + [True]
