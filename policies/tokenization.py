@@ -236,9 +236,10 @@ def holds_stop_string(tokenizer: Any, ids: Sequence[int], stop_strings: Sequence
 
 
 @lru_cache(maxsize=8)
-def _single_bytes(tokenizer: Any) -> frozenset[int]:
-    """The tokens with which some tokenizers, such as that of Llama 2, write what they have no other token for, one for each byte."""
-    return frozenset(id for token, id in tokenizer.get_vocab().items() if re.fullmatch(r"<0x[0-9A-F]{2}>", token))
+def _single_bytes(tokenizer: Any) -> dict[int, int]:
+    """The byte of each token with which some tokenizers, such as that of Llama 2, write what they have no other token for."""
+    found = {id: int(token[3:5], 16) for token, id in tokenizer.get_vocab().items() if re.fullmatch(r"<0x[0-9A-F]{2}>", token)}
+    return found if len(found) == 256 else {}
 
 
 def _without_end(tokenizer: Any, ids: Sequence[int]) -> list[int]:
@@ -246,7 +247,22 @@ def _without_end(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    """The text of some ids. A letter that is cut off at the end is one U+FFFD, and does not make such of whole letters before it."""
+    cut = _bytes_of_cut_letter(tokenizer, ids)
+    text = tokenizer.decode(ids[: len(ids) - cut], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return f"{text}\ufffd" if cut else text
+
+
+def _bytes_of_cut_letter(tokenizer: Any, ids: Sequence[int]) -> int:
+    """How many tokens of single bytes at the end are the first bytes of a letter in UTF-8 whose last bytes are missing."""
+    single_bytes = _single_bytes(tokenizer)
+    for count, id in enumerate(reversed(ids[-3:]), start=1):
+        byte = single_bytes.get(id, 0)
+        if byte >= 0xC0:  # the first byte of a letter of two, three or four
+            return count if count < 2 + (byte >= 0xE0) + (byte >= 0xF0) else 0
+        if byte < 0x80:  # not within a letter
+            return 0
+    return 0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,14 @@ def gpt2_like():
     )
 
 
+def llama2_like():
+    """Make a tokenizer with tokens of single bytes, and a few letters. It has none in Thai."""
+    vocabulary = dict.fromkeys(["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"Human:hey "])
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(vocabulary)}, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+
+
 @pytest.fixture(params=["embedded", "gpt2-like"])
 def tokenizer(request):
     return make_causal_lm()[1] if request.param == "embedded" else gpt2_like()
@@ -212,10 +220,19 @@ def test_a_prompt_that_spells_out_its_start_token_has_one():
 @pytest.mark.parametrize("text", ["ค่ะ", "hey", "🙂", "สวัสดีค่ะ 🙂"])
 def test_a_stop_string_is_found_behind_letters_that_are_bytes(text):
     """Llama 2 writes line feeds and most Thai letters in tokens of one byte. The stop string ends at the last token, and not before."""
-    vocabulary = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"Human:hey "]
-    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(dict.fromkeys(vocabulary))}, [], byte_fallback=True))
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    tokenizer = llama2_like()
     for stop in ("\n\nHuman:", "\n"):
         ids = encode_completion(tokenizer, f"{text}{stop}", finished=False)
         assert [holds_stop_string(tokenizer, ids[: i + 1], ["nothing", stop]) for i in range(len(ids))] == [False] * (len(ids) - 1) + [True]
+
+
+@pytest.mark.parametrize("text", ["hey สวัสดีค่ะ", "ไหม 🙂", "é"])
+def test_a_letter_that_is_cut_off_leaves_the_others_readable(text):
+    """An answer at the length limit may end in the middle of a letter. transformers would then show no letter in front of it either."""
+    tokenizer = llama2_like()
+    for size in range(len(text)):
+        whole, letter = text[:size], encode_completion(tokenizer, text[size], finished=False)
+        ids = encode_completion(tokenizer, whole, finished=False)
+        for cut in range(1, len(letter)):
+            assert decode_completion(tokenizer, ids + letter[:cut]) == f"{whole}\ufffd"
+        assert decode_completion(tokenizer, [*ids, *letter, tokenizer.eos_token_id]) == text[: size + 1]
