@@ -166,13 +166,14 @@ class _StoppedClock:
 @contextmanager
 def _writing() -> Iterator[None]:
     """Lets a chat template write, always on the same DAY, and turns what it raises into DialogueRefused."""
-    clock, chat_template_utils.datetime = chat_template_utils.datetime, _StoppedClock  # type: ignore[attr-defined, misc, assignment]
+    template_utils: Any = chat_template_utils
+    clock, template_utils.datetime = getattr(template_utils, "datetime", None), _StoppedClock  # another version may not have it
     try:
         yield
     except (TemplateError, ValueError) as error:  # transformers raises ValueError if it cannot encode a token as plain text
         raise DialogueRefused(str(error)) from None
     finally:
-        chat_template_utils.datetime = clock  # type: ignore[attr-defined, misc]
+        template_utils.datetime = clock
 
 
 def encode_completion(tokenizer: Any, completion: str, finished: bool = True) -> list[int]:
