@@ -89,6 +89,26 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_base(self) -> "RunConfig":
+        hidden, pairs = self.base.hidden_size, 2 * self.base.num_heads  # the rotary embedding turns pairs of numbers
+        if self.base.model == "embedded" and hidden % pairs:
+            raise BadValue(
+                f"base.hidden_size={hidden} cannot be divided among base.num_heads={self.base.num_heads} heads of an even size",
+                f"change one of them, for example base.hidden_size={_round_up(hidden, pairs)}",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_lora(self) -> "RunConfig":
+        target = self.lora.target_modules
+        if self.lora.layers == "upper-half" and isinstance(target, str) and target != "all-linear":
+            raise BadValue(
+                f"lora.layers=upper-half needs the names of layers, but lora.target_modules is the pattern {target!r}",
+                "give a list of names, for example lora.target_modules='[q_proj, v_proj]', or set lora.layers=all",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_ppo(self) -> "RunConfig":
         ppo, workers = self.ppo, self.runtime.workers
         for name in ("num_minibatches", "samples_per_prompt"):

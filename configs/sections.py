@@ -42,7 +42,7 @@ class BaseConfig(Section):
     vocabulary_size: PositiveInt = 1536
     """Only for `embedded`: the number of tokens in the vocabulary (byte-level BPE)."""
     hidden_size: PositiveInt = 128
-    """Only for `embedded`: the size of the hidden states. The MLP is three times as wide."""
+    """Only for `embedded`: the size of the hidden states, a multiple of twice `num_heads`. The MLP is three times as wide."""
     num_layers: PositiveInt = 3
     """Only for `embedded`: the number of decoder layers."""
     num_heads: PositiveInt = 4
@@ -281,6 +281,12 @@ class PPOConfig(Section):
                 self.kl_target is not None and not self.kl_coefficient,
                 "ppo.kl_target multiplies ppo.kl_coefficient by a factor in each update, so a coefficient of 0 would stay 0",
                 "set ppo.kl_coefficient to the value to start from, for example 0.05",
+            ),
+            (
+                self.kl_target is not None and self.batch_size >= 5 * self.kl_horizon,
+                f"ppo.kl_horizon is {self.kl_horizon}, so an update of {self.batch_size} responses (ppo.batch_size) could lower the KL "
+                "coefficient to 0 or below, where it would reward moving away",
+                f"set ppo.kl_horizon to more than {self.batch_size // 5}, for example 10000",
             ),
             (
                 self.kl_is_in_loss and self.kl_estimator == "k1",

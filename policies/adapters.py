@@ -7,6 +7,7 @@ Adapters are PEFT's, in memory and on disk, so other programs can load them. Two
 """
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,15 +77,20 @@ class AdaptedModel:
     def _make_adapter(self, name: str, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if self._peft_model is None:
-                self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
-            else:
-                self._peft_model.add_adapter(name, self._lora_config())
+            try:
+                if self._peft_model is None:
+                    self._peft_model = PeftModel(self.causal_lm, self._lora_config(), adapter_name=name)
+                else:
+                    self._peft_model.add_adapter(name, self._lora_config())
+            except ValueError as error:
+                to_do = "name layers of the base in a list, for example '[q_proj, v_proj]', or set it to all-linear"
+                where = f"lora.target_modules={self.lora_settings.target_modules}"
+                raise UserError(f"PEFT finds no place for an adapter: {error}", where, to_do) from None
         self._take_in_modules()
         for module in self._modules:  # PEFT's new modules start in train mode, whatever mode the model is in
             vars(module)["training"] = self.causal_lm.training
-        named = self.causal_lm.named_parameters()
-        self._parameters[name] = [parameter for key, parameter in named if "lora_" in key and f".{name}." in key]
+        of_adapter = re.compile(rf"\.lora_\w+\.{re.escape(name)}(\.|$)")  # the matrices of an embedding have nothing after the name
+        self._parameters[name] = [parameter for key, parameter in self.causal_lm.named_parameters() if of_adapter.search(key)]
         self.causal_lm._hf_peft_config_loaded = True  # tells transformers that a quantized model has something to train
 
     def _take_in_modules(self) -> None:

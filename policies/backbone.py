@@ -9,6 +9,7 @@
 Letters: N real tokens of a batch, M chosen tokens, H hidden.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -83,6 +84,11 @@ class Backbone(AdaptedModel):
     def hidden_size(self) -> int:
         """H, the size of a hidden state after the final norm. OPT-350m projects its states to a smaller size before its output layer."""
         return self.causal_lm.get_output_embeddings().in_features
+
+    @property
+    def max_tokens(self) -> int | float:
+        """The most tokens that a row may have. It is infinite if the model has no limit."""
+        return max_positions(self.causal_lm.config.get_text_config().to_dict()) or math.inf
 
     @property
     def start_layer(self) -> int:

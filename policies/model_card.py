@@ -42,26 +42,30 @@ from transformers import AutoTokenizer
 folder = "."  # where this file is
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
-scale = json.load(open(f"{folder}/normalization.json"))
+{padding}scale = json.load(open(f"{folder}/normalization.json"))
 {prompt}
 answer = tokenizer("Yellow.", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
 with torch.no_grad():
     raw = model(input_ids=torch.tensor([prompt + answer])).logits[0, 0].item()
 print((raw - scale["mean"]) / scale["std"])"""
+NO_PADDING = "model.config.get_text_config().pad_token_id = None  # it is the end token, where the score is read\n"
+"""transformers reads the score in front of all pad tokens. Some bases pad with the end token."""
 
 
 def write_card(folder: Path, backbone: Backbone, what: str, round_number: int | None) -> None:
     """Write tokenizer and README.md beside the adapter in `folder`. what: a key of WHAT."""
     backbone.tokenizer.save_pretrained(folder)
     base = OWN_BASE if backbone.name == "embedded" else backbone.name
-    (folder / "README.md").write_text(card(what, round_number, base, backbone.tokenizer), encoding="utf-8")
+    pads_with_end = backbone.causal_lm.config.get_text_config().pad_token_id == backbone.tokenizer.eos_token_id
+    (folder / "README.md").write_text(card(what, round_number, base, backbone.tokenizer, pads_with_end), encoding="utf-8")
 
 
-def card(what: str, round_number: int | None, base: str, tokenizer: Any) -> str:
-    """Return the text of README.md, with PEFT's front matter."""
+def card(what: str, round_number: int | None, base: str, tokenizer: Any, pads_with_end: bool = False) -> str:
+    """Return the text of README.md, with PEFT's front matter. pads_with_end: whether the base's pad token is the end token."""
     is_policy = what in ("sft", "policy", "dpo", "refresh")
     made = "before round 0" if round_number is None else f"in round {round_number}"
     code = (GENERATE if is_policy else SCORE).replace("{prompt}", CHAT if tokenizer.chat_template else PLAIN)
+    code = code.replace("{padding}", NO_PADDING if pads_with_end else "")
     scale = (
         ""
         if is_policy

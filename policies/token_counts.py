@@ -12,7 +12,16 @@ from typing import Any
 import transformers
 from tokenizers import models, pre_tokenizers
 
-from policies.tokenization import DialogueRefused, Prompt, Written, encode_completions, encode_prompts, write_messages
+from policies.tokenization import (
+    DialogueRefused,
+    Prompt,
+    Written,
+    closing_tokens,
+    encode_completions,
+    encode_prompts,
+    opens_with_start,
+    write_messages,
+)
 
 
 def measure_prompts(tokenizer: Any, prompts: Sequence[Prompt], limit: int) -> list[int | DialogueRefused]:
@@ -53,6 +62,8 @@ def _is_ordinary(tokenizer: Any) -> bool:
 
 def _write(tokenizer: Any, prompt: Prompt) -> Written | None:
     if isinstance(prompt, str):
+        if opens_with_start(tokenizer) and tokenizer.bos_token in prompt:
+            return None  # it may be left out in front
         return Written(prompt, adds_special_tokens=True, splits_special_tokens=tokenizer.split_special_tokens)
     return write_messages(tokenizer, prompt, add_generation_prompt=True)
 
@@ -77,8 +88,9 @@ def _count(tokenizer: Any, texts: list[str], adds_special_tokens: bool, splits_s
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
+    closing = closing_tokens(tokenizer) if adds_special_tokens else 0  # only prompts get special tokens, and they are left open
     backend.encode_special_tokens = splits_special_tokens
-    return list(map(len, backend.encode_batch_fast(texts, add_special_tokens=adds_special_tokens)))
+    return [len(found) - closing for found in backend.encode_batch_fast(texts, add_special_tokens=adds_special_tokens)]
 
 
 @lru_cache(maxsize=8)

@@ -100,7 +100,7 @@ class Training:
             "num_train_epochs": 1,
             "per_device_train_batch_size": micro_batch,
             "gradient_accumulation_steps": per_worker // micro_batch,
-            "warmup_steps": section.warmup_ratio,
+            "warmup_steps": math.ceil(num_batches * section.warmup_ratio),  # a ratio of 1 would be taken for one step
             "lr_scheduler_type": "linear",
             "max_grad_norm": 1.0,
             "seed": self.seed % 2**31,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from policies.tokenization import last_turn
 from rewards.comparisons import Prompt, PromptRecord, Sample
 from rewards.measurements import Measurement, Summary
 from rewards.rules.texts import is_thai, units
@@ -112,10 +113,14 @@ class Probes:
 def probe(sampler: Sampler, adapter: str, asked: Sequence[Sample], score: Callable[[Sequence[Sample]], Sequence[float]]) -> Probes:
     """Have a policy answer the prompts of `asked` in all their forms, always by the most likely token.
 
-    score: gives samples their scores by the reward model. Each answer is scored with the form of the prompt that it was given to.
+    score: gives samples their scores by the reward model. Each answer is scored with the form of the prompt that it was given to. A form
+    that is too long for the model, with an answer, is left out.
     """
     records = [PromptRecord(sample.prompt_id, sample.prompt, sample.source) for sample in asked]
-    changed = [(name, i, new) for name in VARIANTS for i, record in enumerate(records) if (new := vary(record.prompt, name)) is not None]
+    varied = [(name, i, new) for name in VARIANTS for i, record in enumerate(records) if (new := vary(record.prompt, name)) is not None]
+    lengths = map(len, sampler.encode([replace(records[i], prompt=new) for _, i, new in varied]))
+    room = sampler.backbone.max_tokens - sampler.config.max_new_tokens
+    changed = [form for form, length in zip(varied, lengths, strict=True) if length <= room]
     forms = [*records, *(replace(records[i], prompt=new) for _, i, new in changed)]
     greedy = replace(sampler, config=sampler.config.model_copy(update={"top_k": 1}))
     responses = greedy.respond(adapter, forms, [0] * len(forms), "probes")
@@ -126,9 +131,8 @@ def probe(sampler: Sampler, adapter: str, asked: Sequence[Sample], score: Callab
 
 
 def vary(prompt: Prompt, variant: str) -> Prompt | None:
-    """A prompt with its last turn written differently; None if the variant does not apply."""
-    change = VARIANTS[variant]
-    if isinstance(prompt, str):
-        return change(prompt)
-    new = change(prompt[-1]["content"])
-    return None if new is None else [*prompt[:-1], prompt[-1] | {"content": new}]
+    """A prompt with its last turn written differently; None if the variant does not apply, or if it would leave nothing."""
+    new = VARIANTS[variant](last_turn(prompt))
+    if new is None or not new.strip():
+        return None
+    return new if isinstance(prompt, str) else [*prompt[:-1], prompt[-1] | {"content": new}]

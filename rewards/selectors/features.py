@@ -161,8 +161,8 @@ def measure(tools: Tools, groups: Sequence[Candidates], names: Sequence[str], te
     """The features of each candidate of each group. `names` are groups of features."""
     parts = [FEATURES[name](tools, groups, temperature) for name in names]
     return [
-        [{key: round(value, DECIMALS) for part in of_one for key, value in part.items()} for of_one in zip(*of_group, strict=True)]
-        for of_group in zip(*parts, strict=True)
+        [{key: round(value, DECIMALS) for part in parts for key, value in part[g][i].items()} for i in range(len(group.answers))]
+        for g, group in enumerate(groups)
     ]
 
 

@@ -161,6 +161,7 @@ def test_sources_and_source_take_each_others_place():
     ("words", "what"),
     [
         ("kl_coefficient=0 kl_target=1", "so a coefficient of 0 would stay 0"),
+        ("kl_target=6 kl_horizon=12", "ppo.kl_horizon is 12, so an update of 64 responses"),
         ("advantage=grpo kl_estimator=k1", "ppo.kl_estimator=k1 has a gradient of 0 on average in the loss"),
         ("kl_in=loss kl_estimator=k1", "ppo.kl_estimator=k1 has a gradient of 0 on average in the loss"),
         ("scale_rewards=none", "ppo.scale_rewards=none changes how grpo scales rewards, but ppo.advantage is rloo"),
@@ -177,6 +178,20 @@ def test_options_of_ppo_that_do_not_fit_together_are_refused(words, what):
     assert what in caught.value.what and caught.value.to_do
     named = [f"ppo.{word}" for word in words.split() if f"ppo.{word.partition('=')[0]}" in caught.value.what]
     assert named and all(word in caught.value.where for word in named)
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "to_do"),
+    [
+        (["base.hidden_size=100", "base.num_heads=3"], "base.hidden_size=100 cannot be divided", "base.hidden_size=102"),
+        (["base.hidden_size=12"], "base.num_heads=4 heads of an even size", "base.hidden_size=16"),
+        (["lora.layers=upper-half", "lora.target_modules=.*q_proj"], "lora.target_modules is the pattern '.*q_proj'", "a list of names"),
+    ],
+)
+def test_shapes_that_do_not_fit_together_are_refused(words, what, to_do):
+    with pytest.raises(UserError) as caught:
+        load_config(overrides=words)
+    assert what in caught.value.what and to_do in caught.value.to_do
 
 
 def test_where_the_kl_penalty_is_and_how_it_is_estimated():

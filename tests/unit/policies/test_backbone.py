@@ -169,6 +169,39 @@ def test_an_adapter_on_the_head_is_in_all_log_probs(tmp_path, tied):
         assert torch.allclose(kept, plain(PROMPTS, [response.token_ids for response in sampled]), atol=1e-5)
 
 
+def test_an_adapter_on_the_embedding_is_one_like_the_others(tmp_path):
+    """PEFT keeps its matrices under other names. It is copied, saved, trained in its role, and off outside of it."""
+    backbone = Backbone(*make_causal_lm(), LoraSection(rank=4, target_modules=["q_proj", "embed_tokens"]))
+    base = logprobs(backbone, None)
+    backbone.add_adapter("sft")
+    assert len(backbone.parameters("sft")) == 6 and not any(p.requires_grad for p in backbone.causal_lm.parameters())
+    perturb(backbone, "sft")
+    backbone.add_adapter("policy", copy_of="sft")
+    found = logprobs(backbone, "policy")
+    assert torch.equal(found, logprobs(backbone, "sft")) and torch.equal(logprobs(backbone, None), base)
+    backbone.save_adapter("policy", tmp_path)
+    theirs = PeftModel.from_pretrained(make_causal_lm()[0], tmp_path).eval()
+    ours = generate(backbone, "policy", PROMPTS, [1, 2], GenerationConfig(max_new_tokens=6, temperature=1.0), trace=True)
+    for prompt, response in zip(PROMPTS, ours, strict=True):
+        logits = theirs(input_ids=torch.tensor([[*prompt, *response.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[range(len(response.token_ids)), response.token_ids]
+        assert torch.allclose(response.trace.logprobs, expected, atol=1e-5)
+    batch = ResponseBatch.from_ids(backbone, PROMPTS, RESPONSES)
+    with backbone.role("policy", train=True):
+        gradients = torch.autograd.grad(batch.logprobs(batch.states()).sum(), backbone.parameters("policy"))
+    assert all(gradient.any() for gradient in gradients)
+    backbone.delete_adapter("policy")
+    assert not torch.allclose(found, base, atol=1e-2) and not any(p.requires_grad for p in backbone.causal_lm.parameters())
+
+
+@pytest.mark.parametrize("target", [["nothing"], "q_proj", ["input_layernorm"]])
+def test_a_target_that_is_no_layer_of_the_base_is_the_users_mistake(target):
+    backbone = Backbone(*make_causal_lm(), LoraSection(target_modules=target))
+    with pytest.raises(UserError, match="PEFT finds no place for an adapter: .*arget module") as caught:
+        backbone.add_adapter("sft")
+    assert caught.value.where == f"lora.target_modules={target}"
+
+
 def test_saved_configs_are_canonical(backbone, tmp_path):
     backbone.add_adapter("policy")
     backbone.save_adapter("policy", tmp_path)

@@ -58,7 +58,12 @@ print(ask({QUESTION!r}, max_new_tokens=32, return_full_text=False)[0]["generated
     assert printed_by(pipeline, tmp_path) == expected + "\n"
 
 
-def test_the_cards_code_gives_a_reward_models_scores(backbone, tmp_path):
+@pytest.mark.parametrize("padding", ["pad token", "end token"])
+def test_the_cards_code_gives_a_reward_models_scores(backbone, tmp_path, padding):
+    """Also on a base that pads with the end token, as SmolLM2-Instruct does: the score is read at that token."""
+    if padding == "end token":
+        backbone.causal_lm.config.pad_token_id = backbone.tokenizer.eos_token_id
+        backbone.causal_lm.save_pretrained(tmp_path / "base")
     backbone.add_adapter("reward")
     perturb(backbone, "reward")
     scorer = Scorer(backbone, "reward", torch.linspace(-1, 1, 32)[None], mean=0.5, std=2.0)

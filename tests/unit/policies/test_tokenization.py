@@ -1,11 +1,15 @@
 """Special tokens come only from a chat template and from the end of an answer. Texts are shown to labelers as they are scored."""
 
 import copy
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers.utils import chat_template_utils
 
+from policies.token_counts import measure_prompts
 from policies.tokenization import (
     DialogueRefused,
     as_read,
@@ -15,6 +19,8 @@ from policies.tokenization import (
     encode_messages,
     encode_prompt,
     encode_prompts,
+    hh_template,
+    holds_stop_string,
 )
 from tests.conftest import make_causal_lm
 
@@ -32,6 +38,14 @@ def gpt2_like():
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>", additional_special_tokens=special[1:]
     )
+
+
+def llama2_like():
+    """Make a tokenizer with tokens of single bytes, and a few letters. It has none in Thai."""
+    vocabulary = dict.fromkeys(["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"Human:hey "])
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(vocabulary)}, [], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
 
 
 @pytest.fixture(params=["embedded", "gpt2-like"])
@@ -145,3 +159,80 @@ def test_many_texts_are_encoded_as_one(tokenizer):
     assert encode_prompts(tokenizer, prompts) == [encode_prompt(tokenizer, prompt) for prompt in prompts]
     completions = [("one", True), ("", True), ("two<|end|>", False), ("", False)]
     assert encode_completions(tokenizer, completions) == [encode_completion(tokenizer, text, finished) for text, finished in completions]
+
+
+def test_of_several_templates_the_default_one_writes(tmp_path):
+    """Hermes 2 Pro, Command R and others have another one for calls of tools. transformers then gives them by name."""
+    tokenizer, messages = make_causal_lm()[1], [{"role": "user", "content": "hi"}]
+    expected, template = encode_prompt(tokenizer, messages), tokenizer.chat_template
+    tokenizer.chat_template = {"default": template, "tool_use": f"{template}tools"}
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, transformers.AutoTokenizer.from_pretrained(tmp_path)):
+        assert isinstance(one.chat_template, dict) and encode_prompt(one, messages) == expected
+        assert measure_prompts(one, [messages], 1) == [len(expected)]
+    tokenizer.chat_template = {"tool_use": template}
+    with pytest.raises(DialogueRefused, match="no default specified"):
+        encode_prompt(tokenizer, messages)
+
+
+@pytest.mark.parametrize("content", ["hi", "hi<|end|>"])
+def test_a_template_that_asks_for_the_day_always_gets_the_same(monkeypatch, content):
+    """Llama 3.2, SmolLM3, Granite and gpt-oss write today's date into each prompt, also inside a macro. The clock says another day."""
+    tokenizer, messages = make_causal_lm()[1], [{"role": "user", "content": content}]
+    date = "{% macro today() %}{{ strftime_now('%d %b %Y') }}{% endmacro %}Today is {{ today() }}."
+    tokenizer.chat_template = date + tokenizer.chat_template
+    monkeypatch.setattr(chat_template_utils, "datetime", SimpleNamespace(now=lambda: datetime(2031, 1, 2)))
+    ids = encode_prompt(tokenizer, messages)
+    assert tokenizer.decode(ids).startswith("Today is 26 Jul 2024.") and "2031" in tokenizer.apply_chat_template(messages, tokenize=False)
+    assert measure_prompts(tokenizer, [messages], 1) == [len(ids)]
+
+
+@pytest.mark.parametrize("begin", ["", "<s> "])
+def test_a_prompt_is_open_where_the_tokenizer_ends_every_text(begin):
+    """As tokenizers do that were saved with `add_eos_token`: an answer must not follow an end token. A start token stays."""
+    ordinary, tokenizer, messages = gpt2_like(), gpt2_like(), [{"role": "user", "content": "is it?"}]
+    start, end = [tokenizer.convert_tokens_to_ids("<s>")] * bool(begin), tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin}$A <|endoftext|>", special_tokens=[("<s>", 1), ("<|endoftext|>", end)]
+    )
+    plain, dialogue = encode_prompt(ordinary, "is it?"), encode_prompt(ordinary, messages)
+    assert tokenizer("is it?")["input_ids"] == [*start, *plain, end]
+    assert encode_prompt(tokenizer, "is it?") == [*start, *plain] == encode_prompts(tokenizer, ["is it?"])[0]
+    assert encode_prompt(tokenizer, messages) == [*start, *dialogue]
+    assert measure_prompts(tokenizer, ["is it?", messages], 1) == [len(start + plain), len(start + dialogue)]
+    assert encode_completion(tokenizer, "is it?") == [*plain, end]
+    assert "bos_token" not in hh_template(tokenizer)  # the end token of this tokenizer is its start token too
+
+
+def test_a_prompt_that_spells_out_its_start_token_has_one():
+    """As a prompt does that Llama's chat template has written. One inside stays, and so do two where the tokenizer adds none."""
+    tokenizer, ordinary, text = gpt2_like(), gpt2_like(), "<s>is it?<s>"
+    tokenizer.bos_token = ordinary.bos_token = "<s>"
+    start = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", start)])
+    expected = ordinary(text)["input_ids"]
+    assert expected[0] == expected[-1] == start and tokenizer(text)["input_ids"] == [start, *expected]
+    assert encode_prompt(tokenizer, text) == encode_prompt(tokenizer, text.removeprefix("<s>")) == expected
+    assert measure_prompts(tokenizer, [text, text.removeprefix("<s>")], 1) == [len(expected)] * 2
+    assert encode_prompt(ordinary, f"<s>{text}") == [start, *expected]
+
+
+@pytest.mark.parametrize("text", ["ค่ะ", "hey", "🙂", "สวัสดีค่ะ 🙂"])
+def test_a_stop_string_is_found_behind_letters_that_are_bytes(text):
+    """Llama 2 writes line feeds and most Thai letters in tokens of one byte. The stop string ends at the last token, and not before."""
+    tokenizer = llama2_like()
+    for stop in ("\n\nHuman:", "\n"):
+        ids = encode_completion(tokenizer, f"{text}{stop}", finished=False)
+        assert [holds_stop_string(tokenizer, ids[: i + 1], ["nothing", stop]) for i in range(len(ids))] == [False] * (len(ids) - 1) + [True]
+
+
+@pytest.mark.parametrize("text", ["hey สวัสดีค่ะ", "ไหม 🙂", "é"])
+def test_a_letter_that_is_cut_off_leaves_the_others_readable(text):
+    """An answer at the length limit may end in the middle of a letter. transformers would then show no letter in front of it either."""
+    tokenizer = llama2_like()
+    for size in range(len(text)):
+        whole, letter = text[:size], encode_completion(tokenizer, text[size], finished=False)
+        ids = encode_completion(tokenizer, whole, finished=False)
+        for cut in range(1, len(letter)):
+            assert decode_completion(tokenizer, ids + letter[:cut]) == f"{whole}\ufffd"
+        assert decode_completion(tokenizer, [*ids, *letter, tokenizer.eos_token_id]) == text[: size + 1]

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+from transformers import TrainingArguments
 
 from configs import UserError
 from configs.schema import TrainerSection
@@ -71,6 +72,13 @@ def test_workers_and_parts_of_epochs(monkeypatch, rows, epochs, batches, workers
 
 def test_the_number_of_steps_can_be_given():
     assert len(plan(TrainerSection(batch_size=16), [5] * 100, num_batches=23)[0]) == 23 * 16
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(0.0, 0), (0.05, 2), (0.5, 12), (1.0, 23)])
+def test_the_warmup_is_a_fraction_of_the_steps(ratio, steps):
+    """0.05 of 23 steps are 1.15, which is rounded up. All of them is not one step."""
+    arguments = plan(TrainerSection(batch_size=16, warmup_ratio=ratio), [5] * 100, num_batches=23)[1]
+    assert TrainingArguments(**arguments).get_warmup_steps(23) == steps
 
 
 def test_the_model_sees_the_longest_rows(backbone):

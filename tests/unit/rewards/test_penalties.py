@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from configs import UserError, load_config
+from policies import parallel
 from policies.responses import ResponseRecord
 from policies.tokenization import encode_completion
 from rewards.penalties import penalized
@@ -44,6 +45,16 @@ def test_responses_of_a_batch_are_compared_with_those_to_other_prompts(backbone)
     records = [response(backbone, prompt, text) for prompt in ("a", "a", "b")] + [response(backbone, "c", "one two three")]
     assert score(records).tolist() == [0.0, 0.0, 0.0, 1.0]
     assert score(records[:2]).tolist() == [1.0, 1.0]  # both to the same prompt
+
+
+def test_responses_are_compared_with_those_of_other_workers(backbone, monkeypatch):
+    """Else a run with two workers would have other scores than one with one worker. The other worker has answered the prompt b."""
+    text = "one two three four five six seven eight nine ten"
+    monkeypatch.setattr(parallel, "gather", lambda texts: [*texts, ("b", text)])
+    score = penalized(score_of_one, find_rules(["near_duplicate"]), {"near_duplicate": 1.0})
+    assert score([response(backbone, "a", text), response(backbone, "b", text)]).tolist() == [0.0, 0.0]
+    assert score([response(backbone, "a", text)]).tolist() == [0.0]
+    assert score([response(backbone, "b", text)]).tolist() == [1.0]
 
 
 def test_a_function_scores_responses_and_is_checked(backbone, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Metamorphic probes: the variants of a prompt, and what two answers are compared by."""
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from configs.schema import GenerationConfig
+from configs.schema import GenerationConfig, LoraSection
+from policies.backbone import Backbone
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
 from policies.responses import Response
@@ -11,6 +13,7 @@ from rewards import sampling
 from rewards.comparisons import Sample
 from rewards.probes import VARIANTS, polite_particle, probe, question_mark, trailing_space, vary
 from rewards.sampling import Sampler
+from tests.conftest import make_causal_lm
 
 WHY = "ท้องฟ้าเป็นสีม่วงเพราะอะไร"
 
@@ -38,6 +41,24 @@ def test_only_the_last_turn_is_written_differently():
     messages = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Why?"}]
     assert vary(messages, "question_mark") == [*messages[:2], {"role": "user", "content": "Why"}]
     assert vary("Why?", "polite_particle") is None
+
+
+@pytest.mark.parametrize(("variant", "text"), [("question_mark", " ?"), ("polite_particle", "ครับ"), ("trailing_space", " ")])
+def test_a_prompt_is_never_changed_into_none(variant, text):
+    assert vary(text, variant) is None and vary([{"role": "user", "content": text}], variant) is None
+
+
+def test_a_form_that_is_too_long_for_the_model_is_left_out():
+    """GPT-2 has a vector for each of 20 positions. An answer takes 10, and the prompt 8: with ครับ it has more than 10 tokens."""
+    tokenizer = make_causal_lm()[1]
+    form = GPT2Config(vocab_size=len(tokenizer), n_positions=20, n_embd=16, n_layer=1, n_head=2, eos_token_id=tokenizer.eos_token_id)
+    backbone = Backbone(GPT2LMHeadModel(form), tokenizer, LoraSection(rank=2))
+    backbone.add_adapter("policy")
+    text = "มะม่วงสีมะม่วงสี"
+    assert len(tokenizer(text)["input_ids"]) == 8 and len(tokenizer(f"{text}ครับ")["input_ids"]) > 10
+    sampler = Sampler(backbone, GenerationConfig(max_new_tokens=10), Checkpoints(), report_nothing)
+    found = probe(sampler, "policy", [Sample("s", "p", text, "", True, 0, 0)], lambda samples: [0.0] * len(samples)).found
+    assert [one.variant for one in found] == ["question_mark", "trailing_space"]
 
 
 def test_answers_are_compared_prompt_by_prompt(backbone, monkeypatch):

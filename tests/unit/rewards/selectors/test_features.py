@@ -87,6 +87,13 @@ def test_rewards_rules_and_lengths(tools):
     assert found[0]["length"] == len(tools.backbone.tokenizer(texts[0])["input_ids"]) + 1
 
 
+def test_without_features_all_candidates_score_the_same(tools):
+    """With `select.features: [agreement]`, a selector without agreement has none."""
+    selector = FeaturesSelector(tools, [], TEMPERATURE, {}, {})
+    assert selector.score([group("a", "b"), group("c")]) == [[0, 0], [0]]
+    assert selector.reasons(group("a", "b")) == [{}, {}]
+
+
 def test_nothing_is_measured_twice(tools, monkeypatch):
     passes = []
     real = features.token_logprobs
