@@ -4,6 +4,9 @@ A control character in such a text could move the cursor, hide what follows, or 
 the form that JSON gives them (`\\u001b`), so JSON that is printed stays the same JSON.
 """
 
+import codecs
+import io
+import json
 import re
 import sys
 
@@ -15,6 +18,24 @@ can write. Joiners and combining marks stay, because Thai, Arabic and emoji need
 def printable(text: str) -> str:
     """`text` with every character of `UNPRINTABLE` as an escape sequence of JSON."""
     return UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+AS_ESCAPES = "as escapes of JSON"
+"""How Python calls `_as_escapes`."""
+
+
+def _as_escapes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def accept_all_text() -> None:
+    """Have standard output show characters that its encoding lacks in the form that JSON gives them. Without this, a terminal that is not
+    in UTF-8 would end a command at the first letter of another script, or at a `±`."""
+    codecs.register_error(AS_ESCAPES, _as_escapes)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=AS_ESCAPES)
 
 
 def say(text: str, to_stderr: bool = False) -> None:
