@@ -1,16 +1,20 @@
 """The commands that only read runs: list, samples, logs, report."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
 
+from configs import load_config
 from configs.errors import UserError
 from loop.commands.main import main
 from loop.printing import UNPRINTABLE
 from loop.report.experiment import experiment_page
 from loop.store.journal import Journal
 from loop.store.layout import RunFolder
+from loop.store.run_config import record_start
 from tests.unit.loop.report.hostile import hostile_texts
 from tests.unit.loop.report.made import SETTINGS, make_run
 
@@ -57,6 +61,26 @@ def test_a_path_that_cannot_be_used_gets_one_message(runs, capsys):
     for words in (["list", "--runs", "n" * 300], ["report", "n" * 300], ["report", "first", "--output", "n" * 300]):
         assert main(words) == 2
         assert "error: File name too long\n  where: " in capsys.readouterr().err
+
+
+def test_a_folder_that_is_closed_to_this_user_holds_no_run(runs, capsys, monkeypatch):
+    """Such as `lost+found`, where the runs are at the top of a disk. The tests may run as root, to whom nothing is closed."""
+    (runs / "lost+found").mkdir()
+    stat = os.stat
+
+    def closed(path, *more, **options):
+        if "lost+found/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert [row["run"] for row in json.loads(said(capsys, "list", "--json"))["runs"]] == ["first"]
+    assert "first: done" in said(capsys, "status", "first")
+
+
+def test_an_empty_variable_names_no_folder_of_runs(runs, capsys, monkeypatch):
+    monkeypatch.setenv("LOOP_RUNS", "")
+    assert [row["run"] for row in json.loads(said(capsys, "list", "--json"))["runs"]] == ["first"]
 
 
 def test_a_round_counts_when_it_is_evaluated(runs, capsys):
@@ -107,6 +131,18 @@ def test_logs_shows_no_secret(runs, capsys, monkeypatch):
     (runs / "first" / "logs" / "ray.log").write_text("401 for hf_abcdefgh at http://me:pass1234@hub/x\n")
     out = said(capsys, "logs", "first")
     assert "401 for *** at http" in out and "hf_abcdefgh" not in out and "pass1234" not in out
+
+
+def test_logs_shows_no_secret_of_which_only_the_settings_say_that_it_is_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JUDGE", "judges-secret")
+    monkeypatch.setenv("TRANSLATOR", "translators-secret")
+    run = RunFolder(tmp_path / "runs" / "x")
+    run.ray_log.parent.mkdir(parents=True)
+    record_start(run.path, Journal(run.journal), load_config(overrides=["judge.key_variable=JUDGE", "pivot.key_variable=TRANSLATOR"]))
+    run.ray_log.write_text("401 for judges-secret and translators-secret\n")
+    assert "401 for *** and ***" in said(capsys, "logs", "x", "--runs", str(tmp_path / "runs"))
+    run.config.write_text("edited: true\n")
+    assert "401 for" in said(capsys, "logs", "x", "--runs", str(tmp_path / "runs"))
 
 
 def test_report_writes_one_file(runs, capsys):
