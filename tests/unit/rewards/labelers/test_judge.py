@@ -21,7 +21,9 @@ from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from rewards.comparisons import Sample
 from rewards.labelers import registry as labelers
-from rewards.labelers.judge import REFUSED, UNCLEAR, parse, render
+from rewards.labelers.endpoint import Endpoint, ReplyCache
+from rewards.labelers.judge import REFUSED, UNCLEAR, compare_pairs, parse, render
+from rewards.labelers.picking import Pair
 from tests.forked import Forked
 from tests.unit.rewards.labelers.chat_server import Answer, ChatServer
 from tests.unit.rewards.labelers.tasks import make_task
@@ -192,6 +194,21 @@ def test_no_more_requests_at_once_than_allowed(tmp_path):
     with ChatServer(reply) as server:
         label(server, tmp_path, concurrency=3)
     assert 1 < server.most_at_once <= 3
+
+
+def test_the_same_question_at_the_same_time_is_paid_once(tmp_path):
+    """The policy wrote two texts twice each, so four pairs of samples are one pair of texts: two questions, one for each order."""
+
+    def reply(text, before):
+        time.sleep(0.1)
+        return shorter(text)
+
+    texts = ("short", "a longer answer")
+    written = [Sample(f"s-{k}", "p", "a question", texts[k % 2], True, 0, k) for k in range(4)]
+    pairs = [Pair(written[a], written[b], 0.5) for a in (0, 2) for b in (1, 3)]
+    with ChatServer(reply) as server, Endpoint(JudgeConfig(url=server.url), ReplyCache(tmp_path)) as endpoint:
+        assert [said["verdict"] for said in compare_pairs(endpoint, pairs)] == ["first"] * 4
+        assert sorted(server.paid.values()) == [1, 1]
 
 
 # -- the key --------------------------------------------------------------------------------------------------------------
