@@ -14,6 +14,8 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\
 """Control characters except tab and line feed, line separators, direction overrides, and halves of surrogate pairs, which no encoding
 can write. Joiners and combining marks stay, because Thai, Arabic and emoji need them."""
 
+BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
+
 
 def printable(text: str) -> str:
     """`text` with every character of `UNPRINTABLE` as an escape sequence of JSON."""
@@ -27,7 +29,12 @@ AS_ESCAPES = "as escapes of JSON"
 def _as_escapes(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+    return in_ascii(error.object[error.start : error.end]), error.end
+
+
+def in_ascii(text: str) -> str:
+    """`text` with every character beyond ASCII as an escape sequence of JSON."""
+    return BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def accept_all_text() -> None:
