@@ -10,6 +10,7 @@ import pytest
 from configs import load_config
 from configs.errors import UserError
 from loop.commands.main import main
+from loop.commands.overview import aligned
 from loop.printing import UNPRINTABLE
 from loop.report.experiment import experiment_page
 from loop.store.journal import Journal
@@ -39,6 +40,12 @@ def test_list_shows_every_run_and_the_damaged_one(runs, capsys):
     first = rows["first"]
     assert (first["state"], first["rounds"], first["num_rounds"], first["figure"]) == ("done", 2, 2, "gold 3.00 ± 0.05")
     assert rows["experiment/arm-seed-0"]["figure"] == "gold 2.50 ± 0.05" and rows["torn"]["state"] == "damaged"
+
+
+def test_columns_stand_below_each_other_in_any_script():
+    """Thai vowels and tones above and below a letter take no place of their own, and Chinese letters take two."""
+    rows = aligned([("run", "state"), ("น้ำใจดี", "done"), ("芒果", "done"), ("first", "done")])
+    assert rows == ["run    state", "น้ำใจดี  done", "芒果   done", "first  done"]
 
 
 def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
