@@ -1,7 +1,7 @@
 """What a person sees while a run works: a live view of the running stage, and one line for each finished stage. Nothing else prints.
 
-On a pipe there are only the lines, without colors. The environment variable NO_COLOR is respected (by rich). Must never import torch or
-Ray.
+On a pipe there are only the lines, without colors. The environment variables NO_COLOR and FORCE_COLOR are respected (by rich). Must
+never import torch or Ray.
 """
 
 import os
@@ -54,10 +54,10 @@ class Terminal:
     def stage(self, name: str, run: str = "", state: RunState | None = None) -> Iterator[Callable[[Progress], None]]:
         """Show a live view while the block runs. The block is given a function that takes the progress of the stage.
 
-        Where there is no live view, a warning is printed once. rich has none on a pipe, and none in a terminal that cannot move its cursor
-        (TERM=dumb). state: where the run is, for the stage of a run. run: its name.
+        Where there is no live view, a warning is printed once. There is none on a pipe, also if FORCE_COLOR asks for colors there, and none
+        in a terminal that cannot move its cursor (TERM=dumb). state: where the run is, for the stage of a run. run: its name.
         """
-        if self.is_quiet or not self.console.is_terminal or self.console.is_dumb_terminal:
+        if self.is_quiet or not (self.console.is_interactive and self.console.file.isatty()):
             told: set[str] = set()
 
             def tell(now: Progress) -> None:

@@ -29,7 +29,12 @@ def test_a_finished_stage_has_one_line_and_one_for_each_warning(capsys):
     ]
 
 
-def test_a_pipe_gets_no_live_view(capsys):
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_pipe_gets_no_live_view(capsys, monkeypatch, forced):
+    """Where FORCE_COLOR is set, as on servers that build software, a log would have thousands of pictures of it."""
+    if forced:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
     with Terminal().stage("round-000/policy", "x") as show:
         show(Progress(3, 40, {"objective/kl": 0.5}, ["an answer"]))
     assert "".join(capsys.readouterr()) == ""
