@@ -220,12 +220,14 @@ def _read(response: httpx.Response) -> Reply:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """How many seconds the endpoint asks to wait: `Retry-After` is a number or a date. 0 where it asks for nothing."""
+    """How many seconds the endpoint asks to wait: `Retry-After` is a number or a date, in UTC where it names no zone (RFC 9110, section
+    5.6.7). 0 where it asks for nothing."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-        return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds())
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from configs import UserError, load_config
@@ -21,7 +22,7 @@ from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from rewards.comparisons import Sample
 from rewards.labelers import registry as labelers
-from rewards.labelers.endpoint import Endpoint, ReplyCache
+from rewards.labelers.endpoint import Endpoint, ReplyCache, _retry_after
 from rewards.labelers.judge import REFUSED, UNCLEAR, compare_pairs, parse, render
 from rewards.labelers.picking import Pair
 from tests.forked import Forked
@@ -120,6 +121,20 @@ def test_the_endpoint_says_how_long_to_wait_and_waits_grow(tmp_path):
         started = time.monotonic()
         label(server, tmp_path / "b", num_prompts=2, backoff_seconds=0.1)
         assert time.monotonic() - started >= 0.3
+
+
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%A, %d-%b-%y %H:%M:%S GMT", "30"])
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Bangkok"])
+def test_a_date_until_which_to_wait_is_in_utc(monkeypatch, form, zone):
+    """All forms of dates that HTTP knows, also the one without a zone, wherever the run is."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        header = (datetime.now(UTC) + timedelta(seconds=30)).strftime(form)
+        assert 25 < _retry_after(httpx.Response(429, headers={"Retry-After": header})) <= 30
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_time_outs_are_tried_again(tmp_path):
