@@ -79,6 +79,7 @@ def test_every_alias_stands_for_a_setting():
         ("labeler.rater_weights={1: 2}", "a name in labeler.rater_weights must be text, not 1"),
         ("ppo.penalties={nosuch: 1}", "a name in ppo.penalties must be 'foreign_word', "),
         ("pivot.codes={th: 3}", "pivot.codes.th must be text, not 3"),
+        ("runtime.dashboard_port=70000", "runtime.dashboard_port must be at most 65535, not 70000"),
         ("pivot.language=e1", "'e1' is not the code of a language"),
         ("judge.key_variable=sk-123", "key_variable is not the name of an environment variable"),
         ("judge.url='http://ex ample/v1'", "'http://ex ample/v1' is not the address of an endpoint"),

@@ -110,6 +110,14 @@ def test_samples_can_be_picked_and_sorted(runs, capsys):
     assert said(capsys, "samples", "--defect", "empty").startswith("0 of 0")
 
 
+def test_samples_finds_by_a_rule_that_the_run_does_not_ask(runs, capsys):
+    """Most rules are not asked by default, so there would be no answer, and no word of why."""
+    make_run(runs / "lists", golds=(), answers=["- a cat\n- a dog"])
+    out = said(capsys, "samples", "lists", "--defect", "list_only", "--round", "sft")
+    assert "rule list_only" in out and not out.endswith("0 of 0 answers\n")
+    assert "rule" not in said(capsys, "samples", "lists", "--round", "sft")
+
+
 def test_samples_are_printed_without_control_characters(runs, capsys):
     for number, text in enumerate(hostile_texts(34)):
         make_run(runs / f"h{number}", golds=(), answers=[text], settings=SETTINGS)
