@@ -1,5 +1,6 @@
 """The settings of an endpoint that is asked over HTTP, and of the judge, which is one (`labeler.kind: judge`). See `sections.py`."""
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -50,9 +51,11 @@ def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         has_secret = bool(parts.username or parts.password)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # for brackets that do not match, and for a port that is no number
-        pass
+        is_plain = url.isprintable() and not re.search(r"[\s?#]", url)  # the path of a request is put behind it
+        is_address = is_plain and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # for brackets that do not match, a port that is no number, and a part of the name that is empty or too long
+        is_address = False
     if has_secret:
         raise BadValue(
             "the address of an endpoint holds a user name or a password",
@@ -61,6 +64,15 @@ def _check_url(url: str) -> str:
     if not is_address:
         raise BadValue(f"{url!r} is not the address of an endpoint", "write, for example, http://localhost:8000/v1")
     return url.rstrip("/")
+
+
+def _check_variable(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise BadValue(
+            "key_variable is not the name of an environment variable",  # without the value, because it may be the key
+            "write the name of the variable that holds the key, for example OPENAI_API_KEY, and not the key",
+        )
+    return name
 
 
 def _check_template(text: str) -> str:
@@ -79,7 +91,7 @@ class EndpointConfig(Section):
     """The address of the endpoint, up to and without `/chat/completions`."""
     model: str = "default"
     """The name of the model, as the endpoint knows it."""
-    key_variable: Annotated[str | None, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), RUN_TIME] = None
+    key_variable: Annotated[str | None, AfterValidator(_check_variable), RUN_TIME] = None
     """The name of the environment variable that holds the key, for example OPENAI_API_KEY. The key itself is never written anywhere. None
     means that the endpoint needs no key."""
     sampling_temperature: NonNegativeFloat = 0.0

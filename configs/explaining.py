@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from configs.errors import UserError
-from configs.schema import RunConfig
+from configs.schema import MAPPINGS, RunConfig
 
 Path = tuple[str, ...]
 """The parts of a setting's name, for example ("ppo", "num_updates")."""
@@ -113,7 +113,7 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
         named = [name for name in words if name in _names(RunConfig)] or [path]
         return UserError(what, "; ".join(dict.fromkeys(map(place, named))), getattr(bad, "to_do", f"change it; {SEE}"))
     same = [e for e in errors if _known_part(_without_numbers(e["loc"])) == path]
-    inside = [e for e in same if any(isinstance(part, int) for part in e["loc"])]  # one item of a list
+    inside = [e for e in same if path not in MAPPINGS and any(isinstance(part, int) for part in e["loc"])]  # one item of a list
     wrong = inside[0] if inside else first
     expected = " or ".join(dict.fromkeys(_expected(e) for e in inside[:1] or same))
     item = f", item {next(part for part in wrong['loc'] if isinstance(part, int)) + 1}," if inside else ""
@@ -123,7 +123,16 @@ def explain(error: ValidationError, place: Callable[[Path], str]) -> UserError:
     hint = f", did you mean {near[0]!r}?" if near else ""
     is_number = "text" in expected and isinstance(wrong["input"], int | float)
     to_do = "put the value in quotes; on the command line, write KEY='\"VALUE\"'" if is_number else f"change the value; {SEE}"
-    return UserError(f"{'.'.join(path)}{item} must be {expected}, not {value}{hint}", place(_written(wrong["loc"], path)), to_do)
+    subject = f"{_subject(path, wrong['loc'])}{item}"
+    return UserError(f"{subject} must be {expected}, not {value}{hint}", place(_written(wrong["loc"], path)), to_do)
+
+
+def _subject(path: Path, loc: Sequence[Any]) -> str:
+    """What of a setting is wrong: the whole of it, or one name in a mapping of names, or the value of that name."""
+    name, inside = ".".join(path), loc[len(path) :]
+    if path not in MAPPINGS or not inside:
+        return name
+    return f"a name in {name}" if "[key]" in inside else f"{name}.{inside[0]}"
 
 
 def _without_numbers(loc: Sequence[Any]) -> Path:

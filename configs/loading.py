@@ -9,27 +9,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from configs.errors import UserError
 from configs.explaining import explain
-from configs.schema import SHORT_FORMS, RunConfig
+from configs.schema import MAPPINGS, SHORT_FORMS, RunConfig
 
 PRESETS = Path(__file__).parent
 OPTIONS = {"name": "--name", "num_rounds": "--rounds"}
 """The settings that have their own option on the command line."""
 INSTEAD_OF: dict[tuple[str, ...], tuple[str, ...]] = {("data", "source"): ("data", "sources"), ("data", "sources"): ("data", "source")}
 """A setting -> the one that it takes the place of, so that a later one replaces either."""
-MAPPINGS = {
-    (group, name)
-    for group, section in RunConfig.model_fields.items()
-    for name, setting in getattr(section.annotation, "model_fields", {}).items()
-    if get_origin(setting.annotation) is dict
-}
-"""The settings whose value is a mapping of names, such as `ppo.penalties`, and not a group of settings."""
 MISSING = object()
 """Stands for a value that was not given. None cannot, because it is a valid value."""
 

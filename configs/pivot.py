@@ -3,12 +3,19 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, PositiveInt, model_validator
 
 from configs.endpoints import EndpointConfig
 from configs.fields import RUN_TIME, BadValue, Fraction, FunctionName
 
-Code = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z_-]*$")]
+
+def _check_code(code: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z_-]*", code):
+        raise BadValue(f"{code!r} is not the code of a language", "write letters, - and _ only, for example th, en or zh")
+    return code
+
+
+Code = Annotated[str, AfterValidator(_check_code)]
 """The code of a language, for example `th`, `en` or `zh`."""
 SCRIPTS = {"th": "thai", "en": "latin", "zh": "han", "ja": "kana", "ko": "hangul", "ru": "cyrillic", "lo": "lao", "km": "khmer"}
 """The scripts of languages that `pivot.scope` tells by their letters. Any other language counts as written in Latin ones."""

@@ -4,7 +4,7 @@ The settings themselves are in `sections.py`, `data.py`, `curation.py`, `pretrai
 `docs/configuration.md` lists them. This module must never import an ML library, and it reads no file: `loading.py` does that.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -202,6 +202,15 @@ class RunConfig(Section):
                 "leave it out: shown answers are then expected in the language of the question, and others in the pivot language",
             )
         return self
+
+
+MAPPINGS = {
+    (group, name)
+    for group, section in RunConfig.model_fields.items()
+    for name, setting in getattr(section.annotation, "model_fields", {}).items()
+    if get_origin(setting.annotation) is dict
+}
+"""The settings whose value is a mapping of names, such as `ppo.penalties`, and not a group of settings."""
 
 
 def _round_up(number: int, divisor: int) -> int:

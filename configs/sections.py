@@ -367,7 +367,7 @@ class RuntimeConfig(Section):
     """Whether the base model's weights are divided over the workers, for a base that is too large for one GPU. Each worker keeps its part,
     and they put together one layer at a time, in every pass. Sampling is then much slower, and all fast paths are off. It has no effect
     with one worker."""
-    dashboard_port: PositiveInt | None = None
+    dashboard_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """The port of Ray's dashboard. None means 8265, or the next free one."""
     checkpoint_seconds: NonNegativeFloat = 30.0
     """The time between two checkpoints inside a stage, which is the most that a kill can cost. Saving takes at most 2 % of the time, so a

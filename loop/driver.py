@@ -20,7 +20,7 @@ from loop.failures import RESUMES, OutOfMemory, StageFailed, WorkerLost, disk_er
 from loop.forks import check_same_run
 from loop.functions import FUNCTIONS, are_changed, find_changed, hash_functions
 from loop.keys import stage_key
-from loop.masking import masked, secrets_here
+from loop.masking import masked, secrets_of
 from loop.round import BASE, Inputs, Program, Stage, run_rounds
 from loop.signals import StopSignals
 from loop.store import artifacts
@@ -321,4 +321,4 @@ class Driver:
     def _masked(self, text: str) -> str:
         """The text without secrets. An exception of a library may hold an address with a password, or a key: no message of the journal, no
         log and nothing on the terminal has it."""
-        return masked(text, secrets_here(filter(None, [self.config.judge.key_variable, self.config.pivot.key_variable])))
+        return masked(text, secrets_of(self.config))

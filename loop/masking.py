@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import TextIO
 
+from configs.schema import RunConfig
+
 MASK = "***"
 SHORTEST = 6
 """How many characters a value has at least. Shorter ones would be found in ordinary words and numbers."""
@@ -28,6 +30,11 @@ def secrets_here(also: Iterable[str] = ()) -> list[str]:
     names = {name for name in os.environ if _SECRET_NAME.search(name)} | set(also)
     values = {os.environ.get(name, "").strip() for name in names}
     return sorted((value for value in values if len(value) >= SHORTEST), key=lambda value: (-len(value), value))
+
+
+def secrets_of(config: RunConfig) -> list[str]:
+    """The secrets in the environment, with those of which only the settings of a run say that they are secrets."""
+    return secrets_here(filter(None, (config.judge.key_variable, config.pivot.key_variable)))
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """What a person sees while a run works: a live view of the running stage, and one line for each finished stage. Nothing else prints.
 
-On a pipe there are only the lines, without colors. The environment variable NO_COLOR is respected (by rich). Must never import torch or
-Ray.
+On a pipe there are only the lines, without colors. The environment variables NO_COLOR and FORCE_COLOR are respected (by rich). Must
+never import torch or Ray.
 """
 
 import os
@@ -13,6 +13,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
+from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +24,8 @@ from loop.store.journal import RunState
 from loop.store.measures import headline, warning_lines
 from loop.store.progress import Progress
 
-PIPE_WIDTH = 200
-"""How wide a table may be where the output is no terminal, so that nothing in it is cut off."""
+WIDEST = 1 << 20
+"""Wider than any table."""
 
 
 class PipedConsole(Console):
@@ -42,8 +44,6 @@ class Terminal:
     def __init__(self, is_quiet: bool = False) -> None:
         self.is_quiet = is_quiet
         self.console = PipedConsole(file=sys.stdout, highlight=False, soft_wrap=True)
-        if not self.console.is_terminal:
-            self.console.width = PIPE_WIDTH
 
     def say(self, text: str) -> None:
         """Print one message. Markup and emoji codes in it are shown as they are."""
@@ -54,9 +54,10 @@ class Terminal:
     def stage(self, name: str, run: str = "", state: RunState | None = None) -> Iterator[Callable[[Progress], None]]:
         """Show a live view while the block runs. The block is given a function that takes the progress of the stage.
 
-        Where there is no live view, a warning is printed once. state: where the run is, for the stage of a run. run: its name.
+        Where there is no live view, a warning is printed once. There is none on a pipe, also if FORCE_COLOR asks for colors there, and none
+        in a terminal that cannot move its cursor (TERM=dumb). state: where the run is, for the stage of a run. run: its name.
         """
-        if self.is_quiet or not self.console.is_terminal:
+        if self.is_quiet or not (self.console.is_interactive and self.console.file.isatty()):
             told: set[str] = set()
 
             def tell(now: Progress) -> None:
@@ -82,10 +83,16 @@ class Terminal:
         self.console.print(printable(text), markup=False, emoji=False)
 
     def table(self, title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table. Its first column is text, and the others are numbers."""
+        """Print a table. Its first column is text, and the others are numbers. rich would cut its cells off to fit it into the terminal;
+        here a table is as wide as it has to be, and a narrow terminal breaks its lines."""
         table = Table(box=SIMPLE_HEAD, title=Text(printable(title)), title_justify="left")
         for number, header in enumerate(headers):
             table.add_column(Text(printable(header)), justify="right" if number else "left")
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
-        self.console.print(table)
+        options = self.console.options.update(max_width=WIDEST)
+        wide = options.update(max_width=Measurement.get(self.console, options, table).maximum)
+        for line in Segment.split_lines(self.console.render(table, wide)):
+            text = Text.assemble(*((part.text, part.style or "") for part in line))
+            text.rstrip()
+            self.console.print(text)

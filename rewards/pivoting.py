@@ -150,8 +150,8 @@ class Pivoting:
     # -- translating --------------------------------------------------------------------------------------------------
 
     def translate(self, wanted: Sequence[str], name: str, back: bool = False) -> Translations:
-        """Each text in the pivot language, or `back` in the users'. An empty translation counts as none. `name` names this work in the
-        checkpoints."""
+        """Each text in the pivot language, or `back` in the users'. A translation that is empty, or that no file could hold, counts as
+        none. `name` names this work in the checkpoints."""
         source, target = self.config.from_language, self.config.language
         if back:
             source, target = target, source
@@ -165,7 +165,7 @@ class Pivoting:
             lambda shard: list(self.translator.translate(shard, source, target)),
             lambda done, _: self.report(done, len(unique)),
         )
-        return {text: said if (said or "").strip() else None for text, said in zip(unique, found, strict=True)}
+        return {text: said if _is_text(said) else None for text, said in zip(unique, found, strict=True)}
 
     @cached_property
     def translator(self) -> Translator:
@@ -223,6 +223,11 @@ def check_any(count: int, where: str) -> None:
     if not count:
         to_do = "change pivot.scope or pivot.from_language, or set respond=direct"
         raise UserError("none of the prompts is in the scope of pivot, so nothing would be answered in the pivot language", where, to_do)
+
+
+def _is_text(said: str | None) -> bool:
+    """Whether a translation says something. No file can hold half of a surrogate pair, which JSON can carry."""
+    return bool((said or "").strip()) and not any("\ud800" <= letter <= "\udfff" for letter in said or "")
 
 
 def _turns(prompt: Prompt) -> list[str]:

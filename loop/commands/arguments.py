@@ -1,6 +1,7 @@
 """Arguments that several commands share, and how a command finds its run. Must never import torch or Ray."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -90,12 +91,13 @@ def check_has_config(folder: RunFolder) -> None:
         raise UserError(f"the run {folder.name!r} has no {folder.config.name}, so its settings are not known", str(folder.path), to_do)
 
 
-def number_from(smallest: int) -> Callable[[str], int]:
-    """A whole number of at least `smallest`, as argparse takes it."""
+def number_from(smallest: int, largest: float = math.inf) -> Callable[[str], int]:
+    """A whole number from `smallest` to `largest`, as argparse takes it."""
+    limits = f"of at least {smallest}" if largest == math.inf else f"from {smallest} to {largest}"
 
     def number(word: str) -> int:
-        if not word.isascii() or not word.isdigit() or int(word) < smallest:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {smallest}, not {word!r}")
+        if not word.isascii() or not word.isdigit() or not smallest <= int(word) <= largest:
+            raise argparse.ArgumentTypeError(f"must be a whole number {limits}, not {word!r}")
         return int(word)
 
     return number

@@ -14,7 +14,7 @@ from loop.executors import executor_for
 from loop.executors.executor import StageRequest
 from loop.failures import TRACEBACK_LINES, StageFailed
 from loop.functions import hash_functions
-from loop.masking import masked, secrets_here
+from loop.masking import masked, secrets_of
 from loop.round import Stage
 from loop.store.artifacts import find_damage
 from loop.store.journal import RunState
@@ -70,4 +70,4 @@ def ask(
                 return executor.run(stage.name, request, lambda: show(read_progress(work.progress)))
             except StageFailed as failed:
                 end = "\n".join(failed.detail.strip().splitlines()[-TRACEBACK_LINES:])
-                raise LoopError(masked(f"{doing} failed: {failed}\n{end}", secrets_here())) from None
+                raise LoopError(masked(f"{doing} failed: {failed}\n{end}", secrets_of(config))) from None

@@ -34,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help=f"the share of the pairs that two raters label, to see how far they agree (default: {DOUBLE})",
     )
-    parser.add_argument("--port", type=number_from(0), default=PORT, metavar="PORT", help=f"the port of the page (default: {PORT})")
+    parser.add_argument("--port", type=number_from(0, 65535), default=PORT, metavar="PORT", help=f"the port of the page (default: {PORT})")
     parser.add_argument(
         "--host",
+        type=_host,
         default="127.0.0.1",
         metavar="HOST",
         help="an address of this machine under which other machines reach the page, without encryption (default: this machine only)",
@@ -97,6 +98,12 @@ def _import(folder: RunFolder, asked: LabelingRound, source: Path) -> int:
     except RunIsWorking:
         raise UserError("a process works on this run, and may be reading its labels", str(folder.path), "wait for it, or stop it") from None
     return 0
+
+
+def _host(word: str) -> str:
+    if not word:  # the library would listen on every address of this machine
+        raise argparse.ArgumentTypeError("must be an address, not empty; leave it out to listen on this machine only")
+    return word
 
 
 def _fraction(word: str) -> float:

@@ -2,13 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from configs.errors import UserError
 from loop.commands.arguments import add_run, find_run, number_from, runs_folder
-from loop.masking import masked, secrets_here
+from loop.masking import masked, secrets_here, secrets_of
 from loop.printing import say
-from loop.store.journal import Event, read_events
+from loop.store.journal import Event, fold, read_events
 from loop.store.layout import RunFolder, stage_name
+from loop.store.run_config import read_config
 
 HELP = "print what happened in a run and when, and the ends of its log files"
 LINES, TAIL_BYTES = 40, 2**20
@@ -27,14 +30,23 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     folder = RunFolder(find_run(runs_folder(options), options.run))
     kept = slice(None) if options.all else slice(-options.lines, None)
-    secrets = secrets_here()
+    events = read_events(folder.journal)
+    secrets = _secrets(folder, events)
     say(f"== {folder.journal}")
-    for event in read_events(folder.journal)[kept]:
+    for event in events[kept]:
         say(masked(line(event), secrets))
     for path in sorted(folder.ray_log.parent.glob("*.log")):
         say(f"\n== {path}")
         say(masked("\n".join(_last_lines(path, options.all)[kept]), secrets))
     return 0
+
+
+def _secrets(folder: RunFolder, events: Sequence[Event]) -> list[str]:
+    """The secrets of the run, as far as they are known: its settings may be damaged, or those of another version."""
+    try:
+        return secrets_of(read_config(folder.path, fold(events)))
+    except UserError:
+        return secrets_here()
 
 
 def line(event: Event) -> str:

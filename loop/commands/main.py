@@ -21,7 +21,8 @@ from typing import Any, NoReturn
 from configs.errors import LoopError, Stopped, UserError
 from loop import __version__
 from loop.commands.explaining import about_a_run, about_the_end
-from loop.printing import say
+from loop.failures import FULL
+from loop.printing import accept_all_text, say
 from loop.signals import SIGNALS
 from loop.wording import sentence
 
@@ -53,6 +54,7 @@ QUIET_CODES = (3, Stopped.exit_code)
 
 def program() -> NoReturn:
     """The `loop` script and `python -m loop`: one command, then the end of the process."""
+    accept_all_text()
     sys.exit(_run_command(None))
 
 
@@ -84,7 +86,7 @@ def make_parser(only: str | None = None) -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.add_argument(
             "--runs",
-            default=os.environ.get("LOOP_RUNS", DEFAULT_RUNS),
+            default=os.environ.get("LOOP_RUNS") or DEFAULT_RUNS,
             metavar="DIR",
             help="the directory that holds the runs (default: LOOP_RUNS, or `runs` in the current directory)",
         )
@@ -107,13 +109,22 @@ def _run_command(words: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return Stopped.exit_code
     except BrokenPipeError:  # the reader of standard output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nothing_more()
         return 0
     except OSError as error:  # of a path that cannot be used at all: its name is too long, or its folder is closed to this user
+        if error.filename is None and error.errno in FULL:  # of the file that standard output goes to
+            _print_nothing_more()
+            say("error: the disk is full, so what this command prints is not whole", to_stderr=True)
+            return LoopError.exit_code
         if error.filename is None:
             raise
         say(f"error: {UserError(str(error.strerror), str(error.filename), 'check this path and its permissions')}", to_stderr=True)
         return UserError.exit_code
+
+
+def _print_nothing_more() -> None:
+    """Else Python tries once more at its end, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read(words: Sequence[str] | None) -> argparse.Namespace:

@@ -4,6 +4,7 @@ Must never import rich, torch or Ray, so that `status` answers at once.
 """
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -73,8 +74,14 @@ def look(name: str, folder: RunFolder) -> Overview:
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines whose columns stand below each other."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    wide = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+
+
+def _width(text: str) -> int:
+    """How many places a text takes in a terminal: marks above and below a letter take none, and Chinese letters two."""
+    letters = (letter for letter in text if unicodedata.category(letter) not in ("Mn", "Me"))
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in letters)
 
 
 def evaluated(state: RunState) -> list[int]:

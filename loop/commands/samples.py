@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from configs.errors import UserError
@@ -34,7 +34,8 @@ def run(options: argparse.Namespace) -> int:
     view = read_run(find_run(runs_folder(options), options.run))
     if options.defect and options.defect not in RULES:
         raise UserError(f"there is no rule {options.defect!r}", "--defect", f"use one of: {', '.join(RULES)}")
-    found = [answer for answer in _answers(view, _round(view, options.round)) if _fits(answer, options)]
+    rules = [options.defect] if options.defect else []  # it need not be one of those that the run asks
+    found = [answer for answer in _answers(view, _round(view, options.round), rules) if _fits(answer, options)]
     if options.sort:
         found = _sorted(found, options.sort, options.ascending)
     for answer in found[: options.limit]:
@@ -63,9 +64,10 @@ def _indented(text: str, mark: str) -> Iterator[str]:
         yield f"  {mark if not number else '  '}{line}"
 
 
-def _answers(view: RunView, r: int | None) -> Iterator[Shown]:
-    """All answers of a round's policy: those to held-out prompts first, then those that labels were asked for."""
-    return itertools.chain(held_out_answers(view, r), [] if r is None else labeled_answers(view, r))
+def _answers(view: RunView, r: int | None, rules: Sequence[str]) -> Iterator[Shown]:
+    """All answers of a round's policy: those to held-out prompts first, then those that labels were asked for. rules: those that are asked
+    besides those of the run."""
+    return itertools.chain(held_out_answers(view, r, also=rules), [] if r is None else labeled_answers(view, r, also=rules))
 
 
 def _round(view: RunView, word: str | None) -> int | None:

@@ -74,7 +74,7 @@ def _lines(folder: RunFolder, state: RunState) -> list[str]:
     for round_number, stage, row in state.stages():
         seconds = f"{row.seconds:6.1f} s" if row.seconds is not None else " " * 8
         shown, warnings = headline(stage, row.metrics), warning_lines(row.metrics)
-        if row.state == "running" and state.state == "running":
+        if row.state == "running":
             now = read_progress(folder.work(stage, round_number).progress)
             shown = f"{now.done} of {now.total}  {live(now.metrics)}" if now.total else ""
             warnings = warning_lines({WARNINGS: [now.warning]} if now.warning else {})

@@ -71,6 +71,8 @@ def _gpus() -> list[GPU]:
 
 
 def read_gpus(said: str) -> list[GPU]:
-    """The GPUs in what the tool says: one a line, with its name, and total and free memory in MiB."""
-    rows = [line.rsplit(",", 2) for line in said.splitlines() if line.count(",") >= 2]
-    return [GPU(name.strip(), int(total) << 20, int(free) << 20) for name, total, free in rows if total.strip().isdigit()]
+    """The GPUs in what the tool says: one a line, with its name, and total and free memory in MiB. Where it may not say how much is free,
+    as of a GPU that is divided (MIG), all counts as free."""
+    rows = [[cell.strip() for cell in line.rsplit(",", 2)] for line in said.splitlines() if line.count(",") >= 2]
+    sizes = [(name, int(total), int(free) if free.isdigit() else int(total)) for name, total, free in rows if total.isdigit()]
+    return [GPU(name, total << 20, free << 20) for name, total, free in sizes]

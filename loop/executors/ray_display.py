@@ -16,7 +16,7 @@ from ray.util.metrics import Counter, Gauge
 
 from loop.executors.executor import StageRequest
 from loop.executors.worker import Worker
-from loop.printing import say
+from loop.printing import in_ascii, say
 from loop.store.layout import StageWork, stage_name
 from loop.store.measures import COUNTERS, RUNNING, TAGS_ON_RAY, find_measure, headline, live, name_on_ray, numbers
 from loop.store.pace import Pace, samples_in_a_step
@@ -87,6 +87,8 @@ class NamedWorker(Worker):
 class RunMetrics:
     """Serves the newest figures of a run: those of its running stage, and those of the stages that have finished since Ray started.
 
+    Ray raises an error for a tag that is not ASCII, such as the name of a run or of a rater, so other letters are escapes there.
+
     Of each stage only the newest round is served, and of the runs of an experiment only the present one, because Prometheus keeps the
     earlier ones.
     """
@@ -155,7 +157,7 @@ class RunMetrics:
 
     def _serve(self) -> None:
         for (name, stage, part), (round_number, value) in self._values.items():
-            self._gauge(name).set(value, self._tags(stage, round_number) | {"part": part})
+            self._gauge(name).set(value, self._tags(stage, round_number) | {"part": in_ascii(part)})
 
     def _gauge(self, name: str) -> Gauge:
         if name not in self._gauges:
@@ -166,7 +168,7 @@ class RunMetrics:
 
     def _tags(self, stage: str, round_number: str) -> dict[str, str]:
         assert self._request is not None
-        return {"run": self._request["config"]["name"], "round": round_number, "stage": stage}
+        return {"run": in_ascii(self._request["config"]["name"]), "round": round_number, "stage": stage}
 
 
 def _running(stage: str, now: Progress) -> dict[str, float]:

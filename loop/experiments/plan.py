@@ -22,8 +22,8 @@ from pydantic import Field, PositiveInt, ValidationError
 
 from configs.errors import UserError, did_you_mean
 from configs.fields import BadValue, Section, check_name
-from configs.loading import MAPPINGS, Given, read_config_file, read_file
-from configs.schema import RunConfig
+from configs.loading import Given, read_config_file, read_file
+from configs.schema import MAPPINGS, RunConfig
 from loop.experiments.metrics import check_path
 from loop.round import Program, run_rounds
 

@@ -52,7 +52,8 @@ def changes(arm: Mapping[str, Any]) -> str:
 
 
 def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    """A row of Markdown. A setting may be a text of several lines, such as `judge.template`; a row has one."""
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _seeds(results: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from configs.errors import UserError
 from loop.store.artifacts import sync
 from rewards.comparisons import round_of
+from rewards.data.json_lines import parse_line
 from rewards.data.unusable import BadRow
 from rewards.labelers.label_rows import ByIds, check
 
@@ -175,10 +176,11 @@ def is_label(row: Any) -> bool:
 
 
 def _row(line: bytes) -> Row | None:
-    """The row of a line, if it is a label that names two samples."""
+    """The row of a line, if it is a label that names two samples. The run reads lines by `parse_line` too, which is strict: it refuses a
+    key that is given twice, and half of a surrogate pair."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_line(line.rstrip(b"\n"), "the line")
+    except BadRow:
         return None
     return row if is_label(row) else None
 

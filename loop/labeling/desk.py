@@ -42,11 +42,12 @@ class Desk:
     def look(self) -> bool:
         """Look whether the run has moved since the last time, and lay out its next pairs. True if it has. Raises UserError."""
         stat = self.folder.journal.stat()
-        mark = (is_locked(self.folder.path), stat.st_size, stat.st_mtime_ns)
+        is_working = is_locked(self.folder.path)  # asked once, so that what is laid out is what the mark says
+        mark = (is_working, stat.st_size, stat.st_mtime_ns)
         if mark == self._mark:
             return False
         self.close()
-        if is_locked(self.folder.path):
+        if is_working:
             self.state = WORKING
         elif asked := waiting_round(self.folder):
             file = self._held.enter_context(opened(asked.label_file))

@@ -25,6 +25,7 @@ from loop.store.artifacts import find_damage
 from loop.store.journal import RunState, fold, read_events
 from loop.store.layout import RunFolder
 from loop.store.run_config import read_config
+from loop.store.seen import seen_state
 from rewards.comparisons import WIN_RATE, Prompt, Sample, all_pairs, read_jsonl
 from rewards.data.splits import content_id
 from rewards.labelers.label_files import WANTED, find_files, find_path, read_labels
@@ -128,8 +129,8 @@ def read_round(folder: RunFolder, number: int) -> LabelingRound:
 
 
 def state_of(folder: RunFolder) -> str:
-    """The state of a run, as its journal says."""
-    return fold(read_events(folder.journal)).state
+    """The state of a run, as `loop status` says it."""
+    return seen_state(folder, read_events(folder.journal)).state
 
 
 def _check_asks_people(folder: RunFolder, state: RunState) -> RunConfig:

@@ -52,9 +52,10 @@ async def _serve(desk: Desk, address: tuple[str, int], resume: bool) -> int:
         site = web.TCPSite(runner, *address)
         try:
             await site.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: for a part of a host's name that is empty or too long
+            why = error.strerror if isinstance(error, OSError) else "this cannot be the name of a machine"
             to_do = "choose another one with --port, or an address of this machine with --host"
-            raise UserError(f"the page cannot listen there: {error.strerror}", f"{host}, port {address[1]}", to_do) from None
+            raise UserError(f"the page cannot listen there: {why}", f"{host}, port {address[1]}", to_do) from None
         port = runner.addresses[0][1]
         for line in _first_lines(desk, resume):
             say(line)

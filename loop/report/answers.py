@@ -62,22 +62,22 @@ def prompts_of(run: RunView, kind: str) -> list[str]:
     return list(dict.fromkeys(str(row.get("prompt_id")) for stage, r in stages for row in run.rows(stage.name, r, "samples.jsonl")))
 
 
-def held_out_answers(run: RunView, r: int | None, only: set[str] | None = None) -> Iterator[Shown]:
-    """The answers of a round's policy to held-out prompts. only: these prompts."""
+def held_out_answers(run: RunView, r: int | None, only: set[str] | None = None, also: Sequence[str] = ()) -> Iterator[Shown]:
+    """The answers of a round's policy to held-out prompts. only: these prompts. also: rules that are asked besides those of the run."""
     stage = evaluation_stage(r).name
     measured = {str(row.get("prompt_id")): row for row in run.rows(stage, r, "measurements.jsonl")}
     rows = list(run.rows(stage, r, "samples.jsonl"))
-    for row, defects in _judged(run, rows, only):
+    for row, defects in _judged(run, rows, only, also):
         found = measured.get(str(row.get("prompt_id")), {})
         yield _shown(HELD_OUT, r, row, {name: value for key, name in SCORES.items() if is_number(value := found.get(key))}, defects)
 
 
-def labeled_answers(run: RunView, r: int, only: set[str] | None = None) -> Iterator[Shown]:
-    """The answers of a round's policy that labels were asked for. only: these prompts."""
+def labeled_answers(run: RunView, r: int, only: set[str] | None = None, also: Sequence[str] = ()) -> Iterator[Shown]:
+    """The answers of a round's policy that labels were asked for. only, also: as in `held_out_answers`."""
     scores = {row.get("sample_id"): row.get("score") for row in run.rows(SELECT.name, r, "scores.jsonl")}
     labels = _labels(run, r)
     rows = list(run.rows(SAMPLE.name, r, "samples.jsonl"))
-    for row, defects in _judged(run, rows, only):
+    for row, defects in _judged(run, rows, only, also):
         number = str(row.get("id"))
         found = {"selector": score} if is_number(score := scores.get(row.get("id"))) else {}
         if is_number(length := row.get("num_tokens")):
@@ -98,10 +98,12 @@ def _labels(run: RunView, r: int) -> _Labels:
     return found
 
 
-def _judged(run: RunView, rows: Sequence[Mapping[str, Any]], only: set[str] | None) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
+def _judged(
+    run: RunView, rows: Sequence[Mapping[str, Any]], only: set[str] | None, also: Sequence[str]
+) -> Iterator[tuple[Mapping[str, Any], list[str]]]:
     """Each row with the rules that fire on it."""
     rows = [_as_shown(row) for row in rows]
-    names = [name for name in run.config.get("evaluate.rules") or RULES if name in RULES]
+    names = [name for name in dict.fromkeys([*(run.config.get("evaluate.rules") or RULES), *also]) if name in RULES]
     expected = run.config.get("rules.expected_language")
     rules = find_rules(names, expected if expected in ("th", "en", "any") else "same")
     others = texts_to_compare(rules, ((row.get("prompt", ""), str(row.get("completion", ""))[:RULES_READ]) for row in rows))

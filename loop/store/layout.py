@@ -23,6 +23,7 @@
 Must never import torch or Ray.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,8 +154,9 @@ def runs_in(folder: Path) -> list[RunFolder]:
 
 
 def runs_of_experiments(folder: Path) -> dict[str, RunFolder]:
-    """The runs of the experiments in a directory of runs, by their name there: EXPERIMENT/RUN."""
-    experiments = [child for child in sorted(folder.glob("*")) if child.is_dir() and not RunFolder(child).journal.exists()]
+    """The runs of the experiments in a directory of runs, by their name there: EXPERIMENT/RUN. A directory that is closed to this user,
+    such as `lost+found` of a disk, holds none."""
+    experiments = [child for child in sorted(folder.glob("*")) if child.is_dir() and not os.path.exists(RunFolder(child).journal)]
     return {f"{experiment.name}/{run.name}": run for experiment in experiments for run in runs_in(experiment)}
 
 

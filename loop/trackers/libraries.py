@@ -107,7 +107,7 @@ class MLflow:
             experiment_id = client.create_experiment(name, artifact_location=own)
         run = client.create_run(experiment_id, run_name=config.name)
         for setting, value in flatten(config.model_dump(mode="json")).items():
-            client.log_param(run.info.run_id, setting, str(value))
+            client.log_param(run.info.run_id, _in_mlflow(setting), str(value))
         known.write_text(run.info.run_id, encoding="utf-8")
         return cls(client, run.info.run_id)
 
@@ -124,8 +124,13 @@ class MLflow:
         from mlflow.entities import Metric
 
         now = round(time.time() * 1000)
-        metrics = [Metric(re.sub(r"[^\w\-. /]", "_", name), value, now, step) for name, value in values.items()]
+        metrics = [Metric(_in_mlflow(name), value, now, step) for name, value in values.items()]
         self._client.log_batch(self._run_id, metrics=metrics)
+
+
+def _in_mlflow(name: str) -> str:
+    """A name as MLflow takes it. The names of raters and of functions are parts of it, and may have other characters."""
+    return re.sub(r"[^\w\-. /]", "_", name)
 
 
 class WandB:

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.errors import Stopped, UserError, WaitingForLabels
 from configs.schema import RunConfig
-from loop.masking import MaskedLog, masked, secrets_here
+from loop.masking import MaskedLog, masked, secrets_of
 from loop.store.artifacts import Artifact
 from loop.store.layout import RunFolder, place, stage_name
 from loop.store.measures import numbers
@@ -37,7 +37,7 @@ class Trackers:
 
     def __init__(self, config: RunConfig, folder: Path, say: Callable[[str], None]):
         self._config, self._folder, self._say = config, RunFolder(folder), say
-        self._secrets = secrets_here(filter(None, [config.judge.key_variable, config.pivot.key_variable]))
+        self._secrets = secrets_of(config)
         self._trackers: dict[str, Tracker] = {}
         self._shown: tuple[str, int] | None = None
 

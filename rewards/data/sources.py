@@ -105,7 +105,7 @@ def hash_source(source: Source) -> dict[str, str]:
 
 def check_labels(path: Any, where: str) -> None:
     """Raises UserError if `labeler.path` of round 0 cannot hold labels. A file that does not exist yet is fine."""
-    if isinstance(path, str) and os.path.isdir(path.replace("{round}", "0")):
+    if isinstance(path, str) and os.path.isdir(os.path.expanduser(path.replace("{round}", "0"))):
         raise UserError(f"labeler.path is a folder: {path}", where, f"name a file in it: labeler.path='{path}/round-{{round}}.jsonl'")
 
 

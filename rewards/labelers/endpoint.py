@@ -1,7 +1,8 @@
 """Asks a language model over HTTP, by the chat-completions protocol of OpenAI. Knows nothing of labels.
 
-A reply is paid for, so it is never paid twice: each one is on disk, fsynced, before it is used, under the hash of what was asked. A kill
-loses only what was under way, and such a request is sent again with the same `Idempotency-Key`, by which an endpoint may know it.
+A reply is paid for, so it is never paid twice: each one is on disk, fsynced, before it is used, under the hash of what was asked. Of
+several threads that ask the same, one asks, and the others find its reply. A kill loses only what was under way, and such a request is sent
+again with the same `Idempotency-Key`, by which an endpoint may know it.
 
     2xx                     a reply, whatever its text
     408, 409, 429, 5xx      tried again, as are time-outs, lost connections and replies that are not of the protocol
@@ -39,12 +40,14 @@ SHOWN_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said, how many tokens were paid for, and when. text: None if the reply has no text."""
+    """What the model said, how many tokens were paid for, and when. text: None if the reply has no text. is_cut: whether the endpoint says
+    that a limit has cut it off. Replies that were kept before this was noted do not say so."""
 
     text: str | None
     input_tokens: int
     output_tokens: int
     at: str
+    is_cut: bool = False
 
 
 class Refused(Exception):
@@ -98,6 +101,7 @@ class Endpoint(Generic[Config]):
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(headers=headers, timeout=config.timeout_seconds)
         self._given_up = threading.Event()
+        self._under_way: dict[str, threading.Lock] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -129,10 +133,11 @@ class Endpoint(Generic[Config]):
             body[config.token_limit] = config.max_reply_tokens
         asked = json.dumps({"url": config.url, "body": body, "attempt": attempt}, sort_keys=True)
         key = hashlib.sha256(asked.encode()).hexdigest()
-        found = self._cache.get(key)
-        if found is None:
-            found = self._try(json.dumps(body).encode(), key)
-            self._cache.put(key, found)
+        with self._under_way.setdefault(key, threading.Lock()):
+            found = self._cache.get(key)
+            if found is None:
+                found = self._try(json.dumps(body).encode(), key)
+                self._cache.put(key, found)
         return found
 
     def _try(self, body: bytes, key: str) -> Reply:
@@ -205,22 +210,24 @@ def _read(response: httpx.Response) -> Reply:
     """The reply in a response of the protocol. Raises _Again for any other: a proxy or a server that starts may send a page of its own."""
     try:
         said = response.json()
-        message = said["choices"][0]["message"]
-        text = message.get("content")
+        choice = said["choices"][0]
+        text, is_cut = choice["message"].get("content"), choice.get("finish_reason") == "length"
         usage = said.get("usage") or {}
         sent, received = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError):
         raise _Again("the reply is not of the chat-completions protocol") from None
-    return Reply(text if isinstance(text, str) else None, sent, received, datetime.now(UTC).isoformat(timespec="seconds"))
+    return Reply(text if isinstance(text, str) else None, sent, received, datetime.now(UTC).isoformat(timespec="seconds"), is_cut)
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """How many seconds the endpoint asks to wait: `Retry-After` is a number or a date. 0 where it asks for nothing."""
+    """How many seconds the endpoint asks to wait: `Retry-After` is a number or a date, in UTC where it names no zone (RFC 9110, section
+    5.6.7). 0 where it asks for nothing."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-        return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds())
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0

@@ -45,8 +45,9 @@ TIES = {"tie", "equal", "same", "both", "neither", "none", "none,none"}
 
 
 def find_path(config: LabelerConfig, round_number: int) -> Path:
-    """Where the labels of a round are expected. It may be a pattern such as labels/*.jsonl."""
-    return Path(str(config.path).replace("{round}", str(round_number)))
+    """Where the labels of a round are expected. It may be a pattern such as labels/*.jsonl. `~` is the user's own folder: a shell leaves it
+    as it is in `labeler.path=~/labels.jsonl`."""
+    return Path(str(config.path).replace("{round}", str(round_number))).expanduser()
 
 
 def find_files(path: Path) -> list[Path]:

@@ -9,7 +9,9 @@ from collections import Counter
 
 THAI = re.compile(r"[\u0e00-\u0e7f]")
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-CODE_CALL = re.compile(r"\b\w+(?:\.\w+)*\([^)]*\)")
+CODE_CALL = re.compile(r"\b(?<!\w\.)\w+(?:\.\w+)*+\([^)]*\)")
+"""A call, `name(...)` or `module.name(...)`. A search begins at the first name of a chain only: one that begins at each of them takes time
+that grows with the square of a text such as `1.1.1.1`."""
 MIN_PHRASE_CHARACTERS = 5
 CLUSTERS_PER_WORD = 3
 """A Thai n-gram of n words is taken as one of n x this many clusters: on Thai press text, words have 5.4 characters and clusters 1.8."""
@@ -19,7 +21,7 @@ _UNIT = re.compile(
     r"|[\u3040-\u30ff\u3400-\u9fff]"  # one character of Chinese or Japanese, which have no spaces either
     r"|[^\W_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+"  # a word or a number of any other script
 )
-_NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|www\.\S+|\b[\w.+-]+@[\w-]+\.\w+", re.DOTALL)
+_NOT_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|www\.\S+|\b(?<!\w[.+-])[\w.+-]++@[\w-]+\.\w+", re.DOTALL)
 SCRIPTS: dict[str, str] = {
     "thai": r"\u0e00-\u0e7f",
     "latin": r"A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff",

@@ -30,8 +30,8 @@ class OverHTTP:
         self.name = f"{config.model} at {config.url}"
 
     def translate(self, texts: Sequence[str], source: str, target: str) -> list[str | None]:
-        """The translation of each text, several requests at a time; None for one that the endpoint refuses, or whose reply is empty or
-        as long as replies may be, and so perhaps cut off.
+        """The translation of each text, several requests at a time; None for one that the endpoint refuses, or whose reply is empty,
+        cut off by the endpoint's own word, or as long as replies may be, and so perhaps cut off.
 
         Raises UserError if it refuses all of at least FEWEST texts, and WaitingForLabels if it does not answer in the allowed tries.
         """
@@ -57,5 +57,5 @@ def _ask(endpoint: Endpoint[PivotConfig], text: str, source: str, target: str) -
     except Refused as refused:
         return refused
     longest = endpoint.config.max_reply_tokens
-    is_cut = longest is not None and reply.output_tokens >= longest
+    is_cut = reply.is_cut or (longest is not None and reply.output_tokens >= longest)
     return None if is_cut else (reply.text or "").strip() or None

@@ -1,6 +1,8 @@
 """What the terminal prints when a stage is finished, on a pipe, and when it should be quiet."""
 
+import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -27,7 +29,12 @@ def test_a_finished_stage_has_one_line_and_one_for_each_warning(capsys):
     ]
 
 
-def test_a_pipe_gets_no_live_view(capsys):
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_pipe_gets_no_live_view(capsys, monkeypatch, forced):
+    """Where FORCE_COLOR is set, as on servers that build software, a log would have thousands of pictures of it."""
+    if forced:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
     with Terminal().stage("round-000/policy", "x") as show:
         show(Progress(3, 40, {"objective/kl": 0.5}, ["an answer"]))
     assert "".join(capsys.readouterr()) == ""
@@ -40,6 +47,34 @@ def test_a_warning_of_a_running_stage_is_printed_once(capsys, is_quiet):
         for done in range(28, 33):
             show(Progress(done, 80, {}, [], "it \x1b[2Jcheats" if done >= 30 else ""))
     assert capsys.readouterr().out == "round-000/policy, 30 of 80: it \\u001b[2Jcheats\n"
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_the_warning_as_a_line(monkeypatch):
+    """In a shell inside Emacs, for example. rich draws no live view there."""
+    reader, writer = os.openpty()
+    monkeypatch.setenv("TERM", "dumb")
+    with os.fdopen(reader, "rb", buffering=0) as screen, os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with Terminal().stage("round-000/policy", "x") as show:
+            show(Progress(30, 80, {}, [], "it cheats"))
+        output.flush()
+        written = os.read(screen.fileno(), 1 << 16) if select.select([screen], [], [], 5.0)[0] else b""
+    assert written.decode().splitlines() == ["round-000/policy, 30 of 80: it cheats"]
+
+
+@pytest.mark.parametrize("columns", ["40", "400"])
+def test_nothing_of_a_table_is_cut_off(monkeypatch, capsys, columns):
+    """Neither on a pipe nor in a narrow terminal, which breaks the lines."""
+    monkeypatch.setenv("COLUMNS", columns)
+    headers = ["stage", *(f"select.judged.features.pairwise-{number}" for number in range(9))]
+    rows = [["round-000/policy", *("1.234 ± 0.123" for _ in range(9))], ["[red]x[/red]\x1b", *("" for _ in range(9))]]
+    for force in ({}, {"FORCE_COLOR": "1", "TERM": "xterm"}):
+        for name, value in force.items():
+            monkeypatch.setenv(name, value)
+        Terminal().table("after the last round", headers, rows)
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.split("\n")]
+        assert lines[0] == "after the last round" and lines[2].split() == headers
+        assert lines[4].split() == ["round-000/policy", *["1.234", "±", "0.123"] * 9] and lines[5].split() == ["[red]x[/red]\\u001b"]
 
 
 def test_quiet_means_warnings_only(capsys):
@@ -90,6 +125,35 @@ sys.argv = ["loop", "list"]
 with patch("loop.commands.list_runs.run", lambda options: driver.execute()):
     program()
 """
+
+
+def run_program(program, folder, **variables):
+    """Run a program of Python in a folder, and return its exit code, and what it has printed in both ways."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONUNBUFFERED", "PYTHONUTF8")}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[3])} | variables
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=folder, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-11"])
+def test_a_terminal_in_another_encoding_gets_all_text(tmp_path, encoding):
+    """Letters that it does not have, such as `±`, are written as JSON would. JSON stays the same JSON."""
+    name = "น้ำใจ-é-🐘"
+    FakeDriver(tmp_path / "runs" / name.replace("🐘", "x")).execute()
+    listed = LIST.replace("'runs']", "'runs', '--json']")
+    code, out, err = run_program(listed, tmp_path, PYTHONIOENCODING=encoding)
+    assert (code, err) == (0, b"") and json.loads(out.decode(encoding))["runs"][0]["run"] == "น้ำใจ-é-x"
+    said = f"from loop.printing import accept_all_text; accept_all_text(); from loop.terminal import Terminal; Terminal().say({name!r})"
+    code, out, err = run_program(said, tmp_path, PYTHONIOENCODING=encoding)
+    assert (code, err) == (0, b"") and json.loads(f'"{out.decode(encoding).strip()}"') == name
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_that_takes_the_output_is_one_message(tmp_path):
+    FakeDriver(tmp_path / "runs" / "x").execute()
+    full = f"import os, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1); {LIST}"
+    code, _, err = run_program(full, tmp_path)
+    assert (code, err.decode().splitlines()) == (4, ["error: the disk is full, so what this command prints is not whole"])
 
 
 @pytest.mark.parametrize(("program", "code", "said"), [(LIST, 0, ""), (RUN, 130, "interrupted: ")])

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from configs.pivot import PivotConfig
 from policies.checkpoints import Checkpoints
 from policies.reporting import report_nothing
-from rewards.comparisons import Comparison, Demonstration, PromptRecord, Sample, from_line, to_line, turned
+from rewards.comparisons import Comparison, Demonstration, PromptRecord, Sample, from_line, to_line, turned, write_jsonl
 from rewards.data.splits import Split, content_id
 from rewards.labelers.pairs import compare
 from rewards.pivoting import NO_TRANSLATION, Pivoting, answers_in_pivot, pairs_in_pivot, texts_of
@@ -145,6 +145,15 @@ def test_an_empty_translation_counts_as_none(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def blank(texts, source, target): return ['', ' \\n', None, ' x ']\n")
     found = pivoting(translator="mine.py:blank").translate(["a", "b", "c", "d"], "x")
     assert found == {"a": None, "b": None, "c": None, "d": " x "}
+
+
+def test_a_translation_that_no_file_could_hold_counts_as_none(tmp_path, monkeypatch):
+    """JSON of an endpoint can carry half of a surrogate pair, for example of an emoji that was cut off."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def halves(texts, source, target): return ['well \\ud83d', 'well 🐘']\n")
+    found = pivoting(translator="mine.py:halves").translate(["a", "b"], "x")
+    assert found == {"a": None, "b": "well 🐘"}
+    write_jsonl(tmp_path / "x.jsonl", [record(text) for text in found.values() if text])
 
 
 def test_records_of_direct_answers_have_no_new_key():

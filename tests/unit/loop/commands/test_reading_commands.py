@@ -1,16 +1,21 @@
 """The commands that only read runs: list, samples, logs, report."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
 
+from configs import load_config
 from configs.errors import UserError
 from loop.commands.main import main
+from loop.commands.overview import aligned
 from loop.printing import UNPRINTABLE
 from loop.report.experiment import experiment_page
 from loop.store.journal import Journal
 from loop.store.layout import RunFolder
+from loop.store.run_config import record_start
 from tests.unit.loop.report.hostile import hostile_texts
 from tests.unit.loop.report.made import SETTINGS, make_run
 
@@ -37,6 +42,12 @@ def test_list_shows_every_run_and_the_damaged_one(runs, capsys):
     assert rows["experiment/arm-seed-0"]["figure"] == "gold 2.50 ± 0.05" and rows["torn"]["state"] == "damaged"
 
 
+def test_columns_stand_below_each_other_in_any_script():
+    """Thai vowels and tones above and below a letter take no place of their own, and Chinese letters take two."""
+    rows = aligned([("run", "state"), ("น้ำใจดี", "done"), ("芒果", "done"), ("first", "done")])
+    assert rows == ["run    state", "น้ำใจดี  done", "芒果   done", "first  done"]
+
+
 def test_a_run_of_an_experiment_has_a_name_of_two_parts(runs, capsys):
     make_run(runs / "experiment" / "arm-seed-0", golds=(2.5,))
     for command in ("status", "logs", "samples", "report"):
@@ -59,6 +70,26 @@ def test_a_path_that_cannot_be_used_gets_one_message(runs, capsys):
         assert "error: File name too long\n  where: " in capsys.readouterr().err
 
 
+def test_a_folder_that_is_closed_to_this_user_holds_no_run(runs, capsys, monkeypatch):
+    """Such as `lost+found`, where the runs are at the top of a disk. The tests may run as root, to whom nothing is closed."""
+    (runs / "lost+found").mkdir()
+    stat = os.stat
+
+    def closed(path, *more, **options):
+        if "lost+found/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert [row["run"] for row in json.loads(said(capsys, "list", "--json"))["runs"]] == ["first"]
+    assert "first: done" in said(capsys, "status", "first")
+
+
+def test_an_empty_variable_names_no_folder_of_runs(runs, capsys, monkeypatch):
+    monkeypatch.setenv("LOOP_RUNS", "")
+    assert [row["run"] for row in json.loads(said(capsys, "list", "--json"))["runs"]] == ["first"]
+
+
 def test_a_round_counts_when_it_is_evaluated(runs, capsys):
     """The first stages of round 1 are done, and no other one has begun."""
     folder = RunFolder(make_run(runs / "half", golds=(2.0,)).folder.path)
@@ -77,6 +108,14 @@ def test_samples_can_be_picked_and_sorted(runs, capsys):
     assert "selector 0.00" in said(capsys, "samples", "--sort", "score", "--ascending", "--limit", "1")
     assert said(capsys, "samples", "--round", "sft", "--prompt", "CAT eat").count("A cat eats fish.") == 1
     assert said(capsys, "samples", "--defect", "empty").startswith("0 of 0")
+
+
+def test_samples_finds_by_a_rule_that_the_run_does_not_ask(runs, capsys):
+    """Most rules are not asked by default, so there would be no answer, and no word of why."""
+    make_run(runs / "lists", golds=(), answers=["- a cat\n- a dog"])
+    out = said(capsys, "samples", "lists", "--defect", "list_only", "--round", "sft")
+    assert "rule list_only" in out and not out.endswith("0 of 0 answers\n")
+    assert "rule" not in said(capsys, "samples", "lists", "--round", "sft")
 
 
 def test_samples_are_printed_without_control_characters(runs, capsys):
@@ -107,6 +146,18 @@ def test_logs_shows_no_secret(runs, capsys, monkeypatch):
     (runs / "first" / "logs" / "ray.log").write_text("401 for hf_abcdefgh at http://me:pass1234@hub/x\n")
     out = said(capsys, "logs", "first")
     assert "401 for *** at http" in out and "hf_abcdefgh" not in out and "pass1234" not in out
+
+
+def test_logs_shows_no_secret_of_which_only_the_settings_say_that_it_is_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JUDGE", "judges-secret")
+    monkeypatch.setenv("TRANSLATOR", "translators-secret")
+    run = RunFolder(tmp_path / "runs" / "x")
+    run.ray_log.parent.mkdir(parents=True)
+    record_start(run.path, Journal(run.journal), load_config(overrides=["judge.key_variable=JUDGE", "pivot.key_variable=TRANSLATOR"]))
+    run.ray_log.write_text("401 for judges-secret and translators-secret\n")
+    assert "401 for *** and ***" in said(capsys, "logs", "x", "--runs", str(tmp_path / "runs"))
+    run.config.write_text("edited: true\n")
+    assert "401 for" in said(capsys, "logs", "x", "--runs", str(tmp_path / "runs"))
 
 
 def test_report_writes_one_file(runs, capsys):

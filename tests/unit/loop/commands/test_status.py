@@ -50,9 +50,19 @@ def test_an_alarm_of_a_running_stage_is_below_its_line(run, capsys):
 
 
 def test_a_run_whose_process_has_died_is_interrupted(run, capsys):
-    assert status(run, capsys).splitlines()[0] == "x: interrupted, 2 rounds"
+    assert status(run, capsys).splitlines() == [
+        "x: interrupted, 2 rounds",
+        "setup/sft            done          12.3 s  loss 0.66",
+        "round-000/policy     interrupted",
+    ]
     found = json.loads(status(run, capsys, "--json"))
     assert found["state"] == "interrupted" and [row["stages"]["reward"]["state"] for row in found["rounds"]] == ["pending", "pending"]
+    assert found["rounds"][0]["stages"]["policy"]["state"] == "interrupted" and found["setup"]["sft"]["state"] == "done"
+
+
+def test_the_last_message_of_a_run_whose_process_has_died_stays(run, capsys):
+    Journal(run.journal).append("worker_lost", round=0, stage="policy", message="Ray died")
+    assert status(run, capsys).splitlines()[:2] == ["x: interrupted, 2 rounds", "Ray died"]
 
 
 def test_warnings_are_below_the_line_of_their_stage(run, capsys):

@@ -166,6 +166,8 @@ def test_the_limit_of_a_container_counts(tmp_path):
 
 
 def test_what_the_tool_of_nvidia_says():
+    assert read_gpus("NVIDIA H100, 81559, [Insufficient Permissions]") == [GPU("NVIDIA H100", 81559 << 20, 81559 << 20)]
+    assert read_gpus("NVIDIA GB10, [N/A], [N/A]") == []
     said = "NVIDIA H100 80GB HBM3, 81559, 81000\nOdd, name, 16384, 16000\nbroken line\n"
     assert read_gpus(said) == [GPU("NVIDIA H100 80GB HBM3", 81559 << 20, 81000 << 20), GPU("Odd, name", 16384 << 20, 16000 << 20)]
 

@@ -72,6 +72,19 @@ def test_a_finished_stage_has_no_pace_and_waits_for_no_labels(served, begin):
     assert not {name for name, _, _ in served} & set(ray_display.WHILE_RUNNING)
 
 
+def test_tags_are_ascii_because_ray_takes_no_others(served, begin, monkeypatch):
+    """A run on Ray whose name was in Thai failed at the end of its first stage, and so did one whose raters had Thai names."""
+    told = []
+    for name, method in (("Gauge", "set"), ("Counter", "inc")):
+        monkeypatch.setattr(getattr(ray_display, name), method, lambda self, value, tags: told.append(tags))
+    metrics = ray_display.RunMetrics()
+    begin(metrics, "รัน-é", "label").write(1, 1)
+    metrics.finish({"rater_accuracy": {"สมชาย": 0.9, "ann": 0.8}})
+    assert all(value.isascii() for tags in told for value in tags.values())
+    assert {tags["run"] for tags in told} == {r"\u0e23\u0e31\u0e19-\u00e9"}
+    assert {tags["part"] for tags in told if tags.get("part")} == {r"\u0e2a\u0e21\u0e0a\u0e32\u0e22", "ann"}
+
+
 @pytest.mark.parametrize(("resumes", "counted"), [(True, 10), (False, 30)])
 def test_the_steps_up_to_a_checkpoint_are_not_counted_again(served, begin, tmp_path, resumes, counted):
     """Another attempt is first seen at step 20 and goes on to step 30."""

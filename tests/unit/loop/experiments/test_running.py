@@ -8,6 +8,7 @@ import pytest
 
 from configs.errors import Stopped
 from loop.commands.main import main
+from loop.experiments.tables import write_markdown
 from loop.store.upkeep import verify
 from tests.unit.loop.fake_executor import FakeExecutor
 
@@ -122,6 +123,13 @@ def test_the_tables_are_printed_and_written(experiment, tmp_path):
     assert "$ loop experiment x.yaml\n" in text
     for cell in ("2.300 ± 0.173", "-0.197 to +0.797", "1.50 and 0.25", "results.md"):
         assert cell in out, cell
+
+
+def test_a_setting_of_several_lines_is_in_one_row(tmp_path):
+    arms = {"other": {"kind": "rounds", "rounds": 2, "changes": {"judge.template": "Q: {prompt}\n\nA|{a}\n"}}}
+    results = {"experiment": "x", "command": "loop", "seeds": [0], "all_seeds": [0], "arms": arms, "means": [], "differences": []}
+    write_markdown(tmp_path, results)
+    assert "| other | 2 | judge.template=Q: {prompt} A\\|{a} |" in (tmp_path / "results.md").read_text().splitlines()
 
 
 def test_the_same_command_resumes(experiment, tmp_path, monkeypatch):

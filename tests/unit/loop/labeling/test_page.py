@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from loop.commands.main import main
 from loop.labeling.desk import Desk
 from loop.labeling.door import Door, check_rater, is_allowed
 from loop.labeling.page import Page
@@ -109,6 +110,32 @@ def test_nothing_is_written_while_a_process_works_on_the_run(run):
         assert (await browser.post("answer", pair=pair, choice="left"))[0] == 409 and rows(LABELS) == []
 
     browse(run, visit)
+
+
+def test_a_run_that_is_begun_and_refused_while_the_page_looks_leaves_the_page_as_it_was(run, monkeypatch):
+    """Such as `loop resume` with a setting that does not fit: it holds the run's lock for a moment, and writes nothing."""
+    answers = iter([False, True, False])
+    monkeypatch.setattr("loop.labeling.desk.is_locked", lambda folder: next(answers, False))
+    desk = Desk(run, double=0.0)
+    for _ in range(4):
+        desk.look()
+    assert desk.state == "asking" and desk.queue is not None
+    desk.close()
+
+
+def test_a_run_that_was_killed_is_interrupted(run, capsys):
+    """Its journal says that it is running, and no process works on it."""
+    journal = Journal(run.journal)
+    journal.append("run_started", num_rounds=2)
+    journal.append("stage_committed", round=0, stage="label", key="k", digest="d", manifest="m", seconds=1.0)
+    journal.append("stage_started", round=0, stage="retrain", key="k")
+
+    async def visit(browser):
+        view = await browser.view()
+        assert (view["state"], view["run_state"]) == ("over", "interrupted")
+
+    browse(run, visit)
+    assert main(["label", "x"]) == 2 and "no round of 'x' waits for labels: it is interrupted" in capsys.readouterr().err
 
 
 def test_a_token_lets_one_window_in_and_a_key_outlives_the_page(run):

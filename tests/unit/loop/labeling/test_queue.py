@@ -9,6 +9,8 @@ import pytest
 from loop.labeling.answers import Conflict
 from loop.labeling.queue import Agreement
 from rewards.comparisons import answer_id
+from rewards.data.unusable import BadRow
+from rewards.labelers.label_files import read_labels
 from rewards.labelers.preferences_file import compare_by_file
 from tests.unit.loop.labeling.made import asked_in, make_run, plain_samples, queue_of, rows, samples_of, write_wanted
 from tests.unit.rewards.labelers.tasks import file_task
@@ -286,3 +288,16 @@ def test_rows_that_the_run_cannot_use_are_no_labels(tmp_path, monkeypatch, file,
     queue = queue_of(run)
     assert queue.labeled == 1 and queue.next("ann") == second
     assert queue.answer("ann", second.name, "left") and queue.labeled == 2
+
+
+@pytest.mark.parametrize("wrong", ['"comment": "half of \\ud83d"', '"tie": true, "tie": false', '"comment": NaN'])
+def test_lines_that_the_run_refuses_are_no_labels_in_the_page_s_own_file(tmp_path, monkeypatch, wrong):
+    """Python would read them. The first one would also end an export as CSV."""
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "x", plain_samples(1))
+    first, second = (answer.id for answer in asked_in(run).pairs[0].answers)
+    (tmp_path / "labels").mkdir()
+    line = f'{{"chosen_id": "{first}", "rejected_id": "{second}", {wrong}}}\n'
+    (tmp_path / "labels" / "round-0.jsonl").write_text(line)
+    assert queue_of(run).labeled == 0
+    assert [type(row) for _, row in read_labels(tmp_path / "labels" / "round-0.jsonl")] == [BadRow]

@@ -9,6 +9,7 @@ from configs.errors import UserError
 from loop.labeling.rounds import read_round, waiting_round
 from loop.store.journal import Journal
 from rewards.comparisons import answer_id
+from rewards.data.sources import check_labels
 from tests.unit.loop.labeling.made import PEOPLE, asked_in, make_run, plain_samples, samples_of, write_wanted
 
 FILE = "labeler.kind=preferences-file"
@@ -68,6 +69,17 @@ def test_where_the_labels_go(tmp_path, path, file):
 def test_where_no_line_can_be_appended(tmp_path, path):
     with pytest.raises(UserError, match=r"page (can only write a|writes loop-label|writes)"):
         asked_in(make_run(tmp_path / "x", plain_samples(2), labeled_by=(FILE, f"labeler.path={path}")))
+
+
+def test_the_sign_of_the_home_folder_is_no_folder(tmp_path, monkeypatch):
+    """Labels would go to `./~/labels`. A shell does not put the folder into `labeler.path=~/labels/round-{round}.jsonl`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    labeled_by = ("labeler.kind=preferences-file", "labeler.path=~/labels/round-{round}.jsonl")
+    run = make_run(tmp_path / "x", plain_samples(1), labeled_by=labeled_by)
+    assert asked_in(run).label_file == tmp_path / "home" / "labels" / "round-0.jsonl"
+    (tmp_path / "home" / "labels").mkdir(parents=True)
+    with pytest.raises(UserError, match="labeler.path is a folder"):
+        check_labels("~/labels", "the command line")
 
 
 def test_equal_texts_are_compared_once(tmp_path):

@@ -111,6 +111,9 @@ def test_the_command_exports_and_imports(run, tmp_path, capsys):
         (["label", "x", "--export", "a.csv", "--import", "b.csv"], "--export and --import are both given"),
         (["label", "x", "--double", "2"], "must be a number from 0 to 1"),
         (["label", "x", "--host", "203.0.113.7", "--port", "0"], "the page cannot listen there"),
+        (["label", "x", "--host", "a..b", "--port", "0"], "the page cannot listen there: this cannot be the name of a machine"),
+        (["label", "x", "--host", ""], "must be an address, not empty"),
+        (["label", "x", "--port", "65536"], "must be a whole number from 0 to 65535, not '65536'"),
     ],
 )
 def test_what_the_command_refuses(run, capsys, words, what):

@@ -137,6 +137,16 @@ def test_mlflow_has_its_own_words_for_how_a_run_ends():
         client.set_terminated.assert_called_with("id", status)
 
 
+def test_mlflow_is_given_names_that_it_takes(tmp_path, monkeypatch):
+    """A rater may be called by an address, and MLflow would refuse the run because of the `@`."""
+    pytest.importorskip("mlflow")
+    client = Mock()
+    client.create_run.return_value.info.run_id = "id"
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", lambda uri: client)
+    libraries.MLflow.start(load_config(overrides=["labeler.rater_weights={ann@x.org: 2}"]), tmp_path)
+    assert ("id", "labeler.rater_weights.ann_x.org", "2.0") in [call.args for call in client.log_param.call_args_list]
+
+
 def test_no_secret_gets_into_the_log_or_the_terminal(tmp_path, tracker, monkeypatch):
     """A library prints a key in two parts, has a password in an address, in a setting and in a header, and fails with the key. Of the
     judge's and the translator's, only the settings say that they are secrets."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from configs import UserError, load_config
@@ -21,7 +22,9 @@ from configs.schema import LabelerConfig
 from policies.checkpoints import Checkpoints
 from rewards.comparisons import Sample
 from rewards.labelers import registry as labelers
-from rewards.labelers.judge import REFUSED, UNCLEAR, parse, render
+from rewards.labelers.endpoint import Endpoint, ReplyCache, _retry_after
+from rewards.labelers.judge import REFUSED, UNCLEAR, compare_pairs, parse, render
+from rewards.labelers.picking import Pair
 from tests.forked import Forked
 from tests.unit.rewards.labelers.chat_server import Answer, ChatServer
 from tests.unit.rewards.labelers.tasks import make_task
@@ -120,6 +123,20 @@ def test_the_endpoint_says_how_long_to_wait_and_waits_grow(tmp_path):
         assert time.monotonic() - started >= 0.3
 
 
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y", "%A, %d-%b-%y %H:%M:%S GMT", "30"])
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Bangkok"])
+def test_a_date_until_which_to_wait_is_in_utc(monkeypatch, form, zone):
+    """All forms of dates that HTTP knows, also the one without a zone, wherever the run is."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        header = (datetime.now(UTC) + timedelta(seconds=30)).strftime(form)
+        assert 25 < _retry_after(httpx.Response(429, headers={"Retry-After": header})) <= 30
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_time_outs_are_tried_again(tmp_path):
     with ChatServer(lambda text, before: shorter(text) if before else Answer("A", seconds=3.0)) as server:
         found = label(server, tmp_path, num_prompts=2, timeout_seconds=0.3)
@@ -192,6 +209,21 @@ def test_no_more_requests_at_once_than_allowed(tmp_path):
     with ChatServer(reply) as server:
         label(server, tmp_path, concurrency=3)
     assert 1 < server.most_at_once <= 3
+
+
+def test_the_same_question_at_the_same_time_is_paid_once(tmp_path):
+    """The policy wrote two texts twice each, so four pairs of samples are one pair of texts: two questions, one for each order."""
+
+    def reply(text, before):
+        time.sleep(0.1)
+        return shorter(text)
+
+    texts = ("short", "a longer answer")
+    written = [Sample(f"s-{k}", "p", "a question", texts[k % 2], True, 0, k) for k in range(4)]
+    pairs = [Pair(written[a], written[b], 0.5) for a in (0, 2) for b in (1, 3)]
+    with ChatServer(reply) as server, Endpoint(JudgeConfig(url=server.url), ReplyCache(tmp_path)) as endpoint:
+        assert [said["verdict"] for said in compare_pairs(endpoint, pairs)] == ["first"] * 4
+        assert sorted(server.paid.values()) == [1, 1]
 
 
 # -- the key --------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Each rule on short texts, what a verdict says, and rules of the user's. `test_planted.py` has real text."""
 
+import random
+import re
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from rewards.rules import RULES, find_defects, find_rules, judge
 from rewards.rules.duplicates import Texts, jaccard, shingles
 from rewards.rules.repetition import shares
 from rewards.rules.reply import Reply
-from rewards.rules.texts import units
+from rewards.rules.texts import CODE_CALL, prose, units
 
 PROJECT = Path(__file__).parents[4]
 
@@ -162,10 +164,32 @@ def test_completions_are_compared_only_if_a_rule_asks_for_it():
 
 
 @pytest.mark.parametrize(
-    "text", ["Rosey" + " " * 8000 + "x", "a" + "\n" * 8000 + "b", "a" * 8000, "กา" * 4000, "a(" * 4000, '"' * 8000, "\ud800"]
+    "text",
+    [
+        "Rosey" + " " * 8000 + "x",
+        "a" + "\n" * 8000 + "b",
+        "a" * 8000,
+        "กา" * 4000,
+        "a(" * 4000,
+        "1." * 4000,
+        "a.b-" * 2000,
+        '"' * 8000,
+        "\ud800",
+    ],
 )
 def test_no_rule_is_slow_on_what_broken_policies_write(text):
     """8,000 characters. A pattern that looks at each place from each place takes seconds; these take some hundredths of one."""
     start = time.process_time()
     judge(Reply("What is the capital of the largest country in the north?", text))
     assert time.process_time() - start < 0.7
+
+
+def test_calls_and_addresses_are_found_as_by_the_plain_expressions():
+    """Which are slow on `1.1.1.1`."""
+    plain_call = re.compile(r"\b\w+(?:\.\w+)*\([^)]*\)")
+    plain_address = re.compile(r"https?://\S+|\b[\w.+-]+@[\w-]+\.\w+")
+    rng, pieces = random.Random(0), ["a", "b1", ".", "+", "-", "@", "@", "_", "(", ")", "ก", " ", "http://"]
+    for _ in range(20_000):
+        text = "".join(rng.choices(pieces, k=rng.randrange(1, 16)))
+        assert CODE_CALL.sub("#", text) == plain_call.sub("#", text)
+        assert prose(text) == plain_call.sub(" ", plain_address.sub(" ", text))

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from configs.errors import UserError, WaitingForLabels
 from configs.pivot import PivotConfig
-from rewards.labelers.endpoint import ReplyCache
+from rewards.labelers.endpoint import Reply, ReplyCache
 from rewards.translation import find_translator
 from rewards.translation.seq2seq import Seq2Seq, _mark
 from tests.unit.rewards.labelers.chat_server import Answer, ChatServer
@@ -175,6 +175,29 @@ def test_a_reply_that_is_as_long_as_replies_may_be_counts_as_cut_off(tmp_path):
     with ChatServer(lambda asked, before: Answer("fine")) as server:
         for limit, found in ((2, None), (3, "fine"), (None, "fine")):
             assert over_http(server, tmp_path, max_reply_tokens=limit).translate(["ก"], "th", "en") == [found]
+
+
+def test_a_reply_that_the_endpoint_calls_cut_off_is_no_translation(tmp_path):
+    """Some endpoints count no tokens, or not those that a model has thought before it answered, or have a limit of their own."""
+
+    def reply(asked, before):
+        choice = {"message": {"content": "The mango is"}, "finish_reason": "length" if text_in(asked) == "long" else "stop"}
+        return Answer(raw=json.dumps({"choices": [choice]}).encode())
+
+    with ChatServer(reply) as server:
+        for limit in (256, None):
+            translator = over_http(server, tmp_path, max_reply_tokens=limit)
+            assert translator.translate(["long", "short"], "th", "en") == [None, "The mango is"]
+            assert translator.translate(["long", "short"], "th", "en") == [None, "The mango is"]  # the cache says so too
+        assert server.asked.total() == 4
+
+
+def test_replies_that_were_kept_by_an_earlier_version_are_read(tmp_path):
+    cache = ReplyCache(tmp_path)
+    cache.put("key", Reply("fine", 1, 2, "then"))
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text('{"text": "fine", "input_tokens": 1, "output_tokens": 2, "at": "then"}')
+    assert cache.get("key") == Reply("fine", 1, 2, "then", is_cut=False)
 
 
 def test_an_endpoint_that_is_down_ends_the_run_and_nothing_is_paid_twice(tmp_path):
