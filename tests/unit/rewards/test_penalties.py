@@ -82,7 +82,7 @@ def test_a_function_scores_responses_and_is_checked(backbone, tmp_path, monkeypa
     ("word", "message"),
     [
         ("ppo.penalties={repetiton: 0.5}", "ppo.penalties"),
-        ("ppo.penalties={repetition: -1}", "ppo.penalties must be at least 0"),
+        ("ppo.penalties={repetition: -1}", "ppo.penalties.repetition must be at least 0"),
         ("ppo.penalties=0.5", "ppo.penalties must be"),
     ],
 )
